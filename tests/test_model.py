@@ -1,0 +1,150 @@
+"""Eq. 1-4 against reference numbers and a slow twin; the promises the model makes (zero init, masks, shapes)."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model import SIZES, AttentionModule, EditingAttention, InstructReID, ViT
+from tests.golden import golden
+
+TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch", picture_size=(16, 16), picture_depth=1, fusion_depth=1)
+
+
+class Letters(nn.Module):
+    """A text tower for tests: a token per word, drawn from the word's letters."""
+    width, trainable = 12, False
+
+    def forward(self, sentences):
+        words = [sentence.split() for sentence in sentences]
+        tokens = torch.zeros(len(words), max(map(len, words)), self.width)
+        for i, row in enumerate(words):
+            for j, word in enumerate(row):
+                tokens[i, j] = torch.randn(self.width, generator=torch.Generator().manual_seed(sum(map(ord, word))))
+        mask = torch.arange(tokens.shape[1])[None] < torch.tensor([len(row) for row in words])[:, None]
+        return tokens, mask, tokens.sum(1) / mask.sum(1, keepdim=True)
+
+
+def tiny_model(open_gates=True, **kwargs):
+    torch.manual_seed(0)
+    model = InstructReID(TINY, {"market": 5}, text=Letters(), **kwargs).eval()
+    if open_gates and model.editing:
+        for block in model.editor.blocks:
+            nn.init.constant_(block.attn.gate, 0.7)
+    return model
+
+
+@pytest.mark.parametrize("gate", ["zero", "scalar", "perhead"])
+@pytest.mark.parametrize("mask", ["mask", "nomask"])
+def test_editing_attention_reproduces_the_equations(gate, mask):
+    ref = {key: torch.tensor(value) for key, value in golden("gated_attention/paper_equation.npz").items()}
+    attn = EditingAttention(24, int(ref["num_heads"]), 18).double()
+    for module, name in ((attn.q, "q"), (attn.k, "k"), (attn.v, "v"), (attn.k_instr, "k_ins"), (attn.v_instr, "v_ins"), (attn.out, "o")):
+        module.weight.data, module.bias.data = ref[f"w_{name}"], ref[f"b_{name}"]
+    attn.gate.data = ref[f"gate_{gate}"].expand(attn.heads).clone()
+    instr_mask = ref["instruction_mask"].bool() if mask == "mask" else None
+    out = attn(ref["x"], ref["instruction"], instr_mask)
+    assert (out - ref[f"out_separate_{gate}_head_{mask}"]).abs().max() < 1e-10
+    if gate == "perhead":
+        maps = attn.maps(ref["x"], ref["instruction"], instr_mask)
+        assert (maps - ref[f"attn_separate_perhead_head_{mask}"]).abs().max() < 1e-10
+
+
+def test_gate_zero_is_the_plain_vit_exactly():
+    torch.manual_seed(0)
+    edited, plain = (ViT((32, 16), 8, None, 32, 3, 4, instr_dim=instr_dim) for instr_dim in (20, None))
+    plain.load_state_dict(edited.state_dict(), strict=False)
+    images = torch.randn(2, 3, 32, 16)
+    difference = edited(images, torch.randn(2, 5, 20)) - plain(images)
+    assert difference.abs().max() == 0
+    assert all((block.attn.gate == 0).all() for block in edited.blocks)
+
+
+def test_every_layer_is_edited_and_every_editing_weight_learns():
+    model = tiny_model()
+    images = torch.randn(2, 3, 32, 16)
+    model(images, model.instruct(["ignore clothes", "wear boots"])).feat.sum().backward()
+    for block in model.editor.blocks:
+        for p in (block.attn.gate, block.attn.k_instr.weight, block.attn.v_instr.weight):
+            assert p.grad.abs().sum() > 0
+
+
+def test_padding_of_an_instruction_changes_nothing():
+    model = tiny_model()
+    images = torch.randn(2, 3, 32, 16)
+    alone = model(images[:1], model.instruct(["ignore clothes"]))
+    padded = model(images, model.instruct(["ignore clothes", "a man in a red coat and blue trousers"]))
+    for a, b in ((alone.feat, padded.feat), (alone.fused, padded.fused)):
+        assert (a[0] - b[0]).abs().max() < 1e-5
+
+
+def test_one_shared_sentence_equals_the_same_sentence_repeated():
+    model = tiny_model()
+    images, instr = torch.randn(3, 3, 32, 16), model.instruct(["ignore clothes"] * 3)
+    assert len(instr.tokens) == 1
+    repeated = type(instr)(*(x.repeat(3, *[1] * (x.ndim - 1)) for x in instr))
+    assert (model(images, instr).fused - model(images, repeated).fused).abs().max() < 1e-6
+
+
+def test_the_instruction_matters_only_through_open_gates():
+    images = torch.randn(2, 3, 32, 16)
+    for model, listens in ((tiny_model(), True), (tiny_model(open_gates=False), False), (tiny_model(editing=False), False)):
+        a, b = (model.embed(images, model.instruct([s] * 2)) for s in ("ignore clothes", "keep the clothes"))
+        assert ((a - b).abs().max() > 1e-3) == listens
+
+
+def test_shapes_and_one_return_type_in_every_mode():
+    model, images = tiny_model(), torch.randn(2, 3, 32, 16)
+    for what in (None, ["a b", "c"], torch.randn(2, 3, 16, 16)):
+        out = model(images, model.instruct(what))
+        assert out.feat.shape == out.neck.shape == (2, 32) and out.tokens.shape == (2, 1 + 4 * 2, 32)
+        assert (out.fused is None) == (what is None) and (what is None or out.fused_neck.shape == (2, 64))
+    assert model.embed_text(["a b", "a b"]).shape == (2, 32)
+    assert model.match(model.image_tokens(images), model.instruct(["a b", "c"])).shape == (2, 2)
+
+
+def test_retrieval_features_pass_the_bn_neck():
+    model, images = tiny_model(), torch.randn(4, 3, 32, 16)
+    model.neck.running_mean += 1.0
+    instr = model.instruct(["a"] * 4)
+    feat = model(images, instr).feat
+    assert torch.allclose(model.embed(images, instr), F.normalize(model.neck(feat), dim=1))
+    assert not torch.allclose(model.embed(images, instr), F.normalize(feat, dim=1), atol=1e-2)
+
+
+@pytest.mark.parametrize("size,patch,stride,grid", [((32, 16), 8, None, (4, 2)), ((48, 16), 16, 8, (5, 1)), ((16, 32), 16, None, (1, 2))])
+def test_patch_grids_that_are_not_square(size, patch, stride, grid):
+    vit = ViT(size, patch, stride, 16, 1, 2, part_tokens=3)
+    assert vit.grid == grid and vit(torch.randn(1, 3, *size)).shape == (1, 4 + grid[0] * grid[1], 16)
+
+
+def test_patches_are_ordered_row_by_row():
+    vit = ViT((32, 16), 8, None, 16, 0, 2)
+    nn.init.zeros_(vit.pos)
+    vit.norm = nn.Identity()
+    images = torch.zeros(1, 3, 32, 16)
+    images[:, :, 8:16, 8:] = 1  # second row, second column
+    tokens = vit(images)[0, 1:]
+    assert (tokens - tokens[0]).abs().sum(1).nonzero().flatten().tolist() == [3]
+
+
+def test_swapped_height_and_width_are_refused():
+    with pytest.raises(ValueError, match="swapped"):
+        ViT((32, 16), 8, None, 16, 1, 2)(torch.randn(1, 3, 16, 32))
+
+
+def test_attention_module_sees_both_sides():
+    torch.manual_seed(0)
+    module, model = AttentionModule(32, 4, 2), tiny_model()
+    tokens, instr = torch.randn(2, 9, 32), model.instruct(["a man", "a woman in red"])
+    out = module(tokens, instr)
+    other_words = module(tokens, model.instruct(["a dog", "a woman in red"]))
+    other_image = module(torch.cat([tokens[:1] + torch.randn(1, 9, 32), tokens[1:]]), instr)
+    for changed in (other_words, other_image):
+        assert ((changed - out)[0].abs().sum() > 1e-3) and (changed - out)[1].abs().max() < 1e-5
+
+
+def test_sizes_have_the_same_fields_and_base_is_the_papers_vit():
+    assert all(shape.keys() == TINY.keys() for shape in SIZES.values())
+    base = SIZES["base"]
+    assert (base["size"], base["patch"], base["dim"], base["depth"], base["heads"]) == ((256, 128), 16, 768, 12, 12)
