@@ -154,7 +154,9 @@ class TextEncoder(nn.Module):
 
     def __init__(self, folder, pooling="mean", trainable=False):
         super().__init__()
-        from transformers import AutoTokenizer, BertModel  # here, since importing transformers takes seconds
+        from transformers import AutoTokenizer, BertModel, logging  # here, since importing transformers takes seconds
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.bert = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         self.pooling, self.trainable, self.width, self.memory = pooling, trainable, self.bert.config.hidden_size, {}

@@ -1,0 +1,95 @@
+"""What a training step costs: `python benchmarks/step.py`. Medians over interleaved repeats in one process; ratios travel, times do not."""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import data
+import toy
+from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model
+
+
+def medians(jobs, repeats):
+    """{name: function} -> {name: median seconds}, one untimed call each, then the jobs in turn."""
+    times = {name: [] for name in jobs}
+    for i in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            if i:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def training_step(model, *inputs):
+    """Forward, backward and AdamW of one batch."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def step():
+        model(*inputs)[:, 0].square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return step
+
+
+def editing(repeats=5):
+    """The base ViT at 256x128, batch 8, with and without an 8-word instruction per image (10 tokens with [CLS] and [SEP])."""
+    torch.manual_seed(0)
+    images, instr, mask = torch.randn(8, 3, 256, 128), torch.randn(8, 10, 768), torch.ones(8, 10, dtype=torch.bool)
+    t = medians({"edited": training_step(ViT(instr_dim=768), images, instr, mask), "plain": training_step(ViT(), images)}, repeats)
+    print(f"editing, base 256x128, batch 8: {t['edited']:.2f} s against {t['plain']:.2f} s a step, ratio {t['edited'] / t['plain']:.3f}")
+
+
+def sentences(repeats=20):
+    """A frozen text tower reads a sentence once: a batch of 96 sentences the first time and every time after."""
+    text = TextEncoder(embedded_text_model())
+    batch = [f"a person with short hair wears a red coat and blue trousers, number {i}" for i in range(96)]
+
+    def first():
+        text.memory.clear()
+        text(batch)
+    new = medians({"first": first}, 3)["first"]
+    known = medians({"known": lambda: text(batch)}, repeats)["known"]
+    print(f"96 sentences: {new * 1000:.0f} ms read, {known * 1000:.1f} ms remembered, ratio {known / new:.4f}")
+
+
+def feeding(people=40, steps=30):
+    """The data path (decode, batch, augment) against the toy model's training step, images a second."""
+    from train import Config, PRESETS, loss_terms
+    import dataclasses
+    config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
+    with tempfile.TemporaryDirectory() as folder:
+        toy.make_toy(f"{folder}/toy", people=people, seed=0)
+        datasets = data.open_all(f"{folder}/toy", "cc")
+        shape = SIZES["tiny"]
+        batches = data.Batches(datasets, shape["size"], shape["picture_size"], 24, 4, 0)
+        model = InstructReID("tiny", batches.classes).train()
+        turn = iter(range(10**9))
+
+        def feed(clear):
+            if clear:
+                batches.cache.clear()
+            batch = batches[next(turn)]
+            return batch, data.augment(batch.images, None, pad=4)[0]
+
+        def step():
+            batch, images = feed(False)
+            sum(loss_terms(model, images, batch.instr, batch, config).values()).backward()
+            model.zero_grad()
+        t = medians({"feed": lambda: feed(False), "decode": lambda: feed(True), "step": step}, steps)
+    train = t["step"] - t["feed"]
+    print(f"data path: {96 / t['feed']:.0f} images/s from memory, {96 / t['decode']:.0f} from files; the toy model trains on "
+          f"{96 / train:.0f}; ratios {train / t['feed']:.1f} and {train / t['decode']:.1f}")
+
+
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU")
+    editing()
+    sentences()
+    feeding()
