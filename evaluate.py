@@ -280,7 +280,7 @@ def matcher(model, dataset, gallery, sentences, batch=64, top=128):
     tokens, paths = [], [r.path for r in gallery]
     with evaluating(model) as device:
         for i in range(0, len(paths), batch):
-            tokens.append(model.image_tokens(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu())
+            tokens.append(model.edit(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu())
     tokens = torch.cat(tokens)
 
     def rescore(start, dist):

@@ -49,9 +49,12 @@ class EditingAttention(nn.Module):
             self.k_instr, self.v_instr = nn.Linear(instr_dim, dim), nn.Linear(instr_dim, dim)
             self.gate = nn.Parameter(torch.zeros(heads))  # Eq. 2: starts at 0, so at step 0 this is plain attention
 
-    def forward(self, x, instr=None, instr_mask=None, mask=None):
-        """x (b n d), instr (b or 1, t, instr_dim), instr_mask (b or 1, t) and mask (b n) bool, True = real -> (b n d)."""
-        q, k, v = (self._split(linear(x)) for linear in (self.q, self.k, self.v))
+    def forward(self, x, instr=None, instr_mask=None, mask=None, rows=None):
+        """x (b n d), instr (b or 1, t, instr_dim), instr_mask (b or 1, t) and mask (b n) bool, True = real -> (b n d).
+
+        rows: compute the output of the first `rows` tokens only, (b rows d).
+        """
+        q, k, v = self._split(self.q(x[:, :rows])), self._split(self.k(x)), self._split(self.v(x))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=_as_keys(mask))
         if instr is not None:
             k_instr, v_instr = (self._split(linear(instr)).expand(len(x), -1, -1, -1) for linear in (self.k_instr, self.v_instr))
@@ -88,8 +91,8 @@ class Block(nn.Module):
         self.attn = EditingAttention(dim, heads, instr_dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x, instr=None, instr_mask=None, mask=None):
-        x = x + self.attn(self.norm1(x), instr, instr_mask, mask)
+    def forward(self, x, instr=None, instr_mask=None, mask=None, rows=None):
+        x = x[:, :rows] + self.attn(self.norm1(x), instr, instr_mask, mask, rows)
         return x + self.mlp(self.norm2(x))
 
 
@@ -238,9 +241,9 @@ class AttentionModule(nn.Module):
     def _attend(self, cls, tokens, mask):
         x = torch.cat([cls[:, None], tokens], 1)
         mask = F.pad(mask, (1, 0), value=True)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask=mask)
-        return self.norm(x[:, 0])
+        return self.norm(self.blocks[-1](x, mask=mask, rows=1)[:, 0])  # nobody reads the last layer's other tokens
 
 
 SIZES = {  # person images, the editing transformer, instruction pictures, depth of E_f
@@ -280,25 +283,25 @@ class InstructReID(nn.Module):
 
     def forward(self, images, instr):
         """images (b 3 H W), normalised; instr an Instruction or None. Fig. 3 from left to right."""
-        edit = instr if self.editing else None
-        tokens = self.editor(images, *(edit[:2] if edit else ()))          # E_e, Eq. 1-4
+        tokens = self.edit(images, instr)                                  # E_e, Eq. 1-4
         feat = tokens[:, 0]                                                # F
         fused = self.attention(tokens, instr) if instr else None           # E_f: F_out
         return Output(feat, self.neck(feat), fused, self.fused_neck(fused) if instr else None, tokens)
 
+    def edit(self, images, instr=None):
+        """E_e: all image tokens (b n d), edited by the instruction if there is one."""
+        return self.editor(images, *(instr[:2] if instr and self.editing else ()))
+
     def embed(self, images, instr, feature="edit"):
         """Retrieval features (b d), or (b 2d) for feature "fused": after the neck, L2-normalised."""
-        out = self(images, instr)
-        return F.normalize(out.fused_neck if feature == "fused" else out.neck, dim=-1)
+        tokens = self.edit(images, instr)
+        neck = self.fused_neck(self.attention(tokens, instr)) if feature == "fused" else self.neck(tokens[:, 0])
+        return F.normalize(neck, dim=-1)
 
     def embed_text(self, sentences):
         """The query side of T2I, (b d): a sentence without an image, L2-normalised."""
         cls = self.instruct(sentences).cls
         return F.normalize(self.text_head(cls.expand(len(sentences), -1)), dim=-1)
-
-    def image_tokens(self, images):
-        """Image tokens without an instruction, (b n d): what the matching head of T2I compares with a sentence."""
-        return self.editor(images)
 
     def match(self, image_tokens, instr):
         """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""

@@ -276,7 +276,7 @@ class ColourModel(torch.nn.Module):
     def embed_text(self, sentences):
         return F.normalize(torch.stack([colour_of(s) for s in sentences]), dim=1)
 
-    def image_tokens(self, images):
+    def edit(self, images):
         return images.mean((2, 3))[:, None]
 
     def match(self, tokens, instr):

@@ -100,7 +100,7 @@ def test_shapes_and_one_return_type_in_every_mode():
         assert out.feat.shape == out.neck.shape == (2, 32) and out.tokens.shape == (2, 1 + 4 * 2, 32)
         assert (out.fused is None) == (what is None) and (what is None or out.fused_neck.shape == (2, 64))
     assert model.embed_text(["a b", "a b"]).shape == (2, 32)
-    assert model.match(model.image_tokens(images), model.instruct(["a b", "c"])).shape == (2, 2)
+    assert model.match(model.edit(images), model.instruct(["a b", "c"])).shape == (2, 2)
 
 
 def test_retrieval_features_pass_the_bn_neck():
