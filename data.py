@@ -128,7 +128,7 @@ def read_cocas(root, task):
             continue
         texts = _json(root / part / "datalist" / f"runner_{part}_v1_gpt.json") if task == "li" else None
         for where, row in _rows(root / part / "datalist" / name, (4, 5)):
-            record = _cocas_record(part, role, where, row, texts)
+            record = _cocas_record(root, part, role, where, row, texts)
             key = (role, record.path) if role == "train" else (role, where)
             same = records.get(key, record)
             records[key] = replace(record, captions=tuple(dict.fromkeys(same.captions + record.captions)),
@@ -137,7 +137,7 @@ def read_cocas(root, task):
     return list(records.values())
 
 
-def _cocas_record(part, role, where, row, texts):
+def _cocas_record(root, part, role, where, row, texts):
     image, instr, pid, outfit, *cam = row
     try:
         pid, cam = int(pid), int(cam[0]) if cam else None
@@ -148,8 +148,10 @@ def _cocas_record(part, role, where, row, texts):
     known = {"target_clothes": clothes} if role == "query" else {"clothes": clothes}
     if texts is None:
         known["template_path" if "templates" in Path(instr).parts else "crop_path"] = f"{part}/{instr}"
-    elif instr in texts:
-        known["captions"] = (texts[instr],)
+        if role == "query" and (root / (own := f"{part}/croped_clothes/{Path(image).name}")).exists():
+            known["crop_path"] = own
+    elif instr in texts:  # a query's second caption, where the JSON has one, is what it wears itself
+        known["captions"] = (texts[instr],) + ((texts[image],) if role == "query" and image in texts else ())
     else:
         raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
     return Record("cocas", role, f"{part}/{image}", pid, cam, **known)

@@ -372,9 +372,8 @@ def evaluate_sentences(model, dataset, **options):
 def asked(dataset, queries, gallery, seed=0):
     """ctcc and li: (queries, {"wanted", "own", "random": one query instruction per query}); wanted is the right one.
 
-    own: what the person wears when not in the wanted clothes. Lists store it for gallery images only: it is borrowed
-    from one in the query's clothes or, where those are unknown, in any but the wanted. A query without is left out.
-    random: what a query of another person wants.
+    own: what the query wears itself or, where the data does not tell, what a gallery image of that person in other than
+    the wanted clothes wears; a query without either is left out. random: what a query of another person wants.
     """
     rng, people, shown = random.Random(seed), defaultdict(list), defaultdict(list)
     for r in queries:
@@ -385,13 +384,15 @@ def asked(dataset, queries, gallery, seed=0):
         raise UserError(f"{dataset.root}: one query person only; a random instruction needs a second")
     kept, asks = [], {"wanted": [], "own": [], "random": []}
     for q in queries:
-        others = [r for r in shown[q.pid] if r.clothes != q.target_clothes]
-        if others:
-            worn = min(others, key=lambda r: r.clothes != q.clothes)
+        wanted, own = instructions.query_instruction(dataset.task, q), instructions.gallery_instruction(dataset.task, q)
+        if own == wanted:
+            own = next((instructions.gallery_instruction(dataset.task, r) for r in shown[q.pid]
+                        if r.clothes != q.target_clothes), None)
+        if own:
             stranger = rng.choice(people[rng.choice([pid for pid in people if pid != q.pid])])
             kept.append(q)
-            asks["wanted"].append(instructions.query_instruction(dataset.task, q))
-            asks["own"].append(instructions.gallery_instruction(dataset.task, worn))
+            asks["wanted"].append(wanted)
+            asks["own"].append(own)
             asks["random"].append(instructions.query_instruction(dataset.task, stranger))
     return kept, asks
 

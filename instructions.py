@@ -159,7 +159,9 @@ def query_instruction(task, record, sentence=0):
 
 
 def gallery_instruction(task, record, sentence=0):
-    """What a gallery image is encoded with: the task's sentence, the crop or description of its own clothes, or None (t2i)."""
+    """What an image is encoded with to be found: the task's sentence, the crop or description of its own clothes, None (t2i)."""
     if task in SENTENCES:
         return SENTENCES[task][sentence]
-    return {"t2i": None, "ctcc": record.crop_path or record.template_path, "li": (record.captions or (None,))[0]}[task]
+    # a query's captions are what it asks for and, where the data tells, its own description
+    own = {"t2i": None, "ctcc": record.crop_path or record.template_path, "li": (record.captions or (None,))[-1]}
+    return own[task]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import cli
+import doll
 import toy
 from instructions import ATTRIBUTES
 
@@ -179,8 +180,8 @@ def test_cocas_test_lists(root):
 def test_each_attribute_has_a_phrase_of_the_table():
     rng = random.Random(0)
     for _ in range(200):
-        body = toy.draw_body(rng)
-        attributes = toy.attributes_of(body, toy.dress([body], rng)[0][0], rng.uniform(0, 7))
+        body = doll.draw_body(rng)
+        attributes = doll.attributes_of(body, doll.dress([body], rng)[0][0], rng.uniform(0, 7))
         assert set(attributes) == set(ATTRIBUTES)
         assert all(phrase in ATTRIBUTES[key] for key, phrase in attributes.items())
         worn = {attributes["trousers length"], attributes["coat style"]}
@@ -196,7 +197,7 @@ def test_sentences_are_true_of_their_pictures(root):
         entries[entry["id"]] += entry["captions"]
     for job in jobs:
         colour = job.outfits[0].attributes["coat color"].removesuffix(" coat")
-        others = "|".join(set(toy.COLOURS) - {colour})
+        others = "|".join(set(doll.COLOURS) - {colour})
         for caption in entries[job.pid]:
             assert re.search(rf"\b{colour}\b", caption)
             style = job.outfits[0].attributes["coat style"]
@@ -206,7 +207,7 @@ def test_sentences_are_true_of_their_pictures(root):
 def test_shop_pictures_show_the_colours_of_the_clothes():
     rng = random.Random(0)
     for _ in range(40):
-        outfit = toy.draw_outfit(rng)
+        outfit = doll.draw_outfit(rng)
         picture = toy.template(outfit)
         seen = {pixel for _, pixel in picture.getcolors(64 * 64)}
         for part in ("coat", "trousers", "shoes"):
@@ -215,7 +216,7 @@ def test_shop_pictures_show_the_colours_of_the_clothes():
 
 def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
     rng = random.Random(0)
-    wardrobe = toy.dress([toy.draw_body(rng) for _ in range(60)], rng, 3, shared=True)
+    wardrobe = doll.dress([doll.draw_body(rng) for _ in range(60)], rng, 3, shared=True)
     wearers = defaultdict(int)
     for a, b, c in wardrobe:
         assert not (a.clashes(b) or b.clashes(c) or a.clashes(c))
