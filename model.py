@@ -17,9 +17,8 @@ from cli import UserError
 
 class Instruction(NamedTuple):
     """F_T, what the instruction encoder says. The batch may be 1 where all images share one sentence."""
-    tokens: torch.Tensor  # (b t d), in the width of the editing transformer
+    tokens: torch.Tensor  # (b t d), in the width of the editing transformer; the first stands for the whole
     mask: torch.Tensor    # (b t) bool, True = a real token
-    cls: torch.Tensor     # (b d), the token that stands for the whole instruction
     pooled: torch.Tensor  # (b k), the encoder's own pooled vector: its cosines are the beta of Eq. 6
 
 
@@ -140,8 +139,8 @@ class ViT(nn.Module):
 
 
 def _init_linear(module):
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):  # scaled to the width, so that narrow models start as lively as wide ones
+        nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
@@ -205,8 +204,8 @@ class InstructionEncoder(nn.Module):
     def __init__(self, dim, text, picture):
         super().__init__()
         self.text, self.picture = text, picture
-        self.from_text = nn.Linear(text.width, dim) if text.width != dim else nn.Identity()
-        self.from_picture = nn.Linear(picture.norm.normalized_shape[0], dim)
+        self.from_text = nn.Sequential(nn.LayerNorm(text.width), nn.Linear(text.width, dim))
+        self.from_picture = nn.Linear(dim, dim)
 
     def forward(self, what):
         """what: b sentences or pictures (b 3 h w), normalised -> Instruction; None -> None."""
@@ -218,7 +217,8 @@ class InstructionEncoder(nn.Module):
         else:
             what = what[:1] if len(set(what)) == 1 else what  # one sentence for the whole batch costs one row
             (tokens, mask, pooled), project = self.text(what), self.from_text
-        return Instruction(project(tokens), mask, project(pooled), pooled)
+        tokens = project(torch.cat([pooled[:, None], tokens], 1))  # the whole first, then its parts
+        return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled)
 
 
 class AttentionModule(nn.Module):
@@ -232,15 +232,15 @@ class AttentionModule(nn.Module):
 
     def forward(self, image_tokens, instr):
         b = len(image_tokens)
-        tokens, mask, cls = (x.expand(b, *x.shape[1:]) for x in (instr.tokens, instr.mask, instr.cls))
+        words, mask = instr.tokens.expand(b, -1, -1), instr.mask.expand(b, -1)
         return torch.cat([
-            self._attend(image_tokens[:, 0], tokens, mask),
-            self._attend(cls, image_tokens[:, 1:], mask.new_ones(b, image_tokens.shape[1] - 1)),
+            self._attend(image_tokens[:, :1], words[:, 1:], mask[:, 1:]),
+            self._attend(words[:, :1], image_tokens[:, 1:], None),
         ], -1)
 
     def _attend(self, cls, tokens, mask):
-        x = torch.cat([cls[:, None], tokens], 1)
-        mask = F.pad(mask, (1, 0), value=True)
+        x = torch.cat([cls, tokens], 1)
+        mask = None if mask is None else F.pad(mask, (1, 0), value=True)
         for block in self.blocks[:-1]:
             x = block(x, mask=mask)
         return self.norm(self.blocks[-1](x, mask=mask, rows=1)[:, 0])  # nobody reads the last layer's other tokens
@@ -274,7 +274,7 @@ class InstructReID(nn.Module):
         for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(classifier.weight, std=0.001)
         self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone
-        self.match_head = nn.Linear(2 * dim, 2)                                 # T2I: C_e of Eq. 8, [no match, match]
+        self.match_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 2))  # T2I: C_e of Eq. 8
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
 
     def instruct(self, what):
@@ -300,8 +300,8 @@ class InstructReID(nn.Module):
 
     def embed_text(self, sentences):
         """The query side of T2I, (b d): a sentence without an image, L2-normalised."""
-        cls = self.instruct(sentences).cls
-        return F.normalize(self.text_head(cls.expand(len(sentences), -1)), dim=-1)
+        whole = self.instruct(sentences).tokens[:, 0]
+        return F.normalize(self.text_head(whole.expand(len(sentences), -1)), dim=-1)
 
     def match(self, image_tokens, instr):
         """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""

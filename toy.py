@@ -48,9 +48,9 @@ class Camera(NamedTuple):
 
 
 @lru_cache(maxsize=None)
-def camera(seed, data_set, number):
-    """The camera `number` of a data set; every set draws its cameras from the same distribution."""
-    rng = random.Random(f"{seed}:{data_set}:camera {number}")
+def camera(seed, number):
+    """The camera `number`. All data sets are seen by the same ones, so that only the instruction tells the task."""
+    rng = random.Random(f"{seed}:camera {number}")
     noise = np.random.default_rng(rng.getrandbits(64)).standard_normal((2 * HEIGHT, 2 * WIDTH, 3), np.float32)
     return Camera(tuple(rng.uniform(0.93, 1.07) for _ in range(3)), rng.uniform(0.84, 1.08), rng.uniform(-14, 14),
                   rng.uniform(0, 0.5), rng.randint(70, 92), noise * np.float32(rng.uniform(2, 7)), _place(rng))
@@ -164,7 +164,7 @@ class Job(NamedTuple):
     outfits: tuple
 
     def shoot(self, outfit, cam, rng, infrared=False):
-        return shoot(self.body, self.outfits[outfit], camera(self.seed, self.data_set, cam), rng, infrared)
+        return shoot(self.body, self.outfits[outfit], camera(self.seed, cam), rng, infrared)
 
     def save(self, path, picture):
         """picture: JPEG bytes or an Image. A .png holds what the camera's JPEG showed."""

@@ -63,7 +63,7 @@ def test_gate_zero_is_the_plain_vit_exactly():
 def test_every_layer_is_edited_and_every_editing_weight_learns():
     model = tiny_model()
     images = torch.randn(2, 3, 32, 16)
-    model(images, model.instruct(["ignore clothes", "wear boots"])).feat.sum().backward()
+    model(images, model.instruct(["ignore clothes", "wear boots"])).feat[:, 0].sum().backward()
     for block in model.editor.blocks:
         for p in (block.attn.gate, block.attn.k_instr.weight, block.attn.v_instr.weight):
             assert p.grad.abs().sum() > 0
@@ -83,7 +83,7 @@ def test_one_shared_sentence_equals_the_same_sentence_repeated():
     images, instr = torch.randn(3, 3, 32, 16), model.instruct(["ignore clothes"] * 3)
     assert len(instr.tokens) == 1
     repeated = type(instr)(*(x.repeat(3, *[1] * (x.ndim - 1)) for x in instr))
-    assert (model(images, instr).fused - model(images, repeated).fused).abs().max() < 1e-6
+    assert (model(images, instr).fused - model(images, repeated).fused).abs().max() < 1e-5
 
 
 def test_the_instruction_matters_only_through_open_gates():
