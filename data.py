@@ -371,13 +371,15 @@ class Batch(NamedTuple):
     pids: torch.Tensor  # (b,) long, as the data set numbers them
     dataset: str  # whose classifier
     task: str
-    instr: list[str] | torch.Tensor | None  # sentences, or pictures (b 3 h w) uint8
+    instr: list[str] | torch.Tensor  # sentences, or pictures (b 3 h w) uint8
+    clothes: torch.Tensor | None = None  # (b,) long, which clothes the pictures show
 
 
 class Stream(NamedTuple):
     dataset: Dataset
     records: list
     pool: dict  # pid -> its records
+    shown: dict  # path of an instruction picture -> number of the clothes on it
     sampler: PKSampler
 
 
@@ -398,7 +400,9 @@ class Batches(torch.utils.data.Dataset):
             for record in records:
                 pool[record.pid].append(record)
             sampler = PKSampler(records, ids_per_batch, images_per_id, f"{seed}:{dataset.name}:{dataset.task}")
-            self.streams[dataset.task].append(Stream(dataset, records, dict(pool), sampler))
+            numbers = {clothes: i for i, clothes in enumerate(dict.fromkeys(r.clothes for r in records))}
+            shown = {path: numbers[r.clothes] for r in records for path in (r.template_path, r.crop_path) if path}
+            self.streams[dataset.task].append(Stream(dataset, records, dict(pool), shown, sampler))
             people[dataset.name] |= set(pool)
         self.streams = dict(self.streams)
         self.labels = {name: {pid: label for label, pid in enumerate(sorted(pids))} for name, pids in people.items()}
@@ -415,16 +419,18 @@ class Batches(torch.utils.data.Dataset):
         return self.streams[task][which], inner
 
     def __getitem__(self, step):
-        (dataset, records, pool, sampler), inner = self.where(step)
+        (dataset, records, pool, shown, sampler), inner = self.where(step)
         chosen = [records[index] for index in sampler.batch(inner)]
         images = torch.stack([self._load(dataset.root / record.path, self.size) for record in chosen])
         rng = random.Random(f"{self.seed}:{step}")  # the instructions, too, depend on seed and step alone
         instr = instructions.training_instructions(dataset.task, chosen, pool, rng)
+        clothes = None
         if dataset.task == "ctcc":
+            clothes = torch.tensor([shown[path] for path in instr])
             instr = torch.stack([self._load(dataset.root / path, self.picture_size) for path in instr])
         pids = [record.pid for record in chosen]
         labels = [self.labels[dataset.name][pid] for pid in pids]
-        return Batch(images, torch.tensor(labels), torch.tensor(pids), dataset.name, dataset.task, instr)
+        return Batch(images, torch.tensor(labels), torch.tensor(pids), dataset.name, dataset.task, instr, clothes)
 
     def _load(self, path, size):
         image = self.cache.get((path, size))

@@ -95,14 +95,23 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def conv_stem(patch, dim):
-    """Stride-2 convolutions instead of one big patch projection: small ViTs learn sooner with it (Xiao et al. 2021)."""
-    layers, width = [], 3
-    for i in range(patch.bit_length() - 1, 0, -1):
-        out = dim // 2 ** (i - 1)
-        layers += [nn.Conv2d(width, out, 3, stride=2, padding=1)] + [nn.GroupNorm(4, out), nn.GELU()] * (i > 1)
-        width = out
-    return nn.Sequential(*layers)
+class Residual(nn.Sequential):
+    def __init__(self, dim):
+        super().__init__(*conv(dim, dim), nn.ReLU(), *conv(dim, dim))
+
+    def forward(self, x):
+        return F.relu(x + super().forward(x))
+
+
+def conv(width, dim, stride=1):
+    return nn.Conv2d(width, dim, 3, stride, padding=1), nn.GroupNorm(4, dim)
+
+
+def conv_stem(dim):
+    """Convolutions to a grid of 1/8 in place of the one big patch projection: a small ViT without pre-training learns much
+    sooner with them (Xiao et al. 2021)."""
+    return nn.Sequential(*conv(3, dim // 4, 2), nn.ReLU(), *conv(dim // 4, dim // 2, 2), nn.ReLU(), Residual(dim // 2),
+                         *conv(dim // 2, dim, 2), nn.ReLU(), Residual(dim))
 
 
 class ViT(nn.Module):
@@ -116,10 +125,10 @@ class ViT(nn.Module):
     def __init__(self, size=(256, 128), patch=16, stride=None, dim=768, depth=12, heads=12, part_tokens=0, instr_dim=None,
                  stem="patch"):
         super().__init__()
-        assert stem == "patch" or stride in (None, patch), "a convolutional stem has no overlapping patches"
         stride = stride or patch
+        assert stem == "patch" or patch == stride == 8, "the convolutional stem has a stride of 8"
         self.size, self.grid = tuple(size), tuple((side - patch) // stride + 1 for side in size)
-        self.embed = conv_stem(patch, dim) if stem == "conv" else nn.Conv2d(3, dim, patch, stride)
+        self.embed = conv_stem(dim) if stem == "conv" else nn.Conv2d(3, dim, patch, stride)
         self.prefix = nn.Parameter(torch.zeros(1, 1 + part_tokens, dim))  # CLS and part tokens
         self.pos = nn.Parameter(torch.zeros(1, 1 + part_tokens + self.grid[0] * self.grid[1], dim))
         self.blocks = nn.ModuleList(Block(dim, heads, instr_dim) for _ in range(depth))
@@ -213,7 +222,7 @@ class InstructionEncoder(nn.Module):
             return None
         if isinstance(what, torch.Tensor):
             tokens = self.picture(what)
-            mask, pooled, project = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1), self.from_picture
+            mask, pooled, project = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens[:, 1:].mean(1), self.from_picture
         else:
             what = what[:1] if len(set(what)) == 1 else what  # one sentence for the whole batch costs one row
             (tokens, mask, pooled), project = self.text(what), self.from_text
@@ -247,7 +256,7 @@ class AttentionModule(nn.Module):
 
 
 SIZES = {  # person images, the editing transformer, instruction pictures, depth of E_f
-    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=4, heads=4, stem="conv", picture_size=(32, 32), picture_depth=2, fusion_depth=1),
+    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=3, heads=4, stem="conv", picture_size=(32, 32), picture_depth=2, fusion_depth=1),
     "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch", picture_size=(128, 128), picture_depth=6, fusion_depth=2),
     "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch", picture_size=(128, 128), picture_depth=12, fusion_depth=2),
 }
@@ -272,7 +281,7 @@ class InstructReID(nn.Module):
         self.classifiers = nn.ModuleDict({name: nn.Linear(dim, n, bias=False) for name, n in (classes or {}).items()})
         self.fused_classifiers = nn.ModuleDict({name: nn.Linear(2 * dim, n, bias=False) for name, n in (classes or {}).items()})
         for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
-            nn.init.normal_(classifier.weight, std=0.001)
+            nn.init.normal_(classifier.weight, std=0.02)
         self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone
         self.match_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 2))  # T2I: C_e of Eq. 8
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())

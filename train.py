@@ -42,6 +42,7 @@ class Config:
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
     margin: float = option(None, "m of Eq. 5")
     smoothing: float = option(0.1, "label smoothing of the identity loss")
+    align: bool = option(True, "teach the picture encoder, which has no pre-trained weights, that pictures of the same clothes agree")
     # schedule
     steps: int = option(None, "training steps, each a batch of one task")
     ids: int = option(None, "identities per batch")
@@ -50,7 +51,7 @@ class Config:
     warmup: int = option(None, "steps of linear warm-up, from lr / 100")
     weight_decay: float = option(None, "of AdamW, on weight matrices only")
     gate_lr: float = option(None, "learning rate of the gates, in multiples of lr")
-    erase: float = option(0.5, "probability of random erasing")
+    erase: float = option(None, "probability of random erasing")
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
     # machine
     amp: str = option("auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU", ("auto", "bf16", "fp16", "off"))
@@ -61,9 +62,9 @@ class Config:
 
 
 PRESETS = {
-    "toy": dict(size="tiny", mining="hard", margin=0.3, steps=2600, ids=24, images=4, lr=1e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, ratios="trad:1,cc:2,ctcc:2,vi:1,t2i:1,li:2", workers=0, evaluate_every=0),
-    "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
+    "toy": dict(size="tiny", mining="all", margin=0.3, steps=2300, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
+                gate_lr=10.0, erase=0.0, ratios="trad:1,cc:4,ctcc:2,vi:1,t2i:1,li:1", workers=0, evaluate_every=0),
+    "paper": dict(size="base", mining="all", margin=0.3, erase=0.5, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
                   gate_lr=1.0, ratios="", workers=4, evaluate_every=4000),
 }
 
@@ -140,9 +141,12 @@ def loss_terms(model, images, what, batch, config):
     out = model(images, instr)
     pooled = instr.pooled.float().expand(len(images), -1)
     terms = {}
+    if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
+        looks = torch.nn.functional.normalize(pooled, dim=1)
+        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), torch.tensor(0.1))
     for name, feat, neck, heads in (("", out.feat, out.neck, model.classifiers),
                                     ("_out", out.fused, out.fused_neck, model.fused_classifiers)):  # Eq. 7: on F and on F_out
-        feat = torch.nn.functional.normalize(feat.float(), dim=1)
+        feat = feat.float()
         terms["tri" + name] = (losses.adaptive_triplet(feat, labels, pooled, config.margin, mining=config.mining)
                                if config.loss == "adaptive" else losses.triplet(feat, labels, config.margin, mining=config.mining))
         terms["id" + name] = losses.identity(heads[batch.dataset](neck), labels, config.smoothing)
