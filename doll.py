@@ -154,12 +154,13 @@ def draw_outfit(rng):
     return Outfit(attributes, colours | {"sleeve": colours[sleeve]}, infrared | {"sleeve": infrared[sleeve]}, look)
 
 
-def dress(bodies, rng, count=1, shared=False):
+def dress(bodies, rng, count=1, wearers=0):
     """`count` outfits, no two alike, for each body.
 
-    shared: from a wardrobe of one outfit per four worn, so that the clothes alone tell nobody; else everybody's own.
+    wearers: outfits come from a wardrobe in which each is worn by about so many people, so that the clothes alone tell
+    nobody; 0 = everybody has their own.
     """
-    wardrobe = [draw_outfit(rng) for _ in range(max(9, len(bodies) * count // 4))] if shared else []
+    wardrobe = [draw_outfit(rng) for _ in range(max(9, len(bodies) * count // wearers))] if wearers else []
     worn, everybody = [0] * len(wardrobe), []
     for body in bodies:
         mine = []

@@ -11,8 +11,8 @@
 
 TASKS = ("trad", "cc", "ctcc", "vi", "t2i", "li")
 
-# The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own instruction, as gallery images do,
-# and half that of another image of the same person, as queries do.
+# The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own instruction, as gallery
+# images do, and half that of another image of the same person, as queries do.
 OTHERS_SHARE = 0.5
 
 SENTENCES = {  # Supp. Tab. 4, word for word
@@ -46,7 +46,8 @@ SENTENCES = {  # Supp. Tab. 4, word for word
 }
 
 ATTRIBUTES = {  # Supp. Tab. 3, word for word: 20 attributes, and the printed table does hold the 92 phrases it announces
-    "coat color": ("black coat", "blue coat", "gray coat", "green coat", "purple coat", "red coat", "white coat", "yellow coat"),
+    "coat color": ("black coat", "blue coat", "gray coat", "green coat", "purple coat", "red coat", "white coat",
+                   "yellow coat"),
     "trousers color": ("black trousers", "blue trousers", "gray trousers", "green trousers", "purple trousers",
                        "red trousers", "white trousers", "yellow trousers"),
     "coat length": ("agnostic length coat", "long sleeve coat", "short sleeve coat", "bareback coat"),
@@ -89,8 +90,8 @@ def describe(attributes, rng):
 
 
 def _person(said, rng):
-    noun = {("child", "male"): "boy", ("child", "female"): "girl"}.get((said.get("age"), said.get("gender code")))
-    noun = noun or {"male": "man", "female": "woman"}.get(said.get("gender code"), said.get("age") == "child" and "child" or "person")
+    adult, child = {"male": ("man", "boy"), "female": ("woman", "girl")}.get(said.get("gender code"), ("person", "child"))
+    noun = child if said.get("age") == "child" else adult
     age = {"old": rng.choice(("elderly ", "old "))}.get(said.get("age"), "")
     hair = [said[key].removesuffix(" hair") for key in ("hair style", "hair color") if key in said]
     if "bald" in hair:
@@ -101,8 +102,7 @@ def _person(said, rng):
 
 
 def _wearing(person, said, words, rng):
-    coat = " ".join(filter(None, (words.get("coat color"), {"long sleeve coat": "long sleeve", "short sleeve coat": "short sleeve",
-            "bareback coat": "bareback"}.get(said.get("coat length")), said.get("coat style", "coat"))))
+    coat = " ".join(filter(None, (words.get("coat color"), words.get("coat length"), said.get("coat style", "coat"))))
     legs = {"shorts trousers": "shorts", "skirt": "skirt"}.get(said.get("trousers length"), "trousers")
     lower = f"{'a ' if legs == 'skirt' else ''}{words.get('trousers color', '')} {legs}".replace("  ", " ").strip()
     return rng.choice((
@@ -116,8 +116,8 @@ def _wearing(person, said, words, rng):
 def _details(said, words, rng):
     things = []
     if "shoes color" in said:
-        style = {"walking shoes": "walking shoes", "leather shoes": "leather shoes", "boots": "boots", "sandal": "sandals"}
-        things.append(f"{words['shoes color']} {style.get(said.get('shoes style'), 'shoes')}")
+        style = said.get("shoes style", "shoes")
+        things.append(f"{words['shoes color']} {'sandals' if style == 'sandal' else style}")
     if "bag style" in said:
         things.append(f"a {said['bag style']}")
     things += [{"with hat": "a hat", "with glasses": "glasses", "with sunglasses": "sunglasses", "with glove": "gloves",

@@ -56,7 +56,8 @@ class EditingAttention(nn.Module):
         q, k, v = self._split(self.q(x[:, :rows])), self._split(self.k(x)), self._split(self.v(x))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=_as_keys(mask))
         if instr is not None:
-            k_instr, v_instr = (self._split(linear(instr)).expand(len(x), -1, -1, -1) for linear in (self.k_instr, self.v_instr))
+            k_instr, v_instr = (self._split(linear(instr)).expand(len(x), -1, -1, -1)
+                                for linear in (self.k_instr, self.v_instr))
             read = F.scaled_dot_product_attention(q, k_instr, v_instr, attn_mask=_as_keys(instr_mask))
             mixed = mixed + rearrange(self.gate, "h -> h 1 1") * read
         return self.out(rearrange(mixed, "b h n c -> b n (h c)"))
@@ -138,8 +139,9 @@ class ViT(nn.Module):
 
     def forward(self, images, instr=None, instr_mask=None):
         if images.shape[-2:] != self.size:
-            swapped = ": height and width swapped?" if images.shape[-2:] == self.size[::-1] else ""
-            raise ValueError(f"image is {images.shape[-2]}x{images.shape[-1]} (HxW), expected {self.size[0]}x{self.size[1]}{swapped}")
+            (h, w), (height, width) = images.shape[-2:], self.size
+            swapped = ": height and width swapped?" if (w, h) == self.size else ""
+            raise ValueError(f"image is {h}x{w} (HxW), expected {height}x{width}{swapped}")
         patches = rearrange(self.embed(images), "b d h w -> b (h w) d")
         x = torch.cat([self.prefix.expand(len(images), -1, -1), patches], 1) + self.pos
         for block in self.blocks:  # Eq. 1: F_l = F_l(F_{l-1}, F_T)
@@ -187,6 +189,8 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def remember(self, sentences, progress=iter):
         """Encodes the sentences that are new to a frozen encoder and keeps their tokens in half precision on the CPU."""
+        if self.trainable:
+            return
         new = sorted(set(sentences) - self.memory.keys(), key=lambda sentence: (len(sentence), sentence))
         self.bert.eval()
         for start in progress(range(0, len(new), 64)):
@@ -196,8 +200,8 @@ class TextEncoder(nn.Module):
                 self.memory[sentence] = row[:length].clone()
 
     def _read(self, sentences):
-        batch = self.tokenizer(list(sentences), padding=True, truncation=True, max_length=self.MAX_TOKENS, return_tensors="pt")
-        batch = batch.to(self.bert.device)
+        batch = self.tokenizer(list(sentences), padding=True, truncation=True, max_length=self.MAX_TOKENS,
+                               return_tensors="pt").to(self.bert.device)
         tokens, mask = self.bert(**batch).last_hidden_state, batch["attention_mask"].bool()
         return tokens, mask, self._pool(tokens, mask)
 
@@ -221,8 +225,8 @@ class InstructionEncoder(nn.Module):
         if what is None:
             return None
         if isinstance(what, torch.Tensor):
-            tokens = self.picture(what)
-            mask, pooled, project = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens[:, 1:].mean(1), self.from_picture
+            tokens, project = self.picture(what), self.from_picture
+            mask, pooled = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens[:, 1:].mean(1)
         else:
             what = what[:1] if len(set(what)) == 1 else what  # one sentence for the whole batch costs one row
             (tokens, mask, pooled), project = self.text(what), self.from_text
@@ -255,10 +259,13 @@ class AttentionModule(nn.Module):
         return self.norm(self.blocks[-1](x, mask=mask, rows=1)[:, 0])  # nobody reads the last layer's other tokens
 
 
-SIZES = {  # person images, the editing transformer, instruction pictures, depth of E_f
-    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=3, heads=4, stem="conv", picture_size=(32, 32), picture_depth=2, fusion_depth=1),
-    "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch", picture_size=(128, 128), picture_depth=6, fusion_depth=2),
-    "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch", picture_size=(128, 128), picture_depth=12, fusion_depth=2),
+SIZES = {  # person images and the editing transformer; instruction pictures and their encoder; E_f
+    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=3, heads=4, stem="conv",
+                 picture_size=(32, 32), picture_depth=2, fusion_depth=1),
+    "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch",
+                  picture_size=(128, 128), picture_depth=6, fusion_depth=2),
+    "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch",
+                 picture_size=(128, 128), picture_depth=12, fusion_depth=2),
 }
 
 
@@ -278,8 +285,9 @@ class InstructReID(nn.Module):
         self.editor = ViT(self.size, patch, None, dim, shape["depth"], heads, instr_dim=dim if editing else None, stem=stem)
         self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
         self.neck, self.fused_neck = neck(dim), neck(2 * dim)
-        self.classifiers = nn.ModuleDict({name: nn.Linear(dim, n, bias=False) for name, n in (classes or {}).items()})
-        self.fused_classifiers = nn.ModuleDict({name: nn.Linear(2 * dim, n, bias=False) for name, n in (classes or {}).items()})
+        self.classifiers, self.fused_classifiers = (
+            nn.ModuleDict({name: nn.Linear(width, n, bias=False) for name, n in (classes or {}).items()})
+            for width in (dim, 2 * dim))
         for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(classifier.weight, std=0.02)
         self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone

@@ -32,6 +32,7 @@ from instructions import describe
 VERSION = 1
 WIDTH, HEIGHT, PICTURE = 64, 128, 64  # person pictures are 128x64 (HxW), templates and crops 64x64
 ZOOM = 2  # drawn this much larger, then averaged down
+WEARERS = 4  # people who share an outfit where people change clothes
 PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
 
 
@@ -293,7 +294,7 @@ def jobs_of(data_set, root, people, seed):
     for role in roles:
         bodies = [draw_body(random.Random(f"{seed}:{data_set}:{role} {i}")) for i in range(sizes[role])]
         rng = random.Random(f"{seed}:{data_set}:{role} clothes")
-        for label, (body, outfits) in enumerate(zip(bodies, dress(bodies, rng, 3 if changing else 1, shared=changing))):
+        for label, (body, outfits) in enumerate(zip(bodies, dress(bodies, rng, *((3, WEARERS) if changing else (1, 0))))):
             if data_set == "ltcc" and label % 15 == 14:  # some never change
                 outfits = outfits[:1]
             jobs.append(Job(root / folder, seed, data_set, role, first + len(jobs), label, body, outfits))

@@ -7,11 +7,13 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from tqdm import tqdm
 
 import data
@@ -42,7 +44,7 @@ class Config:
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
     margin: float = option(None, "m of Eq. 5")
     smoothing: float = option(0.1, "label smoothing of the identity loss")
-    align: bool = option(True, "teach the picture encoder, which has no pre-trained weights, that pictures of the same clothes agree")
+    align: bool = option(True, "contrast that gives a picture encoder without pre-trained weights an eye for clothes")
     # schedule
     steps: int = option(None, "training steps, each a batch of one task")
     ids: int = option(None, "identities per batch")
@@ -62,75 +64,76 @@ class Config:
 
 
 PRESETS = {
-    "toy": dict(size="tiny", mining="all", margin=0.3, steps=2300, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, erase=0.0, ratios="trad:1,cc:4,ctcc:2,vi:1,t2i:1,li:1", workers=0, evaluate_every=0),
-    "paper": dict(size="base", mining="all", margin=0.3, erase=0.5, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
-                  gate_lr=1.0, ratios="", workers=4, evaluate_every=4000),
+    "toy": dict(size="tiny", mining="all", margin=0.3, steps=2200, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
+                gate_lr=10.0, erase=0.0, ratios="trad:2,cc:2,ctcc:3,vi:2,t2i:2,li:3", workers=0, evaluate_every=0),
+    "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
+                  gate_lr=1.0, erase=0.5, ratios="", workers=4, evaluate_every=4000),
 }
 
 
 def main(config):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    checkpoint = load_checkpoint(config.resume) if config.resume else None
-    config = resumed_config(config, checkpoint) if checkpoint else preset_config(config, chief=rank == 0)
     device = pick_device(config.device)
-    if world > 1 and not dist.is_initialized():
+    if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    torch.manual_seed(config.seed + 7919 * rank)
-
-    datasets = data.open_all(config.data, config.task)
-    shape = SIZES[config.size]
-    ratios = task_ratios(config, datasets)
-    batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, config.seed * world + rank, ratios)
+    checkpoint = load_checkpoint(config.resume) if config.resume else None
+    config = resumed_config(config, checkpoint) if checkpoint else preset_config(config, rank, world)
     torch.manual_seed(config.seed)
+
+    datasets, shape = data.open_all(config.data, config.task), SIZES[config.size]
+    batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images,
+                           seed=config.seed * world + rank, ratios=task_ratios(config, datasets))
     model = InstructReID(config.size, batches.classes, config.editing).to(device)
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp_mode(config.amp, device))
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
-    folder, first = run_folder(config, rank), 0
+    folder, step = run_folder(config, rank), 0
     if checkpoint:
-        first = restore(checkpoint, model, optimiser, scaler, device, config.resume)
+        step = restore(checkpoint, model, optimiser, scaler, device, config.resume)
     if rank == 0:
         print("\n".join(data.counts_table(dataset) for dataset in datasets))
-    if not model.encoder.text.trainable:
-        model.encoder.text.remember(sentences_of(datasets), lambda chunks: tqdm(chunks, "sentences", disable=rank > 0 or not chunks))
+    model.encoder.text.remember(sentences_of(datasets), lambda chunks: tqdm(chunks, "sentences", disable=rank > 0))
 
-    loader = data.loader(batches, first, config.steps, config.workers)
-    bar = tqdm(loader, "training", initial=first, total=config.steps, disable=rank > 0)
-    step, started, rows = first, time.time(), []
+    interrupted = []  # Ctrl-C: finish the step, save, leave
+    signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+    loader = data.loader(batches, step, config.steps, config.workers)
+    bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
+    first, started = step, time.time()
     model.train()
-    try:
-        for batch in bar:
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * group["scale"] * schedule(step, config)
-            pictures = batch.instr.to(device) if isinstance(batch.instr, torch.Tensor) else None
-            images, pictures = data.augment(batch.images.to(device), pictures, pad=batches.size[0] // 16, erase_prob=config.erase)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                terms = loss_terms(model, images, batch.instr if pictures is None else pictures, batch, config)
-            scaler.scale(sum(terms.values())).backward()
-            average_gradients(model, world)
-            scaler.unscale_(optimiser)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad(set_to_none=True)
-            step += 1
-            if step % 10 == 0 or step == config.steps:
-                speed = (step - first) * len(images) * world / (time.time() - started)
-                bar.set_postfix_str(f"{batch.task} " + " ".join(f"{k} {v.item():.2f}" for k, v in terms.items()) + f" {speed:.0f} images/s")
-            if rank == 0 and step % config.save_every == 0 and step < config.steps:
-                save(folder, config, batches.classes, model, optimiser, scaler, step)
-            if rank == 0 and config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
-                log(folder, step, evaluate.evaluate_all(model.eval(), datasets, feature=config.feature))
-                model.train()
-    except KeyboardInterrupt:
-        if rank == 0:
+    for batch in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * group["scale"] * schedule(step, config)
+        pictures = batch.instr.to(device) if isinstance(batch.instr, torch.Tensor) else None
+        images, pictures = data.augment(batch.images.to(device), pictures, pad=batches.size[0] // 16, erase_prob=config.erase)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            terms = loss_terms(model, images, batch.instr if pictures is None else pictures, batch, config)
+        scaler.scale(sum(terms.values())).backward()
+        average_gradients(model, world)
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad(set_to_none=True)
+        step += 1
+        if step % 10 == 0:
+            speed = (step - first) * len(images) * world / (time.time() - started)
+            shown = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
+            bar.set_postfix_str(f"{batch.task} {shown} {speed:.0f} images/s")
+        if interrupted or step == config.steps:
+            break
+        if rank == 0 and step % config.save_every == 0:
             save(folder, config, batches.classes, model, optimiser, scaler, step)
-            print(f"\nstopped at step {step}; go on with: python train.py --resume {folder}/last.pt")
-        return
+        if rank == 0 and config.evaluate_every and step % config.evaluate_every == 0:
+            log(folder, step, evaluate.evaluate_all(model.eval(), datasets, feature=config.feature))
+            model.train()
+    bar.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if rank == 0:
         save(folder, config, batches.classes, model, optimiser, scaler, step)
-        finish(model.eval(), datasets, config, folder, step, time.time() - started)
+        if interrupted:
+            print(f"stopped at step {step}; go on with: python train.py --resume {folder}/last.pt")
+        else:
+            finish(model.eval(), datasets, config, folder, step, time.time() - started)
 
 
 def loss_terms(model, images, what, batch, config):
@@ -139,24 +142,28 @@ def loss_terms(model, images, what, batch, config):
     if batch.task == "t2i":
         return text_to_image_terms(model, images, what, instr, labels)
     out = model(images, instr)
-    pooled = instr.pooled.float().expand(len(images), -1)
+
+    def metric(feat):
+        if config.loss == "triplet":
+            return losses.triplet(feat.float(), labels, config.margin, mining=config.mining)
+        pooled = instr.pooled.float().expand(len(images), -1)
+        return losses.adaptive_triplet(feat.float(), labels, pooled, config.margin, mining=config.mining)
+
     terms = {}
-    if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
-        looks = torch.nn.functional.normalize(pooled, dim=1)
-        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), torch.tensor(0.1))
-    for name, feat, neck, heads in (("", out.feat, out.neck, model.classifiers),
-                                    ("_out", out.fused, out.fused_neck, model.fused_classifiers)):  # Eq. 7: on F and on F_out
-        feat = feat.float()
-        terms["tri" + name] = (losses.adaptive_triplet(feat, labels, pooled, config.margin, mining=config.mining)
-                               if config.loss == "adaptive" else losses.triplet(feat, labels, config.margin, mining=config.mining))
+    for name, feat, neck, heads in (("", out.feat, out.neck, model.classifiers),                    # Eq. 7: on F
+                                    ("_out", out.fused, out.fused_neck, model.fused_classifiers)):  # and on F_out
+        terms["tri" + name] = metric(feat)
         terms["id" + name] = losses.identity(heads[batch.dataset](neck), labels, config.smoothing)
+    if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
+        looks = F.normalize(instr.pooled.float(), dim=1)
+        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), torch.tensor(0.1))
     return terms
 
 
 def text_to_image_terms(model, images, sentences, instr, labels):
     """Eq. 8: contrast of image and sentence, and matching of true pairs against hard false ones through E_f."""
     out = model(images, None)
-    image_feats = torch.nn.functional.normalize(out.neck.float(), dim=1)
+    image_feats = F.normalize(out.neck.float(), dim=1)
     text_feats, temperature = model.embed_text(sentences).float(), model.log_temperature.exp().clamp(0.01, 0.5)
     text, image = losses.hard_negatives(image_feats @ text_feats.T / temperature, labels)
     pairs = torch.cat([out.tokens, out.tokens, out.tokens[image]])
@@ -203,14 +210,16 @@ def average_gradients(model, world):
                 p.grad /= world
 
 
-def preset_config(config, chief=True):
+def preset_config(config, rank=0, world=1):
     """Fills what the user left open from the preset that fits the data, drawing ./toy first if that is what is asked for."""
-    if config.data == Config.data and not Path(config.data).exists() and chief:
+    if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         toy.make_toy(config.data)
+    if world > 1:
+        dist.barrier()
     is_toy = any((folder / "toy.json").is_file() for folder in (Path(config.data), Path(config.data).parent))
     name = ("toy" if is_toy else "paper") if config.preset == "auto" else config.preset
     why = ("drawn data (toy.json is there)" if is_toy else "no toy.json: photographs") if config.preset == "auto" else "--preset"
-    if chief:
+    if rank == 0:
         print(f"preset {name}: {why}")
     open_fields = {key: value for key, value in PRESETS[name].items() if getattr(config, key) is None}
     return dataclasses.replace(config, preset=name, **open_fields)
@@ -237,8 +246,8 @@ def task_ratios(config, datasets):
 
 def sentences_of(datasets):
     """Every sentence that training can show, for the text tower to read once."""
-    said = {caption for dataset in datasets if dataset.task in ("li", "t2i") for r in dataset.split("train") for caption in r.captions}
-    return said.union(*(SENTENCES[dataset.task] for dataset in datasets if dataset.task in SENTENCES))
+    captions = {caption for dataset in datasets for record in dataset.split("train") for caption in record.captions}
+    return captions.union(*(SENTENCES.get(dataset.task, ()) for dataset in datasets))
 
 
 def run_folder(config, rank):
@@ -255,7 +264,7 @@ def run_folder(config, rank):
 
 
 def save(folder, config, classes, model, optimiser, scaler, step):
-    """Everything a resume needs. The sampler and the choice of instructions are functions of (seed, step), so step is their state."""
+    """Everything a resume needs. Batches and their instructions are functions of (seed, step), so step is their state."""
     rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     save_checkpoint(folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None}, "classes": classes, "step": step, "model": model_state(model),
@@ -275,7 +284,8 @@ def restore(checkpoint, model, optimiser, scaler, device, path):
 
 def finish(model, datasets, config, folder, step, seconds):
     """Evaluates the last step, writes the metrics line, prints the tables."""
-    rows, matrix = evaluate.evaluate_all(model, datasets, feature=config.feature), evaluate.instruction_matrix(model, datasets, feature=config.feature)
+    rows = evaluate.evaluate_all(model, datasets, feature=config.feature)
+    matrix = evaluate.instruction_matrix(model, datasets, feature=config.feature)
     log(folder, step, rows, matrix)
     print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")
     print(evaluate.format_table(rows))

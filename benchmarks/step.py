@@ -1,5 +1,7 @@
 """What a training step costs: `python benchmarks/step.py`. Medians over interleaved repeats in one process; ratios travel, times do not."""
 
+import dataclasses
+import itertools
 import statistics
 import sys
 import tempfile
@@ -7,12 +9,12 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import toy
 from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model
+from train import PRESETS, Config, loss_terms
 
 
 def medians(jobs, repeats):
@@ -59,18 +61,16 @@ def sentences(repeats=20):
     print(f"96 sentences: {new * 1000:.0f} ms read, {known * 1000:.1f} ms remembered, ratio {known / new:.4f}")
 
 
-def feeding(people=40, steps=30):
+def feeding(people=64, steps=30):
     """The data path (decode, batch, augment) against the toy model's training step, images a second."""
-    from train import Config, PRESETS, loss_terms
-    import dataclasses
     config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
     with tempfile.TemporaryDirectory() as folder:
         toy.make_toy(f"{folder}/toy", people=people, seed=0)
         datasets = data.open_all(f"{folder}/toy", "cc")
         shape = SIZES["tiny"]
-        batches = data.Batches(datasets, shape["size"], shape["picture_size"], 24, 4, 0)
+        batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)
         model = InstructReID("tiny", batches.classes).train()
-        turn = iter(range(10**9))
+        turn = itertools.count()
 
         def feed(clear):
             if clear:
@@ -83,9 +83,9 @@ def feeding(people=40, steps=30):
             sum(loss_terms(model, images, batch.instr, batch, config).values()).backward()
             model.zero_grad()
         t = medians({"feed": lambda: feed(False), "decode": lambda: feed(True), "step": step}, steps)
-    train = t["step"] - t["feed"]
-    print(f"data path: {96 / t['feed']:.0f} images/s from memory, {96 / t['decode']:.0f} from files; the toy model trains on "
-          f"{96 / train:.0f}; ratios {train / t['feed']:.1f} and {train / t['decode']:.1f}")
+    train, n = t["step"] - t["feed"], config.ids * config.images
+    print(f"data path: {n / t['feed']:.0f} images/s from memory, {n / t['decode']:.0f} from files; the toy model trains on "
+          f"{n / train:.0f}; ratios {train / t['feed']:.1f} and {train / t['decode']:.1f}")
 
 
 if __name__ == "__main__":

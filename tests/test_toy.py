@@ -216,7 +216,7 @@ def test_shop_pictures_show_the_colours_of_the_clothes():
 
 def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
     rng = random.Random(0)
-    wardrobe = doll.dress([doll.draw_body(rng) for _ in range(60)], rng, 3, shared=True)
+    wardrobe = doll.dress([doll.draw_body(rng) for _ in range(60)], rng, 3, wearers=4)
     wearers = defaultdict(int)
     for a, b, c in wardrobe:
         assert not (a.clashes(b) or b.clashes(c) or a.clashes(c))
