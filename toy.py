@@ -268,7 +268,7 @@ def cocas(job, rng):
             cam, wanted = cams[6 + outfit], (outfit + shift) % 3
             image, shot = file_name(outfit + 1, job.pid, cam, "query"), job.shoot(outfit, cam, rng)
             job.save(image, shot.jpeg)
-            job.save(f"croped_clothes/{Path(image).name}", crop(shot))  # what a query wears itself: in no list, for comparison
+            job.save(f"croped_clothes/{Path(image).name}", crop(shot))  # its own clothes are in no list: for comparison
             rows.append((f"datalist/runner_{job.data_set}_v1_gpt.json", (image, describe(shot.attributes, rng))))
             row("query", image, templates[wanted], wanted, cam)
             row("query_attr", image, rng.choice(gallery[wanted])[1], wanted, cam)
@@ -294,7 +294,8 @@ def jobs_of(data_set, root, people, seed):
     for role in roles:
         bodies = [draw_body(random.Random(f"{seed}:{data_set}:{role} {i}")) for i in range(sizes[role])]
         rng = random.Random(f"{seed}:{data_set}:{role} clothes")
-        for label, (body, outfits) in enumerate(zip(bodies, dress(bodies, rng, *((3, WEARERS) if changing else (1, 0))))):
+        wardrobes = dress(bodies, rng, 3, WEARERS) if changing else dress(bodies, rng)
+        for label, (body, outfits) in enumerate(zip(bodies, wardrobes)):
             if data_set == "ltcc" and label % 15 == 14:  # some never change
                 outfits = outfits[:1]
             jobs.append(Job(root / folder, seed, data_set, role, first + len(jobs), label, body, outfits))

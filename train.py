@@ -74,6 +74,8 @@ PRESETS = {
 def main(config):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     checkpoint = load_checkpoint(config.resume) if config.resume else None
@@ -174,7 +176,13 @@ def text_to_image_terms(model, images, sentences, instr, labels):
 
 
 def pick_device(name):
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    """auto: this process's own GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise UserError(f"--device {name} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
 
 
 def amp_mode(name, device):
@@ -222,7 +230,11 @@ def preset_config(config, rank=0, world=1):
     if rank == 0:
         print(f"preset {name}: {why}")
     open_fields = {key: value for key, value in PRESETS[name].items() if getattr(config, key) is None}
-    return dataclasses.replace(config, preset=name, **open_fields)
+    config = dataclasses.replace(config, preset=name, **open_fields)
+    for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
+        if getattr(config, flag) < least:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least {least}")
+    return config
 
 
 def resumed_config(config, checkpoint):

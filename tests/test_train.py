@@ -167,6 +167,12 @@ def test_fewer_identities_than_a_batch_needs(command, drawn):
     one_line(command(train, "--data", drawn, "--task", "trad", "--ids", 64), "--ids 64", "12 identities")
 
 
+def test_impossible_numbers_and_devices(command, drawn):
+    one_line(command(train, "--data", drawn, "--steps", 0), "--steps 0")
+    one_line(command(train, "--data", drawn, "--ids", 1), "--ids 1")
+    one_line(command(train, "--data", drawn, "--device", "tpu9"), "--device tpu9")
+
+
 def test_unknown_flag_is_answered_with_the_nearest(command):
     one_line(command(train, "--lerning-rate", "1"), "--lerning-rate", "--")
     one_line(command(train, "--stepps", "1"), "--stepps", "--steps")
