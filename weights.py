@@ -34,7 +34,7 @@ def load_checkpoint(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "global" in str(error).lower():
             raise UserError(f"{path} holds Python objects that would run code when read: refused; keep only its tensors") from error
         raise UserError(f"{path} is not a checkpoint: it cannot be read as one") from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:

@@ -328,7 +328,8 @@ def world(toy, monkeypatch):
     monkeypatch.setattr(data.instructions, "training_instructions", instruct)
     sets = []
     for name, task, ids in (("market", "trad", 5), ("other", "trad", 6), ("cocas", "ctcc", 4)):
-        records = [Record(name, "train", f"{name}/{p}_{i}.png", 100 + 7 * p) for p in range(ids) for i in range(3)]
+        records = [Record(name, "train", f"{name}/{p}_{i}.png", 100 + 7 * p, clothes=f"{p}", crop_path=f"{name}/{p}_{i}.png")
+                   for p in range(ids) for i in range(3)]
         for record in records:
             path = toy / record.path
             path.parent.mkdir(exist_ok=True)
@@ -350,6 +351,7 @@ def test_batch_holds_what_its_step_says(world):
     assert batch.images.shape == (8, 3, 16, 8) and batch.images.dtype == torch.uint8 and batch.task == "trad"
     assert torch.equal(batch.pids, 100 + 7 * batch.labels) and len(batch.instr) == 8
     assert batches[1].instr.shape == (8, 3, 8, 8) and batches[1].instr.dtype == torch.uint8
+    assert batch.clothes is None and torch.equal(batches[1].clothes, batches[1].labels)  # here everybody has one outfit
     first, again = batches.where(0), batches.where(6)
     assert first[0] is batches.where(3)[0] and (first[1], again[1]) == (0, 2)  # each stream counts its own steps
 
