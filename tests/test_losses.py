@@ -15,7 +15,7 @@ from tests.golden import golden
 def batch(seed, n=12, people=4, d=6, k=5):
     g = torch.Generator().manual_seed(seed)
     feats = torch.randn(n, d, generator=g, dtype=torch.float64)
-    instr = torch.rand(n, k, generator=g, dtype=torch.float64)[torch.randint(0, n - 3, (n,), generator=g)]  # some repeat
+    instr = torch.randn(n, k, generator=g, dtype=torch.float64)[torch.randint(0, n - 3, (n,), generator=g)]  # some repeat
     return feats, torch.arange(n) % people, instr
 
 
