@@ -321,6 +321,7 @@ def test_matrix_of_wanted_own_and_random_instruction(root, task):
     assert by_name["wanted"]["mAP"] == by_name["wanted"]["R1"] == 1
     assert by_name["own"]["R1"] == by_name["random"]["R1"] == 0
     assert len(model.seen) == 4 + 3 * 2  # the gallery once, the queries three times
+    torch.testing.assert_close([image for image, _ in model.seen[:4]], [instr for _, instr in model.seen[:4]])  # its own
     assert all(row["chance mAP"] > 0 and row["queries"] == 2 for row in rows)
 
 
