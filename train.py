@@ -121,11 +121,11 @@ def main(config):
             speed = (step - first) * len(images) * world / (time.time() - started)
             shown = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
             bar.set_postfix_str(f"{batch.task} {shown} {speed:.0f} images/s")
-        if interrupted or step == config.steps:
+        if interrupted:
             break
-        if rank == 0 and step % config.save_every == 0:
+        if rank == 0 and step < config.steps and step % config.save_every == 0:
             save(folder, config, batches.classes, model, optimiser, scaler, step)
-        if rank == 0 and config.evaluate_every and step % config.evaluate_every == 0:
+        if rank == 0 and step < config.steps and config.evaluate_every and step % config.evaluate_every == 0:
             log(folder, step, evaluate.evaluate_all(model.eval(), datasets, feature=config.feature))
             model.train()
     bar.close()
