@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import random
 import sys
 import warnings
 from collections import Counter
