@@ -1,117 +1,35 @@
-"""Evaluation: features, exact ranking metrics, the protocol of each data set, the instruction matrix, ranking pictures.
+"""Evaluation: features, the protocol of each data set, tables, the instruction matrix, the comparison of two runs.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
 in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
+The metrics are in metrics.py, the drawing is in pictures.py.
 """
 
+import hashlib
+import os
 import random
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 import cli
 import data
 import instructions
+import pictures
 import weights
 from cli import UserError
-
-
-# ---- ranking metrics ----
-
-def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=None):
-    """Full-ranking mAP, mINP and CMC. Ties keep gallery order; a query without any hit left is not counted.
-
-    dist (q g) float, smaller is nearer; positive (q g) bool: a hit; removed (q g) bool: deleted from the ranking.
-    AP is the mean over the hits of (hits so far / rank), INP the number of hits / rank of the last one.
-    ap_window=500 is NOT the standard but what the released code computes: the ranking is cut to 500 places before
-    `removed` is applied and AP is divided by the hits found there, so that hits further down cost nothing; a query with
-    none there scores 0.
-    gallery_ids (g,): the CMC ranks people, not images: only the nearest image of each id counts (LLCM).
-    Returns mAP, mINP, cmc (g,) with cmc[k-1] = rank-k, queries (those with a hit). UserError if nothing can be ranked.
-    """
-    return _summary(_per_query(dist, positive, removed, ap_window, gallery_ids), np.shape(dist)[1])
-
-
-def _per_query(dist, positive, removed=None, ap_window=None, gallery_ids=None):
-    """(queries with a hit, 3): AP, INP, and the rank of the first hit (inf: no hit inside the window)."""
-    dist, positive = np.asarray(dist), np.asarray(positive, bool)
-    removed = np.zeros_like(positive) if removed is None else np.asarray(removed, bool)
-    if dist.ndim != 2 or not dist.shape == positive.shape == removed.shape:
-        shapes = f"dist {dist.shape}, positive {positive.shape}, removed {removed.shape}"
-        raise UserError(f"{shapes}: all three must be (queries, gallery)")
-    if dist.shape[1] == 0:
-        raise UserError("the gallery is empty: nothing to rank; check the gallery folder or list")
-    if np.isnan(dist).any():
-        raise UserError("the distances hold NaN: training has diverged; take an earlier checkpoint or a lower --lr")
-    rows = []
-    for d, kept, hits in zip(dist, ~removed, positive & ~removed):
-        hits = np.flatnonzero(hits)
-        if not len(hits):
-            continue
-        ranks = _hit_ranks(d, hits, kept)
-        if ap_window:
-            ranks = ranks[_hit_ranks(d, hits, np.ones_like(kept)) <= ap_window]
-        if not len(ranks):
-            rows.append((0.0, 0.0, np.inf))
-            continue
-        first = ranks[0]
-        if gallery_ids is not None:
-            near = hits[np.argmin(d[hits])]
-            ahead = kept & ((d < d[near]) | ((d == d[near]) & (np.arange(len(d)) < near)))
-            first = 1 + len(np.unique(np.asarray(gallery_ids)[ahead]))
-        rows.append((np.mean(np.arange(1, len(ranks) + 1) / ranks), len(ranks) / ranks[-1], first))
-    return np.array(rows).reshape(-1, 3)
-
-
-def _hit_ranks(dist, hits, kept):
-    """Ranks, ascending from 1, of the gallery items `hits` (indices, ascending) among those `kept`. dist, kept (g,).
-
-    A rank only asks how many items come up to and including the hit, so only the few hits have to be sorted. Every kept
-    item goes to the slot of the first hit that it does not lie behind (searchsorted); counting the items per slot and
-    summing up over the slots gives the rank of each hit.
-        distances .1 .2 .3 .4 .5, hits .2 and .4: slots 0 0 1 1 2, so 2, 2 (and 1 behind all) items, so ranks 2 and 4
-    Ties go by gallery order: an item as near as some hits steps behind those of them that come earlier in the gallery.
-    """
-    hits = hits[np.argsort(dist[hits], kind="stable")]
-    items = np.flatnonzero(kept)
-    slot = np.searchsorted(dist[hits], dist[items])
-    tied = np.flatnonzero(dist[hits][np.minimum(slot, len(hits) - 1)] == dist[items])  # at least the hits themselves
-    behind = (dist[items[tied], None] == dist[hits]) & (items[tied, None] > hits)
-    slot[tied] += behind.sum(1)
-    return np.bincount(slot, minlength=len(hits))[:len(hits)].cumsum()
-
-
-def _summary(per_query, length):
-    if not len(per_query):
-        raise UserError("no query has a hit in the gallery: query and gallery must hold the same people, seen by other "
-                        "cameras, and the protocol must fit the data set")
-    ap, inp, first = per_query.T
-    cmc = np.bincount(first[np.isfinite(first)].astype(int), minlength=length + 1)[1:].cumsum() / len(first)
-    return {"mAP": float(ap.mean()), "mINP": float(inp.mean()), "cmc": cmc, "queries": len(first)}
-
-
-def chance(positive, removed):
-    """(expected mAP, expected rank-1) of a random order; exact. positive, removed (q g) bool.
-
-    With m hits among n kept items, rank k holds a hit with probability m/n, and then (k-1)(m-1)/(n-1) of the k-1 before
-    it are hits on average: E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n with
-    H_n = 1 + 1/2 + ... + 1/n.
-    """
-    m, n = (positive & ~removed).sum(1), (~removed).sum(1)
-    m, n = m[m > 0], n[m > 0]
-    harmonic = np.cumsum(1 / np.arange(1, positive.shape[1] + 1))[n - 1]
-    ap = (harmonic + (n - harmonic) * (m - 1) / np.maximum(n - 1, 1)) / n
-    return float(ap.mean()), float((m / n).mean())
+from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, ranking_metrics, summary
 
 
 # ---- protocols ----
@@ -197,26 +115,45 @@ def masks(protocol, q, g):
     return protocol.positive(q, g), protocol.removed(q, g) | g.junk
 
 
-def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore=None):
-    """Ranks by 1 - cosine, `chunk` queries at a time: the whole (q g) matrix never exists. qf (q d), gf (g d) tensors.
+def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore=None, rerank=False, device="cpu"):
+    """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists. qf (q d), gf (g d) tensors.
 
-    q, g: `columns`. rescore(start, dist): new distances for the queries start, start + 1, ...
-    Returns what ranking_metrics does, and gallery, without (queries without a hit), "chance mAP", "chance R1".
+    q, g: `columns`. rescore(start, dist): new distances (c g) for the queries start, start + 1, ... from theirs, -cosine;
+    rerank: that of k_reciprocal. The product runs on `device`, the counting in as many threads as torch has.
+    Returns what ranking_metrics does, and gallery, without (queries without a hit), "chance mAP", "chance R1", and "each":
+    mAP and R1 of each query alone, (q,), NaN without a hit.
     """
+    check_features(qf, gf)
+    qf, gf = (F.normalize(feats.to(device, torch.float32), dim=1) for feats in (qf, gf))
+    rescore = k_reciprocal(qf, gf) if rerank else rescore
+
+    def figures(i, dist):
+        positive, removed = masks(protocol, Columns(*(column[i] for column in q)), g)
+        return query_figures(dist, positive, removed, ap_window, g.pid if protocol.modality else None)
+
+    rows = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, len(qf), chunk):
+            dist = (-qf[start:start + chunk] @ gf.T).cpu().numpy()
+            dist = dist if rescore is None else rescore(start, dist)
+            rows += pool.map(figures, range(start, start + len(dist)), dist)
+    result = summary(rows, len(gf))
+    ap, _, first, hits, kept = np.array(rows).T
+    luck = dict(zip(("chance mAP", "chance R1"), chance(hits, kept.astype(int))))
+    each = {"mAP": ap, "R1": np.where(np.isnan(first), np.nan, first == 1)}
+    return result | luck | {"gallery": len(gf), "without": len(qf) - result["queries"], "each": each}
+
+
+def check_features(qf, gf):
     if not len(qf) or not len(gf):
         raise UserError(f"{len(qf)} queries and {len(gf)} gallery images: nothing to rank; check both lists or folders")
-    qf, gf = F.normalize(qf.float(), dim=1), F.normalize(gf.float(), dim=1)
-    ranked, luck = [], []
-    for start in range(0, len(qf), chunk):
-        dist = 1 - qf[start:start + chunk] @ gf.T
-        dist = dist if rescore is None else rescore(start, dist)
-        positive, removed = masks(protocol, Columns(*(column[start:start + chunk] for column in q)), g)
-        ranked.append(_per_query(dist, positive, removed, ap_window, g.pid if protocol.modality else None))
-        if len(ranked[-1]):
-            luck.append(len(ranked[-1]) * np.array(chance(positive, removed)))
-    result = _summary(np.concatenate(ranked), len(gf))
-    luck = dict(zip(("chance mAP", "chance R1"), sum(luck) / result["queries"]))
-    return result | {"gallery": len(gf), "without": len(qf) - result["queries"]} | luck
+    if qf.shape[1] != gf.shape[1]:
+        raise UserError(f"query features are {qf.shape[1]} wide and gallery features {gf.shape[1]}: take both from one model")
+    for side, feats in (("query", qf), ("gallery", gf)):
+        broken = len(feats) - int(feats.isfinite().all(1).sum())
+        if broken:
+            raise UserError(f"{broken} of {len(feats)} {side} features hold NaN or infinity: training has diverged; take an "
+                            "earlier checkpoint or a lower --lr")
 
 
 # ---- features ----
@@ -240,56 +177,148 @@ def load_batch(dataset, paths, size, device):
     return data.normalise(torch.stack(images).to(device))
 
 
-def encode_instructions(model, dataset, wanted, device):
-    """The Instruction of a batch; equal sentences or pictures are encoded once and handed out by index."""
+def encode_instructions(model, dataset, wanted, device, turned=False):
+    """The Instruction of a batch; equal sentences or pictures are encoded once and handed out by index.
+
+    turned: pictures are mirrored.
+    """
     if wanted[0] is None:
         return None
     unique = list(dict.fromkeys(wanted))
-    pictures = dataset.task == "ctcc"
-    encoded = model.instruct(load_batch(dataset, unique, model.picture_size, device) if pictures else unique)
+    what = unique
+    if dataset.task == "ctcc":
+        what = load_batch(dataset, unique, model.picture_size, device)
+        what = what.flip(3) if turned else what
+    encoded = model.instruct(what)
     if len(unique) == 1:
         return encoded  # a batch of 1 serves all images
     index = torch.tensor([unique.index(item) for item in wanted], device=device)
     return type(encoded)(*(part[index] for part in encoded))
 
 
-def extract(model, dataset, records, wanted, feature="edit", batch=64):
-    """Retrieval features of records under their instructions: (n d) float32 on the CPU, L2-normalised.
+def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False):
+    """Retrieval features of records under each of s lists of instructions: s tensors (n d), float32 on the CPU, L2-normalised.
 
-    wanted: one per record: a sentence, for ctcc the path of a picture below dataset.root, or None (t2i gallery).
+    asks: lists of one instruction per record: a sentence, for ctcc the path of a picture below dataset.root, or None (t2i
+    gallery). Images are read once for all lists and, where they never meet the instruction, embedded once.
     Records without a picture (t2i queries) are embedded by their sentence alone.
+    flip: the sum of the features of both views; the picture of an instruction turns with the image, as in training.
     """
-    feats = []
+    blind = not model.editing and feature == "edit" and records[0].path is not None
+    feats = [[] for _ in (asks[:1] if blind else asks)]
     with evaluating(model) as device:
         for i in tqdm(range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None):
-            some, instr = records[i:i + batch], wanted[i:i + batch]
-            if some[0].path is None:
-                feats.append(model.embed_text(instr))
-            else:
-                images = load_batch(dataset, [r.path for r in some], model.size, device)
-                feats.append(model.embed(images, encode_instructions(model, dataset, instr, device), feature=feature))
-            feats[-1] = F.normalize(feats[-1].float(), dim=1).cpu()
-    return torch.cat(feats)
+            some = records[i:i + batch]
+            images = None if some[0].path is None else load_batch(dataset, [r.path for r in some], model.size, device)
+            for wanted, done in zip(asks, feats):
+                if images is None:
+                    new = model.embed_text(wanted[i:i + batch])
+                else:
+                    new = sum(model.embed(images.flip(3) if turned else images,
+                                          encode_instructions(model, dataset, wanted[i:i + batch], device, turned),
+                                          feature=feature).float() for turned in ((False, True) if flip else (False,)))
+                done.append(F.normalize(new.float(), dim=1).cpu())
+    return [torch.cat(done) for done in feats] * (len(asks) if blind else 1)
 
 
-def matcher(model, dataset, gallery, sentences, batch=64, top=128):
-    """The second stage of t2i: a `rescore` that orders the `top` nearest images by the matching logit of Eq. 8.
+@dataclass
+class Features:
+    """The features of a run: computed by the model when first asked for, then remembered; or read from a file.
 
-    The other images keep their order behind them. The tokens of the whole gallery stay in memory.
+    known: {"data set/task/side/name of the instruction": ((n d) tensor, digest of the records and instructions)}.
     """
-    tokens, paths = [], [r.path for r in gallery]
+    model: torch.nn.Module | None = None
+    feature: str = "edit"
+    batch: int = 64
+    flip: bool = False
+    device: torch.device | str | None = None  # where distances are computed; None = beside the model
+    known: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.device = self.device or next(self.model.parameters()).device
+
+    def __call__(self, dataset, side, records, asks):
+        """asks {name: one instruction per record} -> a tensor (n d) for each name; side: query, gallery, or test for both."""
+        named = {f"{dataset.name}/{dataset.task}/{side}/{name}": wanted for name, wanted in asks.items()}
+        new = [key for key in named if key not in self.known]
+        if new:
+            self.need_model(new[0])
+            feats = extract(self.model, dataset, records, [named[key] for key in new], self.feature, self.batch, self.flip)
+            self.known |= {key: (tensor, digest(records, named[key])) for key, tensor in zip(new, feats)}
+        for key, wanted in named.items():
+            if self.known[key][1] != digest(records, wanted):
+                raise UserError(f"the features saved as '{key}' are of other images or instructions than those in "
+                                f"{dataset.root}: mend --data or save them again")
+        return [self.known[key][0] for key in named]
+
+    def matches(self, dataset, gallery, sentences, qf, gf, top=128):
+        """The second stage of t2i: the `top` nearest images of each query, (q top) indices, and their matching logits."""
+        near, logits = (f"{dataset.name}/{dataset.task}/matching/{name}" for name in ("nearest", "logits"))
+        if near not in self.known:
+            self.need_model(near)
+            nearest = torch.cat([(rows @ gf.T).topk(min(top, len(gf))).indices for rows in qf.split(256)])
+            scores = match(self.model, dataset, gallery, sentences, nearest, self.batch)
+            self.known |= {near: (nearest, ""), logits: (scores, "")}
+        return self.known[near][0], self.known[logits][0]
+
+    def need_model(self, key):
+        if self.model is None:
+            raise UserError(f"the saved features lack '{key}': give --checkpoint the last.pt, and --save-features again")
+
+
+def digest(records, wanted):
+    """What features were computed from, in 16 letters; other images, another order or other instructions give others."""
+    text = "\n".join(f"{record.path} {instr}" for record, instr in zip(records, wanted, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_features(path, features, **told):
+    """Writes what `features` knows as .safetensors, atomically; told: strings to read again, such as task and data."""
+    path = Path(path)
+    part = path.with_suffix(".part")
+    told |= {"feature": features.feature, "flip": str(features.flip)}
+    told |= {f"digest {key}": of for key, (_, of) in features.known.items()}
+    try:
+        # safetensors wants no tensor twice, which is what a blind model's features under 20 sentences are
+        save_file({key: tensor.clone() for key, (tensor, _) in features.known.items()}, part, told)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"--save-features {path}: {error}; name a .safetensors in a folder that exists") from error
+
+
+def load_features(path, device="cpu"):
+    """Undoes save_features: (Features without a model, what was told)."""
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            known = {key: (file.get_tensor(key), told.pop(f"digest {key}")) for key in file.keys()}
+        return Features(feature=told["feature"], flip=told["flip"] == "True", device=device, known=known), told
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path} holds no features that --save-features wrote ({error}); save them again") from error
+
+
+def match(model, dataset, gallery, sentences, near, batch=64):
+    """Matching logits of Eq. 8 of each sentence and the gallery images near (q top), (q top).
+
+    The tokens of the whole gallery stay in memory; a sentence and its images are one batch of pairs.
+    """
+    paths = [record.path for record in gallery]
     with evaluating(model) as device:
-        for i in range(0, len(paths), batch):
-            tokens.append(model.edit(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu())
-    tokens = torch.cat(tokens)
+        tokens = torch.cat([model.edit(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu()
+                            for i in range(0, len(paths), batch)])
+        pairs = tqdm(zip(sentences, near), f"{dataset.title} matching", len(near), leave=False, disable=None)
+        logits = [model.match(tokens[images].to(device), model.instruct([sentence])) for sentence, images in pairs]
+        return torch.stack([(pair[:, 1] - pair[:, 0]).float().cpu() for pair in logits])
+
+
+def matched_first(near, logits):
+    """A `rescore` that orders the images near (q top) by their logits; the others keep their order behind them."""
+    near, logits = near.numpy(), logits.numpy()
 
     def rescore(start, dist):
-        with evaluating(model) as device:
-            for row, sentence in zip(dist, sentences[start:start + len(dist)]):
-                near = row.topk(min(top, len(row)), largest=False).indices
-                no, yes = model.match(tokens[near].to(device), model.instruct([sentence])).float().cpu().unbind(1)
-                logit = yes - no
-                row[near] = logit.min() - logit - 1  # at most -1: ahead of every 1 - cosine
+        for row, images, logit in zip(dist, near[start:], logits[start:]):
+            row[images] = logit.min() - logit - 2  # at most -2: ahead of every -cosine
         return dist
 
     return rescore
@@ -298,8 +327,8 @@ def matcher(model, dataset, gallery, sentences, batch=64, top=128):
 # ---- tasks ----
 
 def sides(dataset):
-    """(queries, gallery) records; the same list twice where the protocol's direction decides (LLCM)."""
-    queries, gallery = dataset.split("query"), dataset.split("gallery")
+    """(queries, gallery) records without junk; the same list twice where the protocol's direction decides (LLCM)."""
+    queries, gallery = dataset.split("query"), [record for record in dataset.split("gallery") if not record.junk]
     if dataset.task == "vi":
         queries = gallery = dataset.split("test")
     if not queries or not gallery:
@@ -307,8 +336,20 @@ def sides(dataset):
     return queries, gallery
 
 
-def score(protocol, queries, gallery, qf, gf, ap_window=None, rescore=None):
-    """The figures of one row of a table; for LLCM the mean over its trials."""
+def side_features(features, dataset, queries, gallery, sentences=(0,)):
+    """(qf, gf) under each of the sentences of trad, cc and vi; the other tasks have but one instruction per record."""
+    spoken = instructions.SENTENCES.get(dataset.task)
+    ask, hold = ({spoken[i] if spoken else name: [instruction(dataset.task, r, i) for r in records] for i in sentences}
+                 for name, records, instruction in (("wanted", queries, instructions.query_instruction),
+                                                    ("own", gallery, instructions.gallery_instruction)))
+    if gallery is queries:
+        both = features(dataset, "test", queries, ask)
+        return list(zip(both, both))
+    return list(zip(features(dataset, "query", queries, ask), features(dataset, "gallery", gallery, hold)))
+
+
+def trials(protocol, queries, gallery, qf, gf, **options):
+    """What evaluate_features returns; for LLCM, of each of its trials."""
     ask, draws = list(range(len(queries))), [list(range(len(gallery)))]
     if protocol.modality:
         ask = [i for i in ask if queries[i].modality == protocol.modality]
@@ -317,45 +358,63 @@ def score(protocol, queries, gallery, qf, gf, ap_window=None, rescore=None):
     runs = []
     for draw in draws:
         q, g = columns([queries[i] for i in ask], [gallery[i] for i in draw])
-        run = evaluate_features(qf[ask], gf[draw], q, g, protocol, ap_window=ap_window, rescore=rescore)
-        runs.append(run | {f"R{k}": run["cmc"][min(k, len(draw)) - 1] for k in (1, 5, 10)})
+        runs.append(evaluate_features(qf[ask], gf[draw], q, g, protocol, **options))
+    return runs
+
+
+def score(protocol, queries, gallery, qf, gf, **options):
+    """The figures of one row of a table; options as in evaluate_features."""
+    return average(trials(protocol, queries, gallery, qf, gf, **options))
+
+
+def average(runs):
+    """Over the trials."""
+    figures = [run | {f"R{k}": run["cmc"][min(k, run["gallery"]) - 1] for k in (1, 5, 10)} for run in runs]
     counts = {"trials": len(runs)} | {key: runs[0][key] for key in ("queries", "without", "gallery")}
-    figures = ("mAP", "R1", "R5", "R10", "mINP", "chance mAP", "chance R1")
-    return counts | {key: float(np.mean([run[key] for run in runs])) for key in figures}
+    names = ("mAP", "R1", "R5", "R10", "mINP", "chance mAP", "chance R1")
+    return counts | {key: float(np.mean([run[key] for run in figures])) for key in names}
 
 
-def evaluate_task(model, dataset, protocol=None, sentence=0, feature="edit", batch=64, ap_window=None, two_stage=True):
-    """Rows (dicts) of one data set under its task: one per protocol, or only that with the name `protocol`.
+def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, rerank=False, ap_window=None):
+    """Yields (what a row is headed by, its `trials`) for each protocol, or only that with the name `protocol`.
 
-    sentence: which of the 20 instructions of trad, cc and vi. two_stage: t2i gets a second row, re-scored by matching.
+    sentence: which of the 20 instructions of trad, cc and vi. A second row follows where there is a second stage: t2i
+    re-scored by matching (two_stage), and everything by k-reciprocal neighbours (rerank).
     """
     chosen = [p for p in PROTOCOLS[dataset.name, dataset.task] if protocol in (None, p.name)]
     if not chosen:
         names = ", ".join(p.name for p in PROTOCOLS[dataset.name, dataset.task])
         raise UserError(f"{dataset.title} has no protocol '{protocol}' for {dataset.task}; it has {names}")
     queries, gallery = sides(dataset)
-    ask = [instructions.query_instruction(dataset.task, r, sentence) for r in queries]
-    hold = [instructions.gallery_instruction(dataset.task, r, sentence) for r in gallery]
-    qf = extract(model, dataset, queries, ask, feature, batch)
-    gf = qf if gallery is queries else extract(model, dataset, gallery, hold, feature, batch)
-    stages = {"": None}
+    (qf, gf), = side_features(features, dataset, queries, gallery, (sentence,))
+    stages = {"": {}}
     if dataset.task == "t2i" and two_stage:
-        stages[" + matching"] = matcher(model, dataset, gallery, ask, batch)
+        captions = [instructions.query_instruction(dataset.task, r) for r in queries]
+        stages[" + matching"] = {"rescore": matched_first(*features.matches(dataset, gallery, captions, qf, gf))}
+    if rerank:
+        stages[" + re-ranking"] = {"rerank": True}
     window = f", AP in the first {ap_window}" if ap_window else ""
-    return [{"task": dataset.task, "data": dataset.title, "protocol": p.name + stage + window}
-            | score(p, queries, gallery, qf, gf, ap_window, rescore)
-            for p in chosen for stage, rescore in stages.items()]
+    for p in chosen:
+        for stage, options in stages.items():
+            head = {"task": dataset.task, "data": dataset.title, "protocol": p.name + stage + window}
+            yield head, trials(p, queries, gallery, qf, gf, ap_window=ap_window, device=features.device, **options)
 
 
-def evaluate_all(model, datasets, **options):
-    """The rows of several data sets; options as in evaluate_task."""
-    return [row for dataset in datasets for row in evaluate_task(model, dataset, **options)]
+def evaluate_task(features, dataset, **options):
+    """Rows (dicts) of one data set under its task; options as in rankings."""
+    return [head | average(runs) for head, runs in rankings(features, dataset, **options)]
 
 
-def evaluate_sentences(model, dataset, **options):
+def evaluate_all(features, datasets, **options):
+    """The rows of several data sets; options as in rankings."""
+    return [row for dataset in datasets for row in evaluate_task(features, dataset, **options)]
+
+
+def evaluate_sentences(features, dataset, **options):
     """Rows over the 20 sentences of trad, cc or vi: mean, standard deviation, best and worst sentence by mAP."""
     sentences = instructions.SENTENCES[dataset.task]
-    runs = [evaluate_task(model, dataset, sentence=i, **options) for i in range(len(sentences))]
+    side_features(features, dataset, *sides(dataset), range(len(sentences)))  # all at once, so that an image is read once
+    runs = [evaluate_task(features, dataset, sentence=i, **options) for i in range(len(sentences))]
     rows = []
     for same in zip(*runs):
         mAP, R1 = (np.array([row[key] for row in same]) for key in ("mAP", "R1"))
@@ -367,10 +426,23 @@ def evaluate_sentences(model, dataset, **options):
     return rows
 
 
+def compare(first, second, dataset, **options):
+    """Rows: mAP and R1 of two runs on the same queries, second - first and its 95 % interval (paired_bootstrap)."""
+    rows = []
+    for (head, one), (_, two) in zip(rankings(first, dataset, **options), rankings(second, dataset, **options)):
+        for figure in ("mAP", "R1"):
+            a, b = (np.mean([run["each"][figure] for run in runs], 0) for runs in (one, two))  # over the trials, (q,)
+            a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+            difference, low, high = paired_bootstrap(a, b)
+            rows.append(head | {"figure": figure, "queries": len(a), "first": a.mean(), "second": b.mean(),
+                                "difference": difference, "low": low, "high": high})
+    return rows
+
+
 # ---- does the model listen? ----
 
 def asked(dataset, queries, gallery, seed=0):
-    """ctcc and li: (queries, {"wanted", "own", "random": one query instruction per query}); wanted is the right one.
+    """ctcc and li: (indices of queries, {"own", "random": a wrong instruction for each of these}).
 
     own: what the query wears itself or, where the data does not tell, what a gallery image of that person in other than
     the wanted clothes wears; a query without either is left out. random: what a query of another person wants.
@@ -382,49 +454,97 @@ def asked(dataset, queries, gallery, seed=0):
         shown[r.pid].append(r)
     if len(people) < 2:
         raise UserError(f"{dataset.root}: one query person only; a random instruction needs a second")
-    kept, asks = [], {"wanted": [], "own": [], "random": []}
-    for q in queries:
+    kept, asks = [], {"own": [], "random": []}
+    for i, q in enumerate(queries):
         wanted, own = instructions.query_instruction(dataset.task, q), instructions.gallery_instruction(dataset.task, q)
         if own == wanted:
             own = next((instructions.gallery_instruction(dataset.task, r) for r in shown[q.pid]
                         if r.clothes != q.target_clothes), None)
         if own:
             stranger = rng.choice(people[rng.choice([pid for pid in people if pid != q.pid])])
-            kept.append(q)
-            asks["wanted"].append(wanted)
+            kept.append(i)
             asks["own"].append(own)
             asks["random"].append(instructions.query_instruction(dataset.task, stranger))
     return kept, asks
 
 
-def instruction_matrix(model, datasets, feature="edit", batch=64, sentence=0):
-    """Rows: the same queries and gallery under the right and the wrong instruction.
+def variants(features, dataset, queries, gallery):
+    """The same queries under a right and a wrong instruction: (queries, {name: (instructions, qf, gf)}); right one first.
 
-    LTCC: the trad and the cc sentence against targets in the same and in other clothes. COCAS+ (ctcc, li), strict
-    protocol: the wanted, the query's own and a random instruction; gallery images keep their own throughout.
+    A sentence task and the one with the opposite sentence: both sides change it. ctcc and li: wanted, own, random; gallery
+    images keep their own. t2i: the caption alone.
+    """
+    if dataset.task in instructions.SENTENCES:
+        said = [instructions.SENTENCES[task][0] for task in (dataset.task, "cc" if dataset.task == "trad" else "trad")]
+        names = ("test", "test") if gallery is queries else ("query", "gallery")
+        qf, gf = (features(dataset, side, records, {words: [words] * len(records) for words in said})
+                  for side, records in zip(names, (queries, gallery)))
+        return queries, {words: ([words] * len(queries), *both) for words, *both in zip(said, qf, gf)}
+    (qf, gf), = side_features(features, dataset, queries, gallery)
+    ask = [instructions.query_instruction(dataset.task, r) for r in queries]
+    kept, wrong = ([], {}) if dataset.task == "t2i" else asked(dataset, queries, gallery)
+    if not kept:
+        return queries, {"wanted": (ask, qf, gf)}
+    queries = [queries[i] for i in kept]
+    feats = features(dataset, "query", queries, wrong)
+    return queries, {"wanted": ([ask[i] for i in kept], qf[kept], gf)} | {
+        name: (wrong[name], qf, gf) for name, qf in zip(wrong, feats)}
+
+
+def instruction_matrix(features, datasets):
+    """Rows: the same queries and gallery under the right and the wrong instruction, for every data set that knows clothes.
+
+    cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li, strict protocol: the
+    wanted, the query's own and a random instruction.
     """
     rows = []
     for dataset in datasets:
-        if dataset.name not in ("ltcc", "cocas"):  # the others know no clothes
-            continue
         queries, gallery = sides(dataset)
-        if dataset.name == "ltcc":
-            targets = {"same clothes": SAME_CLOTHES, "other clothes": OTHER_CLOTHES}
-            said = [instructions.SENTENCES[task][sentence] for task in ("trad", "cc")]
-            asks = {words: [words] * len(queries) for words in said}
-        else:
-            targets = {"wanted clothes": STRICT}
-            queries, asks = asked(dataset, queries, gallery)
-            hold = [instructions.gallery_instruction(dataset.task, r) for r in gallery]
-            gf = extract(model, dataset, gallery, hold, feature, batch)
-        for name, ask in asks.items():
-            qf = extract(model, dataset, queries, ask, feature, batch)
-            if dataset.name == "ltcc":
-                gf = extract(model, dataset, gallery, [name] * len(gallery), feature, batch)
-            for target, protocol in targets.items():
+        if dataset.task not in ("cc", "ctcc", "li") or not any(record.clothes for record in gallery):
+            continue
+        targets = {"wanted clothes": STRICT}
+        if dataset.task == "cc":
+            targets = {"other clothes": OTHER_CLOTHES, "same clothes": SAME_CLOTHES}
+        queries, asks = variants(features, dataset, queries, gallery)
+        for target, protocol in targets.items():
+            if next(answerable(protocol, queries, gallery), None) is None:  # nobody is seen twice in the same clothes
+                continue
+            for name, (_, qf, gf) in asks.items():
                 row = {"task": dataset.task, "data": dataset.title, "target": target, "instruction": name}
-                rows.append(row | score(protocol, queries, gallery, qf, gf))
-    return sorted(rows, key=lambda row: (row["data"], row["task"], row["target"]))
+                rows.append(row | score(protocol, queries, gallery, qf, gf, device=features.device))
+    return rows
+
+
+def answerable(protocol, queries, gallery):
+    """Yields the indices of the queries that have a hit; looks at one query after the other."""
+    q, g = columns(queries, gallery)
+    for i in range(len(queries)):
+        positive, removed = masks(protocol, Columns(*(column[i] for column in q)), g)
+        if (positive & ~removed).any():
+            yield i
+
+
+def rank_rows(features, dataset, people=2):
+    """RankRows of `people` queries, spread evenly over those with a hit and not picked by result, right and wrong instruction."""
+    queries, gallery = sides(dataset)
+    queries, asks = variants(features, dataset, queries, gallery)
+    protocol = PROTOCOLS[dataset.name, dataset.task][0]
+    if dataset.task == "cc" and any(answerable(OTHER_CLOTHES, queries, gallery)):
+        protocol = OTHER_CLOTHES
+    ask, hold = list(range(len(queries))), list(range(len(gallery)))
+    if protocol.modality:
+        ask, hold = ([i for i in ask if (queries[i].modality == protocol.modality) == own] for own in (True, False))
+    ranked = [gallery[i] for i in hold]
+    shown = [ask[i] for i in answerable(protocol, [queries[i] for i in ask], ranked)]
+    rows = []
+    for i in np.linspace(0, len(shown) - 1, min(people, len(shown))).astype(int):
+        query = queries[shown[i]]
+        positive, removed = (mask[0] for mask in masks(protocol, *columns([query], ranked)))
+        verdicts = np.where(removed, pictures.REMOVED, np.where(positive, pictures.HIT, pictures.MISS))
+        for name, (instr, qf, gf) in asks.items():
+            order = pictures.top_of(np.argsort(-(gf[hold] @ qf[shown[i]]).numpy(), kind="stable"), verdicts)
+            rows.append(pictures.RankRow(dataset, query, name, instr[shown[i]], [(ranked[j], verdicts[j]) for j in order]))
+    return rows
 
 
 def format_table(rows):
@@ -437,143 +557,98 @@ def format_table(rows):
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-# ---- ranking pictures ----
-
-CELL, GAP, FRAME, NOTE = (192, 96), 12, 5, 190  # pixels: image (height, width), spacing, frame, width of an instruction
-HIT, MISS = (0, 140, 60), (215, 30, 30)  # solid and dashed, so that the frames differ without colour too
-
-
-class RankRow(NamedTuple):
-    """One line of a ranking picture: gallery records, nearest first, and which of them are hits."""
-    dataset: data.Dataset
-    query: data.Record
-    instruction: str  # a sentence, or for ctcc the path of a picture
-    gallery: list
-    hits: list
-
-
-def rank_rows(model, dataset, people=3, feature="edit", batch=64):
-    """RankRows of `people` queries, spread evenly over the list and not picked by result, right and wrong instruction.
-
-    LTCC: a cc and a trad sentence, targets in other clothes. COCAS+: wanted and own clothes. Others: their instruction.
-    """
-    queries, gallery = sides(dataset)
-    p, task = PROTOCOLS[dataset.name, dataset.task][0], dataset.task
-    if p.modality:
-        queries, gallery = ([r for r in gallery if (r.modality == p.modality) == ask] for ask in (True, False))
-    if dataset.name == "ltcc":
-        p, variants = OTHER_CLOTHES, [(t, [instructions.SENTENCES[t][0]] * len(queries)) for t in ("cc", "trad")]
-    elif dataset.name == "cocas":
-        queries, asks = asked(dataset, queries, gallery)
-        variants = [(task, asks[kind]) for kind in ("wanted", "own")]
-    else:
-        variants = [(task, [instructions.query_instruction(task, r) for r in queries])]
-    positive, removed = masks(p, *columns(queries, gallery))
-    shown = np.flatnonzero((positive & ~removed).any(1))
-    shown = shown[np.linspace(0, len(shown) - 1, min(people, len(shown))).astype(int)]
-    rows = []
-    for task, asks in variants:
-        hold = [instructions.gallery_instruction(task, r) for r in gallery]
-        gf = extract(model, dataset, gallery, hold, feature, batch)
-        qf = extract(model, dataset, [queries[i] for i in shown], [asks[i] for i in shown], feature, batch)
-        for i, dist in zip(shown, (1 - qf @ gf.T).numpy()):
-            top = np.argsort(np.where(removed[i], np.inf, dist), kind="stable")[:min(10, (~removed[i]).sum())]
-            rows.append(RankRow(dataset, queries[i], asks[i], [gallery[j] for j in top], positive[i, top].tolist()))
-    return [row for k in range(len(shown)) for row in rows[k::len(shown)]]  # the same query's rows one below the other
-
-
-def rank_picture(rows):
-    """A picture as in Supp. Fig. 1-2: query, instruction, ranking; hits framed in solid green, misses in dashed red."""
-    h, w = CELL
-    width = 4 * GAP + w + NOTE + max(len(row.gallery) for row in rows) * (w + GAP)
-    picture = Image.new("RGB", (width, GAP + len(rows) * (h + GAP)), "white")
-    draw = ImageDraw.Draw(picture)
-    for r, (dataset, query, instruction, gallery, hits) in enumerate(rows):
-        x, y = 2 * GAP + w, GAP + r * (h + GAP)
-        if query.path is not None:
-            picture.paste(_open(dataset, query.path, CELL), (GAP, y))
-        if dataset.task == "ctcc":
-            picture.paste(_open(dataset, instruction, (w, w)), (x + (NOTE - w) // 2, y + (h - w) // 2))
-        else:
-            _write(draw, instruction, x, y)
-        for k, (record, hit) in enumerate(zip(gallery, hits)):
-            corner = x + NOTE + 2 * GAP + k * (w + GAP), y
-            picture.paste(_open(dataset, record.path, CELL), corner)
-            _frame(draw, *corner, hit)
-    return picture
-
-
-def _open(dataset, path, size):
-    return Image.fromarray(data.load_image(dataset.root / path, size).permute(1, 2, 0).numpy())
-
-
-def _write(draw, sentence, x, y):
-    """The sentence, in the largest font that fits beside the query."""
-    for size in (18, 16, 14, 12, 10):
-        font, lines = ImageFont.load_default(size), textwrap.fill(sentence, int(1.8 * NOTE / size))
-        _, _, right, bottom = draw.multiline_textbbox((x, y), lines, font)
-        if right <= x + NOTE and bottom <= y + CELL[0]:
-            break
-    draw.multiline_text((x, y + max(0, y + CELL[0] - bottom) // 2), lines, "black", font)
-
-
-def _frame(draw, x, y, hit, dash=14):
-    (h, w), inner = CELL, FRAME - 1
-    if hit:
-        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=HIT, width=FRAME)
-        return
-    for a in range(0, w, 2 * dash):
-        for edge in (y, y + h - FRAME):
-            draw.rectangle((x + a, edge, x + min(a + dash, w) - 1, edge + inner), fill=MISS)
-    for a in range(0, h, 2 * dash):
-        for edge in (x, x + w - FRAME):
-            draw.rectangle((edge, y + a, edge + inner, y + min(a + dash, h) - 1), fill=MISS)
-
-
 # ---- command line ----
 
 @dataclass
 class Config:
     """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
-    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote")
+    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote, or features that --save-features wrote")
     task: str = cli.option(None, "which task; all = every task that the data offers", ("all", *instructions.TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
     instructions: str = cli.option("one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
     feature: str = cli.option(None, "what is ranked: the edited CLS token, or F_out of the attention module",
                               ("edit", "fused"))
+    flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
     ap_window: int = cli.option(None, "AP in the first N ranks, as the released code (500); None = all, the standard")
-    rank_list: str = cli.option(None, "write a ranking picture to this .png")
-    device: str = cli.option("auto", "auto takes CUDA if it is there", ("auto", "cpu", "cuda"))
+    rerank: bool = cli.option(False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
+    compare: str = cli.option(None, "another last.pt or features file: differences with 95 %% intervals over the queries")
+    save_features: str = cli.option(None, "write the features to this .safetensors; --checkpoint reads it")
+    pictures: bool = cli.option(False, "draw rankings, gates and instruction attention into the checkpoint's folder")
+    device: str = cli.option("auto", "auto takes CUDA if it is there")
     batch: int = cli.option(64, "images per batch")
 
 
 def main(config):
-    model, trained = weights.load_model(config.checkpoint)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if config.device not in ("auto", device) and device == "cpu":
-        raise UserError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    if config.batch < 1:
-        raise UserError(f"--batch {config.batch}: at least one image")
-    model.to(device if config.device == "auto" else config.device)
+    for flag in ("batch", "ap_window"):
+        if getattr(config, flag) is not None and getattr(config, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least 1")
+    if config.save_features and not Path(config.save_features).parent.is_dir():
+        raise UserError(f"--save-features {config.save_features}: there is no such folder; make it first")
+    device = pick_device(config.device)
+    features, trained = open_run(config.checkpoint, config, device)
     datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
-    how = {"feature": config.feature or trained["feature"], "batch": config.batch}
+    how = {"ap_window": config.ap_window, "rerank": config.rerank}
     spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
-    single = [d for d in datasets if d not in spread]
     tables = {
-        "Results": evaluate_all(model, single, ap_window=config.ap_window, **how),
-        "All 20 sentences": sum((evaluate_sentences(model, d, ap_window=config.ap_window, **how) for d in spread), []),
-        "Instruction matrix: same queries, same gallery": instruction_matrix(model, datasets, **how),
+        "Results": evaluate_all(features, [d for d in datasets if d not in spread], **how),
+        "All 20 sentences": sum((evaluate_sentences(features, d, **how) for d in spread), []),
+        "Instruction matrix: same queries, same gallery": instruction_matrix(features, datasets),
     }
+    if config.compare:
+        other, _ = open_run(config.compare, config, device)
+        title = f"Comparison: first {config.checkpoint}, second {config.compare}; low and high: 95 % interval of the difference"
+        tables[title] = sum((compare(features, other, d, **how) for d in datasets), [])
     for title, rows in tables.items():
         if rows:
             print(f"{title} (percent)\n\n{format_table(rows)}\n")
-    if config.rank_list:
-        picture = rank_picture([row for dataset in datasets for row in rank_rows(model, dataset, **how)])
+    if config.pictures:
+        draw(features, datasets, Path(config.checkpoint).parent)
+    if config.save_features:
+        told = {"data": str(config.data or trained["data"]), "task": config.task or trained["task"]}
+        save_features(config.save_features, features, **told)
+        print(f"wrote {config.save_features}")
+
+
+def open_run(path, config, device):
+    """(Features, the config it was trained with or what its features file tells) of a checkpoint or a features file."""
+    if not path.endswith(".safetensors"):
+        model, trained = weights.load_model(path)
+        return Features(model.to(device), config.feature or trained["feature"], config.batch, config.flip), trained
+    features, told = load_features(path, device)
+    for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
+        if wanted and wanted != getattr(features, flag):
+            raise UserError(f"--{flag} asks for other features than {path} holds; drop the flag, or save them again with it")
+    return features, told
+
+
+def draw(features, datasets, folder):
+    """Rankings and instruction attention of each data set, the attention being that of the first query of the ranking, and the gates."""
+    features.need_model("pictures of gates and attention")
+    done = {"gates": pictures.gates(features.model)} if features.model.editing else {}
+    for dataset in datasets:
+        rows = rank_rows(features, dataset)
+        done[f"ranking_{dataset.name}_{dataset.task}"] = pictures.rankings(rows)
+        if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
+            with evaluating(features.model) as device:
+                image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
+                words = pictures.attention(features.model, image, rows[0].instruction)
+            done[f"attention_{dataset.name}_{dataset.task}"] = words
+    for name, picture in done.items():
         try:
-            picture.save(config.rank_list)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--rank-list {config.rank_list}: {error}; name a .png in a folder that exists")
-        print(f"wrote {config.rank_list}")
+            picture.save(folder / f"{name}.png")
+        except OSError as error:
+            raise UserError(f"--pictures: cannot write {folder}/{name}.png ({error}); copy the checkpoint elsewhere") from error
+        print(f"wrote {folder}/{name}.png")
+
+
+def pick_device(name):
+    """auto: this process's own GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise UserError(f"--device {name} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ PRESETS = {
 
 def main(config):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = pick_device(config.device)
+    device = evaluate.pick_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1:
@@ -126,7 +126,7 @@ def main(config):
         if rank == 0 and step < config.steps and step % config.save_every == 0:
             save(folder, config, batches.classes, model, optimiser, scaler, step)
         if rank == 0 and step < config.steps and config.evaluate_every and step % config.evaluate_every == 0:
-            log(folder, step, evaluate.evaluate_all(model.eval(), datasets, feature=config.feature))
+            log(folder, step, evaluate.evaluate_all(evaluate.Features(model.eval(), config.feature), datasets))
             model.train()
     bar.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -173,16 +173,6 @@ def text_to_image_terms(model, images, sentences, instr, labels):
     logits = model.match(pairs, instr)
     return {"con": losses.contrastive(image_feats, text_feats, labels, temperature),
             "match": losses.matching(logits[:len(images)], logits[len(images):])}
-
-
-def pick_device(name):
-    """auto: this process's own GPU if there is one, else the CPU."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise UserError(f"--device {name} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
 
 
 def amp_mode(name, device):
@@ -296,8 +286,8 @@ def restore(checkpoint, model, optimiser, scaler, device, path):
 
 def finish(model, datasets, config, folder, step, seconds):
     """Evaluates the last step, writes the metrics line, prints the tables."""
-    rows = evaluate.evaluate_all(model, datasets, feature=config.feature)
-    matrix = evaluate.instruction_matrix(model, datasets, feature=config.feature)
+    features = evaluate.Features(model, config.feature)
+    rows, matrix = evaluate.evaluate_all(features, datasets), evaluate.instruction_matrix(features, datasets)
     log(folder, step, rows, matrix)
     print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")
     print(evaluate.format_table(rows))

@@ -1,4 +1,4 @@
-"""Ranking metrics against reference figures, a full sort and rankings by hand; protocols, instructions, pictures."""
+"""Protocols, features, tables and tasks, on painted images and a model that looks at colours."""
 
 import numpy as np
 import pytest
@@ -6,157 +6,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import cli
 import data
 import evaluate
 import instructions
 from cli import UserError
 from data import Dataset, Record
-from evaluate import PROTOCOLS, chance, columns, evaluate_features, evaluate_task, masks, ranking_metrics
+from evaluate import PROTOCOLS, Features, columns, evaluate_features, evaluate_task, masks, ranking_metrics
 from model import Instruction
-from tests.golden import golden
-
-CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 
 
-def same_cmc(ours, theirs):
-    return np.abs(ours[:len(theirs)] - theirs).max() < 1e-6
-
-
-# ---- metrics ----
-
-@pytest.mark.parametrize("name", CASES)
-def test_reference_figures(name):
-    z = golden(f"rank_metrics/{name}.npz")
-    queries, gallery = ([Record("ltcc", role, "", int(p), int(c), clothes=str(o))
-                         for p, c, o in zip(z[f"{side}_pids"], z[f"{side}_camids"], z[f"{side}_clothids"])]
-                        for role, side in (("query", "q"), ("gallery", "g")))
-    q, g = columns(queries, gallery)
-    general, cc, sc = (masks(p, q, g) for p in PROTOCOLS["ltcc", "cc"])
-    for key, pair, options in (("market", general, {}), ("market_torchreid", general, {}), ("general", general, {}),
-                               ("cc", cc, {}), ("sc", sc, {}), ("instructreid_full", general, {}),
-                               ("instructreid_top500", general, {"ap_window": 500}),
-                               ("llcm", general, {"gallery_ids": z["g_pids"]})):
-        if name == "one_outfit" and key == "cc":  # the reference answers 0 where no query has a hit
-            with pytest.raises(UserError):
-                ranking_metrics(z["distmat"], *pair)
-            continue
-        ours = ranking_metrics(z["distmat"], *pair, **options)
-        assert same_cmc(ours["cmc"], z[f"{key}_cmc"]), key
-        assert abs(ours["mAP"] - z[f"{key}_map"]) < 1e-6, key
-        if f"{key}_minp" in z:
-            assert abs(ours["mINP"] - z[f"{key}_minp"]) < 1e-6, key
-        if f"{key}_valid_query" in z:
-            assert ours["queries"] == z[f"{key}_valid_query"].sum()
-    assert ranking_metrics(z["distmat"], *general)["queries"] == z["valid_query"].sum()
-    for row, ap in zip(np.flatnonzero(z["valid_query"]), z["market_ap"]):
-        assert abs(ranking_metrics(*(m[row:row + 1] for m in (z["distmat"], *general)))["mAP"] - ap) < 1e-6
-
-
-@pytest.mark.parametrize("name", ("t2i_0", "t2i_1"))
-def test_reference_figures_of_text_search(name):
-    z = golden(f"rank_metrics/{name}.npz")
-    dist, positive, seen = -z["similarity"], z["q_pids"][:, None] == z["g_pids"], z["i2t_gallery_subset"]
-    for key, d, hits in (("t2i", dist, positive), ("i2t", dist.T[seen], positive.T[seen])):
-        ours = ranking_metrics(d, hits)
-        assert np.abs(100 * ours["cmc"][:len(z[f"{key}_cmc_percent"])] - z[f"{key}_cmc_percent"]).max() < 1e-3
-        assert abs(100 * ours["mAP"] - z[f"{key}_map_percent"]) < 1e-3
-        assert abs(100 * ours["mINP"] - z[f"{key}_minp_percent"]) < 1e-3
-    ours = ranking_metrics(dist, positive)
-    ranks = {k: ours["cmc"][k - 1] for k in (1, 5, 10, 50)}
-    assert all(abs(rank - z[f"instructreid_t2i_r{k}"]) < 1e-6 for k, rank in ranks.items())
-    assert abs((ranks[1] + ranks[5] + ranks[10]) / 3 - z["instructreid_t2i_r_mean"]) < 1e-6
-    assert abs(ours["mAP"] - z["instructreid_t2i_mAP"]) < 1e-6
-
-
-def naive_metrics(dist, positive, removed, ap_window=None):
-    """The textbook way: sort the gallery, walk down."""
-    aps, inps, firsts = [], [], []
-    for d, hits, gone in zip(dist, positive, removed):
-        if not (hits & ~gone).any():
-            continue
-        order = np.argsort(d, kind="stable")[:ap_window]
-        order = [i for i in order if not gone[i]]
-        places = [rank for rank, i in enumerate(order, 1) if hits[i]]
-        aps.append(np.mean([n / rank for n, rank in enumerate(places, 1)]) if places else 0)
-        inps.append(len(places) / places[-1] if places else 0)
-        firsts.append(places[0] if places else np.inf)
-    return {"mAP": np.mean(aps), "mINP": np.mean(inps), "queries": len(aps),
-            "cmc": [np.mean(np.array(firsts) <= k) for k in range(1, dist.shape[1] + 1)]}
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_equals_a_full_sort(seed):
-    rng = np.random.default_rng(seed)
-    q, g = rng.integers(1, 8), rng.integers(1, 40)
-    values = rng.integers(1, 30)  # few values: many ties, one value: nothing but ties
-    dist = rng.integers(0, values, (q, g)).astype(rng.choice(["float32", "float64"])) / 7
-    positive, removed = rng.random((q, g)) < rng.random(), rng.random((q, g)) < rng.random() / 2
-    positive[0, 0], removed[0, 0] = True, False  # one query with a hit at least; others may have none
-    for window in (None, 5):
-        ours, naive = ranking_metrics(dist, positive, removed, window), naive_metrics(dist, positive, removed, window)
-        for key in ("mAP", "mINP", "cmc", "queries"):
-            np.testing.assert_allclose(ours[key], naive[key], atol=1e-12, err_msg=key)
-
-
-def test_hand_worked_ranking():
-    # order: b(hit) a c(hit) d(hit, removed) e
-    dist = torch.tensor([[0.2, 0.1, 0.3, 0.4, 0.5]])
-    positive = torch.tensor([[False, True, True, True, False]])
-    removed = torch.tensor([[False, False, False, True, False]])
-    figures = ranking_metrics(dist, positive, removed)
-    assert figures["mAP"] == pytest.approx((1 / 1 + 2 / 3) / 2) and figures["mINP"] == pytest.approx(2 / 3)
-    assert figures["cmc"].tolist() == [1] * 5 and figures["queries"] == 1
-
-
-def test_ties_keep_gallery_order():
-    assert ranking_metrics(np.zeros((1, 3)), np.array([[False, True, False]]))["mAP"] == 1 / 2
-    assert ranking_metrics(np.zeros((1, 3)), np.array([[True, False, False]]))["mAP"] == 1
-
-
-def test_default_divides_ap_by_all_hits_and_the_window_does_not():
-    dist, positive = np.arange(600.0)[None], np.zeros((1, 600), bool)
-    positive[0, [0, 549]] = True
-    assert ranking_metrics(dist, positive)["mAP"] == pytest.approx((1 + 2 / 550) / 2)
-    assert ranking_metrics(dist, positive, ap_window=500)["mAP"] == 1
-    removed = np.arange(600)[None] % 2 == 1  # the cut comes before the removal: rank 275 of the kept is still outside
-    positive[0, [0, 548]] = True
-    assert ranking_metrics(dist, positive, removed, ap_window=500)["mAP"] == 1
-    positive[0, 0] = False
-    figures = ranking_metrics(dist, positive, removed, ap_window=500)
-    assert (figures["mAP"], figures["queries"], figures["cmc"].max()) == (0, 1, 0)
-
-
-def test_distinct_people_cmc():
-    dist, ids = np.arange(5.0)[None], np.array([7, 7, 8, 3, 3])
-    figures = ranking_metrics(dist, ids[None] == 3, gallery_ids=ids)
-    assert figures["cmc"].tolist() == [0, 0, 1, 1, 1]  # 7, 8, 3
-    assert figures["mAP"] == pytest.approx((1 / 4 + 2 / 5) / 2)
-
-
-@pytest.mark.parametrize("dist, positive, what", [
-    (np.full((1, 2), np.nan), np.ones((1, 2), bool), "NaN"),
-    (np.zeros((1, 0)), np.zeros((1, 0), bool), "gallery is empty"),
-    (np.zeros((2, 3)), np.zeros((2, 3), bool), "no query has a hit"),
-    (np.zeros((0, 3)), np.zeros((0, 3), bool), "no query has a hit"),
-    (np.zeros((2, 3)), np.zeros((3, 2), bool), "queries, gallery"),
-])
-def test_nothing_to_rank_is_a_user_error(dist, positive, what):
-    with pytest.raises(UserError, match=what) as error:
-        ranking_metrics(dist, positive)
-    assert "\n" not in str(error.value)
-
-
-def test_chance_equals_the_mean_over_random_orders():
-    rng = np.random.default_rng(0)
-    positive, removed = rng.random((3, 12)) < 0.4, rng.random((3, 12)) < 0.2
-    figures = [ranking_metrics(rng.random((3, 12)), positive, removed) for _ in range(2000)]
-    expected_map, expected_r1 = chance(positive, removed)
-    assert expected_map == pytest.approx(np.mean([f["mAP"] for f in figures]), abs=0.01)
-    assert expected_r1 == pytest.approx(np.mean([f["cmc"][0] for f in figures]), abs=0.02)
-    assert chance(np.ones((1, 1), bool), np.zeros((1, 1), bool)) == (1, 1)
-    one_of_two = np.array([[True, False]])
-    assert chance(one_of_two, one_of_two & False) == (0.75, 0.5)
-
+# ---- ranking by features ----
 
 def test_chunks_change_nothing():
     torch.manual_seed(0)
@@ -168,8 +28,11 @@ def test_chunks_change_nothing():
     whole, parts = (evaluate_features(qf, gf, q, g, protocol, chunk=chunk) for chunk in (100, 4))
     dist = 1 - F.normalize(qf) @ F.normalize(gf).T
     direct = ranking_metrics(dist, *masks(protocol, q, g))
-    for key in whole:
-        np.testing.assert_allclose(whole[key], parts[key], atol=1e-12)
+    each, parts_of_each = whole.pop("each"), parts.pop("each")
+    for ours, theirs in ((whole, parts), (each, parts_of_each)):
+        for key in ours:
+            np.testing.assert_allclose(ours[key], theirs[key], atol=1e-12)
+    assert each["mAP"].shape == (23,) and np.nanmean(each["mAP"]) == pytest.approx(whole["mAP"])
     assert all(np.allclose(whole[key], direct[key]) for key in direct)
     told = []
 
@@ -179,6 +42,33 @@ def test_chunks_change_nothing():
 
     evaluate_features(qf, gf, q, g, protocol, chunk=4, rescore=rescore)
     assert told == list(range(23))  # which queries a chunk holds
+
+
+def test_reranking_by_features_is_that_of_the_metrics():
+    torch.manual_seed(0)
+    qf, gf = torch.randn(9, 4), torch.randn(40, 4)
+    q, g = columns([Record("market", "query", None, i % 5) for i in range(9)],
+                   [Record("market", "gallery", None, i % 5) for i in range(40)])
+    units = F.normalize(qf), F.normalize(gf)
+    dist = evaluate.k_reciprocal(*units)(0, (-units[0] @ units[1].T).numpy())
+    expected = ranking_metrics(dist, *masks(PROTOCOLS["market", "trad"][0], q, g))
+    for chunk in (4, 100):
+        ours = evaluate_features(qf, gf, q, g, PROTOCOLS["market", "trad"][0], chunk=chunk, rerank=True)
+        assert ours["mAP"] == pytest.approx(expected["mAP"])
+    with pytest.raises(UserError, match="20 neighbours.*holds 12"):
+        evaluate_features(qf, gf[:12], q, g, PROTOCOLS["market", "trad"][0], rerank=True)
+
+
+@pytest.mark.parametrize("qf, gf, what", [
+    (torch.full((2, 3), torch.nan), torch.ones(4, 3), "2 of 2 query features hold NaN"),
+    (torch.ones(2, 3), torch.ones(4, 3).index_fill(0, torch.tensor([1]), torch.inf), "1 of 4 gallery features"),
+    (torch.ones(2, 3), torch.ones(4, 5), "3 wide and gallery features 5"),
+    (torch.ones(2, 3), torch.ones(0, 3), "2 queries and 0 gallery images"),
+])
+def test_broken_features_are_a_user_error(qf, gf, what):
+    with pytest.raises(UserError, match=what) as error:
+        evaluate_features(qf, gf, None, None, None)
+    assert "\n" not in str(error.value)
 
 
 # ---- protocols ----
@@ -259,9 +149,9 @@ class ColourModel(torch.nn.Module):
     """Feature = mean colour of the image plus `listen` times the instruction's. `seen`: which image met which one."""
     size, picture_size = (16, 8), (8, 8)
 
-    def __init__(self, listen=0.0):
+    def __init__(self, listen=0.0, editing=True):
         super().__init__()
-        self.weight, self.listen, self.seen = torch.nn.Parameter(torch.zeros(1)), listen, []
+        self.weight, self.listen, self.editing, self.seen = torch.nn.Parameter(torch.zeros(1)), listen, editing, []
 
     def instruct(self, what):
         colour = torch.stack([colour_of(s) for s in what]) if isinstance(what, list) else what.mean((2, 3))
@@ -306,7 +196,7 @@ def cocas(root, task):
 @pytest.mark.parametrize("task", ("ctcc", "li"))
 def test_gallery_keeps_its_own_instruction(root, task):
     model = ColourModel()
-    evaluate_task(model, cocas(root, task))
+    evaluate_task(Features(model), cocas(root, task))
     expected = [("grey", "red"), ("grey", "blue")] + [(own, own) for own in ("red", "green", "blue", "green")]
     assert len(model.seen) == len(expected)
     for (image, instr), names in zip(model.seen, expected):
@@ -316,12 +206,13 @@ def test_gallery_keeps_its_own_instruction(root, task):
 @pytest.mark.parametrize("task", ("ctcc", "li"))
 def test_matrix_of_wanted_own_and_random_instruction(root, task):
     model = ColourModel(listen=1.0)
-    rows = evaluate.instruction_matrix(model, [cocas(root, task)])
+    rows = evaluate.instruction_matrix(Features(model), [cocas(root, task)])
     by_name = {row["instruction"]: row for row in rows}
     assert by_name["wanted"]["mAP"] == by_name["wanted"]["R1"] == 1
     assert by_name["own"]["R1"] == by_name["random"]["R1"] == 0
     assert len(model.seen) == 4 + 3 * 2  # the gallery once, the queries three times
-    torch.testing.assert_close([image for image, _ in model.seen[:4]], [instr for _, instr in model.seen[:4]])  # its own
+    gallery = model.seen[2:6]
+    torch.testing.assert_close([image for image, _ in gallery], [instr for _, instr in gallery])  # its own
     assert all(row["chance mAP"] > 0 and row["queries"] == 2 for row in rows)
 
 
@@ -333,26 +224,26 @@ def ltcc(root):
 
 
 def test_tasks_give_every_protocol_with_its_name_and_chance(root):
-    rows = evaluate_task(ColourModel(), ltcc(root))
+    rows = evaluate_task(Features(ColourModel()), ltcc(root))
     assert [row["protocol"] for row in rows] == ["general", "cc", "sc"]
     assert [row["R1"] for row in rows] == [1, 0.5, 1]  # a model of clothes' colours guesses where the clothes change
     assert all(row["queries"] == 4 and row["without"] == 0 and 0 < row["chance mAP"] < 1 for row in rows)
-    assert [row["protocol"] for row in evaluate_task(ColourModel(), ltcc(root), protocol="sc")] == ["sc"]
+    assert [row["protocol"] for row in evaluate_task(Features(ColourModel()), ltcc(root), protocol="sc")] == ["sc"]
     with pytest.raises(UserError, match="general, cc, sc"):
-        evaluate_task(ColourModel(), ltcc(root), protocol="strict")
+        evaluate_task(Features(ColourModel()), ltcc(root), protocol="strict")
 
 
 def test_matrix_of_sentences(root):
     model = ColourModel()
-    rows = evaluate.instruction_matrix(model, [ltcc(root)])
-    said = [instructions.SENTENCES[task][0] for task in ("trad", "cc")]
+    rows = evaluate.instruction_matrix(Features(model), [ltcc(root)])
+    said = [instructions.SENTENCES[task][0] for task in ("cc", "trad")]
     assert [(row["target"], row["instruction"]) for row in rows] == [
         (target, words) for target in ("other clothes", "same clothes") for words in said]
     assert [row["R1"] for row in rows if row["target"] == "same clothes"] == [1, 1]
 
 
 def test_all_sentences_report_mean_and_spread(root):
-    rows = evaluate.evaluate_sentences(ColourModel(), ltcc(root))
+    rows = evaluate.evaluate_sentences(Features(ColourModel()), ltcc(root))
     assert [row["sentences"] for row in rows] == [20] * 3 and rows[0]["sd"] == 0 and rows[0]["best"] == rows[0]["worst"]
 
 
@@ -361,22 +252,26 @@ def test_second_stage_reorders_only_the_nearest(root):
     gallery = [Record("cuhk-pedes", "gallery", f"{image}.png", pid) for pid, image in enumerate(images)]
     queries = [Record("cuhk-pedes", "query", None, pid, None, None, "text", (word,)) for pid, word in enumerate(images)]
     dataset = Dataset("cuhk-pedes", "CUHK-PEDES", "t2i", root, tuple(queries + gallery))
-    first, second = evaluate_task(ColourModel(), dataset)
+    first, second = evaluate_task(Features(ColourModel()), dataset)
     assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
-    rescore = evaluate.matcher(ColourModel(), dataset, gallery, ["blue", "red"], top=2)
-    order = rescore(0, torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]])).argsort(dim=1).tolist()
-    assert order == [[2, 3, 0, 1], [0, 1, 3, 2]]
-    assert rescore(1, torch.tensor([[0.2, 0.1, 0.4, 0.3]])).argsort().tolist() == [[0, 1, 3, 2]]  # the second sentence
+    gf = torch.eye(4)
+    near, logits = Features(ColourModel()).matches(dataset, gallery, ["blue", "red"], torch.tensor([[0, 0, 2.0, 1], [2, 1, 0, 0]]),
+                                                   gf, top=2)
+    assert near.tolist() == [[2, 3], [0, 1]]
+    rescore = evaluate.matched_first(near, logits)
+    dist = np.array([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]]) - 1
+    assert rescore(0, dist.copy()).argsort(1).tolist() == [[2, 3, 0, 1], [0, 1, 3, 2]]
+    assert rescore(1, dist[1:].copy()).argsort(1).tolist() == [[0, 1, 3, 2]]  # the second sentence
 
 
 def test_llcm_averages_trials_in_both_directions(root):
     records = tuple(Record("llcm", "test", f"{image}.png", pid, cam, modality=modality) for modality in ("rgb", "ir")
                     for pid, image in ((1, "red"), (2, "blue")) for cam in (1, 2) for _ in range(3))
     dataset = Dataset("llcm", "LLCM", "vi", root, records)
-    rows = evaluate_task(ColourModel(), dataset)
+    rows = evaluate_task(Features(ColourModel()), dataset)
     assert [row["protocol"] for row in rows] == ["ir-to-vis", "vis-to-ir"]
     assert all((row["trials"], row["queries"], row["gallery"]) == (10, 12, 4) for row in rows)
-    assert rows == evaluate_task(ColourModel(), dataset) and rows[0]["R1"] == 1
+    assert rows == evaluate_task(Features(ColourModel()), dataset) and rows[0]["R1"] == 1
 
 
 def test_llcm_cmc_ranks_people(root):
@@ -392,10 +287,10 @@ def test_llcm_cmc_ranks_people(root):
 
 def test_model_keeps_its_mode_and_empty_splits_are_named(root):
     model = ColourModel().train()
-    evaluate_task(model, ltcc(root))
+    evaluate_task(Features(model), ltcc(root))
     assert model.training
     with pytest.raises(UserError, match="0 queries"):
-        evaluate_task(model, ltcc(root)._replace(records=tuple(ltcc(root).split("gallery"))))
+        evaluate_task(Features(model), ltcc(root)._replace(records=tuple(ltcc(root).split("gallery"))))
 
 
 def test_table_shows_percent_and_aligns():
@@ -404,26 +299,119 @@ def test_table_shows_percent_and_aligns():
     assert lines[1].index("50.0") == lines[2].index("100.0") + 1
 
 
-# ---- pictures ----
+# ---- features: computed once, saved, of two runs ----
 
-def test_ranking_picture_frames_hits_and_misses(root):
-    dataset = ltcc(root)
-    rows = evaluate.rank_rows(ColourModel(), dataset, people=2)
-    assert [row.query for row in rows[:2]] == [dataset.records[0]] * 2  # the same query under both sentences
-    assert [row.instruction for row in rows[:2]] == [instructions.SENTENCES[task][0] for task in ("cc", "trad")]
-    assert all(record.clothes != row.query.clothes for row in rows for record in row.gallery)
-    picture = evaluate.rank_picture(rows)
-    (h, w), gap, note = evaluate.CELL, evaluate.GAP, evaluate.NOTE
-    assert picture.size == (4 * gap + w + note + 3 * (w + gap), gap + len(rows) * (h + gap))
-    assert any(rows[0].hits) and not all(rows[0].hits)
-    for k, hit in enumerate(rows[0].hits):
-        left = 4 * gap + w + note + k * (w + gap)
-        edge = {picture.getpixel((left + x, gap)) for x in range(w)}
-        assert edge == {evaluate.HIT} if hit else evaluate.MISS in edge and len(edge) > 1  # dashes
+def test_images_are_read_once_for_all_sentences(root, monkeypatch):
+    reads = []
+    monkeypatch.setattr(data, "load_image", lambda path, size, load=data.load_image: reads.append(path) or load(path, size))
+    model = ColourModel()
+    evaluate.evaluate_sentences(Features(model), ltcc(root))
+    assert len(reads) == 8 and len(model.seen) == 20 * 8
 
 
-def test_ranking_picture_shows_the_instruction_picture(root):
-    rows = evaluate.rank_rows(ColourModel(listen=1.0), cocas(root, "ctcc"), people=1)
-    assert [row.instruction for row in rows] == ["red.png", "green.png"] and rows[0].hits[0] and not rows[1].hits[0]
-    (h, w), gap = evaluate.CELL, evaluate.GAP
-    assert evaluate.rank_picture(rows).getpixel((2 * gap + w + evaluate.NOTE // 2, gap + h // 2)) == PAINT["red"]
+def test_a_model_without_editing_embeds_an_image_once(root):
+    model = ColourModel(editing=False)
+    rows = evaluate.evaluate_sentences(Features(model), ltcc(root))
+    assert len(model.seen) == 8 and rows[0]["sentences"] == 20
+    model.seen.clear()
+    evaluate.evaluate_sentences(Features(model, feature="fused"), ltcc(root))
+    assert len(model.seen) == 20 * 8  # F_out does meet the sentence
+
+
+def test_flip_sums_both_views_and_turns_the_instruction_along(root):
+    image = Image.open(root / "red.png")
+    image.paste((0, 0, 0), (0, 0, 2, 16))  # black at the left
+    image.save(root / "red.png")
+
+    class LeftHalf(ColourModel):
+        def instruct(self, what):
+            return super().instruct(what[..., :4])
+
+        def embed(self, images, instr, feature="edit"):
+            return super().embed(images[..., :4], instr)
+
+    model, dataset = LeftHalf(listen=1.0), cocas(root, "ctcc")
+    records = dataset.split("gallery")[:1]
+    one, = evaluate.extract(model, dataset, records, [["red.png"]])
+    both, = evaluate.extract(model, dataset, records, [["red.png"]], flip=True)
+    (left, _), (as_is, instr), (turned, instr_turned) = model.seen
+    torch.testing.assert_close(left, as_is)
+    torch.testing.assert_close(turned, colour_of("red"))
+    torch.testing.assert_close(instr_turned, colour_of("red"))
+    expected = F.normalize(F.normalize(as_is + instr, dim=0) + F.normalize(turned + instr_turned, dim=0), dim=0)
+    torch.testing.assert_close(both[0], expected)
+    assert not torch.allclose(one, both)
+
+
+def test_saved_features_give_every_figure_without_a_forward_pass(root, tmp_path):
+    t2i = Dataset("cuhk-pedes", "CUHK-PEDES", "t2i", root, tuple(
+        Record("cuhk-pedes", role, path, pid, None, None, "text" if path is None else "rgb", (word,))
+        for pid, word in enumerate(PAINT) for role, path in (("query", None), ("gallery", f"{word}.png"))))
+    datasets, model = [cocas(root, "ctcc"), ltcc(root), t2i], ColourModel(listen=1.0)
+    computed = Features(model, flip=True)
+    rows, matrix = evaluate.evaluate_all(computed, datasets), evaluate.instruction_matrix(computed, datasets)
+    evaluate.save_features(tmp_path / "f.safetensors", computed, task="all", data=str(root))
+    assert not list(tmp_path.glob("*.part"))
+    read, told = evaluate.load_features(tmp_path / "f.safetensors")
+    assert (read.feature, read.flip, told["task"], told["data"]) == ("edit", True, "all", str(root))
+    assert evaluate.evaluate_all(read, datasets) == rows and evaluate.instruction_matrix(read, datasets) == matrix
+    assert evaluate.evaluate_all(read, datasets, ap_window=1) != rows  # a second metric
+    with pytest.raises(UserError, match="lack 'ltcc/cc/query/swap outfits'"):
+        evaluate.evaluate_task(read, ltcc(root), sentence=1)
+    fewer = ltcc(root)._replace(records=ltcc(root).records[1:])
+    with pytest.raises(UserError, match="other images or instructions"):
+        evaluate.evaluate_task(read, fewer)
+
+
+def test_a_file_without_features_is_a_user_error(tmp_path):
+    (tmp_path / "f.safetensors").write_bytes(b"not a file of tensors")
+    for name in ("f.safetensors", "absent.safetensors"):
+        with pytest.raises(UserError, match=f"{name} holds no features") as error:
+            evaluate.load_features(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_compare_shows_the_difference_of_two_runs(root):
+    deaf, hears = Features(ColourModel()), Features(ColourModel(listen=1.0))
+    rows = evaluate.compare(deaf, hears, cocas(root, "ctcc"), protocol="strict")
+    one, two = (evaluate_task(features, cocas(root, "ctcc"), protocol="strict")[0] for features in (deaf, hears))
+    for row, figure in zip(rows, ("mAP", "R1")):
+        assert (row["figure"], row["first"], row["second"]) == (figure, one[figure], two[figure])
+        assert row["difference"] == pytest.approx(two[figure] - one[figure])
+        assert row["low"] <= row["difference"] <= row["high"]
+    assert rows[0]["second"] == 1 and rows[0]["difference"] > 0
+
+
+def test_matrix_needs_clothes_but_not_one_data_set(root):
+    records = tuple(Record("market", role, f"{image}.png", pid, cam) for role, cam in (("query", 1), ("gallery", 2))
+                    for pid, image in ((1, "red"), (2, "blue")))
+    assert evaluate.instruction_matrix(Features(ColourModel()), [Dataset("market", "Market", "trad", root, records)]) == []
+    other = ltcc(root)._replace(name="prcc", title="PRCC")
+    never_twice = other._replace(records=tuple(r for r in other.records if (r.role == "query") == ("red" in r.path)))
+    assert [row["target"] for row in evaluate.instruction_matrix(Features(ColourModel()), [other])] == [
+        "other clothes", "other clothes", "same clothes", "same clothes"]
+    assert {row["target"] for row in evaluate.instruction_matrix(Features(ColourModel()), [never_twice])} == {"other clothes"}
+
+
+def test_junk_is_not_embedded(root):
+    records = tuple(Record("market", role, f"{image}.png", pid, cam, junk=pid < 0) for role, image, pid, cam in (
+        ("query", "red", 1, 1), ("gallery", "red", 1, 2), ("gallery", "blue", 2, 2), ("gallery", "grey", -1, 2)))
+    model = ColourModel()
+    row, = evaluate_task(Features(model), Dataset("market", "Market", "trad", root, records))
+    assert row["gallery"] == 2 and len(model.seen) == 3
+
+
+# ---- the command line ----
+
+@pytest.mark.parametrize("flags, what", [
+    (["--batch", "0"], "--batch 0"),
+    (["--ap-window", "0"], "--ap-window 0"),
+    (["--save-features", "nowhere/f.safetensors"], "no such folder"),
+    (["--device", "abacus"], "--device abacus"),
+    (["--checkpoint", "nothing.pt"], "nothing.pt"),
+    (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
+])
+def test_mistakes_are_one_line(flags, what):
+    with pytest.raises(UserError, match=what) as error:
+        evaluate.main(cli.parse(evaluate.Config, flags))
+    assert "\n" not in str(error.value)
