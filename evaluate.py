@@ -1,27 +1,22 @@
-"""Evaluation: features, the protocol of each data set, tables, the instruction matrix, the comparison of two runs.
+"""Evaluation: the protocol of each data set, tables, the instruction matrix, the comparison of two runs.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
 in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
-The metrics are in metrics.py, the drawing is in pictures.py.
+The features come from features.py, the metrics from metrics.py, the drawing is in pictures.py.
 """
 
-import hashlib
 import os
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tqdm import tqdm
 
 import cli
 import data
@@ -29,6 +24,7 @@ import instructions
 import pictures
 import weights
 from cli import UserError
+from features import Features, evaluating, load_batch, load_features, matched_first, save_features
 from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, ranking_metrics, summary
 
 
@@ -118,9 +114,9 @@ def masks(protocol, q, g):
 def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore=None, rerank=False, device="cpu"):
     """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists. qf (q d), gf (g d) tensors.
 
-    q, g: `columns`. rescore(start, dist): new distances (c g) for the queries start, start + 1, ... from theirs, -cosine;
+    q, g: `columns`. rescore(start, dist): new distances (c g) for the queries start, start + 1, ... from -cosine (c g);
     rerank: that of k_reciprocal. The product runs on `device`, the counting in as many threads as torch has.
-    Returns what ranking_metrics does, and gallery, without (queries without a hit), "chance mAP", "chance R1", and "each":
+    Returns what ranking_metrics does, gallery, without (queries without a hit), "chance mAP", "chance R1", and "each":
     mAP and R1 of each query alone, (q,), NaN without a hit.
     """
     check_features(qf, gf)
@@ -148,180 +144,12 @@ def check_features(qf, gf):
     if not len(qf) or not len(gf):
         raise UserError(f"{len(qf)} queries and {len(gf)} gallery images: nothing to rank; check both lists or folders")
     if qf.shape[1] != gf.shape[1]:
-        raise UserError(f"query features are {qf.shape[1]} wide and gallery features {gf.shape[1]}: take both from one model")
+        raise UserError(f"query features are {qf.shape[1]} wide, gallery features {gf.shape[1]}: they need one model")
     for side, feats in (("query", qf), ("gallery", gf)):
-        broken = len(feats) - int(feats.isfinite().all(1).sum())
+        broken = len(feats) - int(feats.sum(1).isfinite().sum())
         if broken:
-            raise UserError(f"{broken} of {len(feats)} {side} features hold NaN or infinity: training has diverged; take an "
-                            "earlier checkpoint or a lower --lr")
-
-
-# ---- features ----
-
-@contextmanager
-def evaluating(model):
-    """Inference with BN necks in test mode, bfloat16 on CUDA. Gives the device; the model keeps its mode."""
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            yield device
-    finally:
-        model.train(training)
-
-
-def load_batch(dataset, paths, size, device):
-    """Pictures below dataset.root, decoded by a few threads: (b 3 h w), normalised."""
-    with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda path: data.load_image(dataset.root / path, size), paths))
-    return data.normalise(torch.stack(images).to(device))
-
-
-def encode_instructions(model, dataset, wanted, device, turned=False):
-    """The Instruction of a batch; equal sentences or pictures are encoded once and handed out by index.
-
-    turned: pictures are mirrored.
-    """
-    if wanted[0] is None:
-        return None
-    unique = list(dict.fromkeys(wanted))
-    what = unique
-    if dataset.task == "ctcc":
-        what = load_batch(dataset, unique, model.picture_size, device)
-        what = what.flip(3) if turned else what
-    encoded = model.instruct(what)
-    if len(unique) == 1:
-        return encoded  # a batch of 1 serves all images
-    index = torch.tensor([unique.index(item) for item in wanted], device=device)
-    return type(encoded)(*(part[index] for part in encoded))
-
-
-def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False):
-    """Retrieval features of records under each of s lists of instructions: s tensors (n d), float32 on the CPU, L2-normalised.
-
-    asks: lists of one instruction per record: a sentence, for ctcc the path of a picture below dataset.root, or None (t2i
-    gallery). Images are read once for all lists and, where they never meet the instruction, embedded once.
-    Records without a picture (t2i queries) are embedded by their sentence alone.
-    flip: the sum of the features of both views; the picture of an instruction turns with the image, as in training.
-    """
-    blind = not model.editing and feature == "edit" and records[0].path is not None
-    feats = [[] for _ in (asks[:1] if blind else asks)]
-    with evaluating(model) as device:
-        for i in tqdm(range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None):
-            some = records[i:i + batch]
-            images = None if some[0].path is None else load_batch(dataset, [r.path for r in some], model.size, device)
-            for wanted, done in zip(asks, feats):
-                if images is None:
-                    new = model.embed_text(wanted[i:i + batch])
-                else:
-                    new = sum(model.embed(images.flip(3) if turned else images,
-                                          encode_instructions(model, dataset, wanted[i:i + batch], device, turned),
-                                          feature=feature).float() for turned in ((False, True) if flip else (False,)))
-                done.append(F.normalize(new.float(), dim=1).cpu())
-    return [torch.cat(done) for done in feats] * (len(asks) if blind else 1)
-
-
-@dataclass
-class Features:
-    """The features of a run: computed by the model when first asked for, then remembered; or read from a file.
-
-    known: {"data set/task/side/name of the instruction": ((n d) tensor, digest of the records and instructions)}.
-    """
-    model: torch.nn.Module | None = None
-    feature: str = "edit"
-    batch: int = 64
-    flip: bool = False
-    device: torch.device | str | None = None  # where distances are computed; None = beside the model
-    known: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.device = self.device or next(self.model.parameters()).device
-
-    def __call__(self, dataset, side, records, asks):
-        """asks {name: one instruction per record} -> a tensor (n d) for each name; side: query, gallery, or test for both."""
-        named = {f"{dataset.name}/{dataset.task}/{side}/{name}": wanted for name, wanted in asks.items()}
-        new = [key for key in named if key not in self.known]
-        if new:
-            self.need_model(new[0])
-            feats = extract(self.model, dataset, records, [named[key] for key in new], self.feature, self.batch, self.flip)
-            self.known |= {key: (tensor, digest(records, named[key])) for key, tensor in zip(new, feats)}
-        for key, wanted in named.items():
-            if self.known[key][1] != digest(records, wanted):
-                raise UserError(f"the features saved as '{key}' are of other images or instructions than those in "
-                                f"{dataset.root}: mend --data or save them again")
-        return [self.known[key][0] for key in named]
-
-    def matches(self, dataset, gallery, sentences, qf, gf, top=128):
-        """The second stage of t2i: the `top` nearest images of each query, (q top) indices, and their matching logits."""
-        near, logits = (f"{dataset.name}/{dataset.task}/matching/{name}" for name in ("nearest", "logits"))
-        if near not in self.known:
-            self.need_model(near)
-            nearest = torch.cat([(rows @ gf.T).topk(min(top, len(gf))).indices for rows in qf.split(256)])
-            scores = match(self.model, dataset, gallery, sentences, nearest, self.batch)
-            self.known |= {near: (nearest, ""), logits: (scores, "")}
-        return self.known[near][0], self.known[logits][0]
-
-    def need_model(self, key):
-        if self.model is None:
-            raise UserError(f"the saved features lack '{key}': give --checkpoint the last.pt, and --save-features again")
-
-
-def digest(records, wanted):
-    """What features were computed from, in 16 letters; other images, another order or other instructions give others."""
-    text = "\n".join(f"{record.path} {instr}" for record, instr in zip(records, wanted, strict=True))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def save_features(path, features, **told):
-    """Writes what `features` knows as .safetensors, atomically; told: strings to read again, such as task and data."""
-    path = Path(path)
-    part = path.with_suffix(".part")
-    told |= {"feature": features.feature, "flip": str(features.flip)}
-    told |= {f"digest {key}": of for key, (_, of) in features.known.items()}
-    try:
-        # safetensors wants no tensor twice, which is what a blind model's features under 20 sentences are
-        save_file({key: tensor.clone() for key, (tensor, _) in features.known.items()}, part, told)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"--save-features {path}: {error}; name a .safetensors in a folder that exists") from error
-
-
-def load_features(path, device="cpu"):
-    """Undoes save_features: (Features without a model, what was told)."""
-    try:
-        with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            known = {key: (file.get_tensor(key), told.pop(f"digest {key}")) for key in file.keys()}
-        return Features(feature=told["feature"], flip=told["flip"] == "True", device=device, known=known), told
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{path} holds no features that --save-features wrote ({error}); save them again") from error
-
-
-def match(model, dataset, gallery, sentences, near, batch=64):
-    """Matching logits of Eq. 8 of each sentence and the gallery images near (q top), (q top).
-
-    The tokens of the whole gallery stay in memory; a sentence and its images are one batch of pairs.
-    """
-    paths = [record.path for record in gallery]
-    with evaluating(model) as device:
-        tokens = torch.cat([model.edit(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu()
-                            for i in range(0, len(paths), batch)])
-        pairs = tqdm(zip(sentences, near), f"{dataset.title} matching", len(near), leave=False, disable=None)
-        logits = [model.match(tokens[images].to(device), model.instruct([sentence])) for sentence, images in pairs]
-        return torch.stack([(pair[:, 1] - pair[:, 0]).float().cpu() for pair in logits])
-
-
-def matched_first(near, logits):
-    """A `rescore` that orders the images near (q top) by their logits; the others keep their order behind them."""
-    near, logits = near.numpy(), logits.numpy()
-
-    def rescore(start, dist):
-        for row, images, logit in zip(dist, near[start:], logits[start:]):
-            row[images] = logit.min() - logit - 2  # at most -2: ahead of every -cosine
-        return dist
-
-    return rescore
+            raise UserError(f"{broken} of {len(feats)} {side} features hold NaN or infinity: training has diverged; "
+                            "take an earlier checkpoint or a lower --lr")
 
 
 # ---- tasks ----
@@ -413,7 +241,7 @@ def evaluate_all(features, datasets, **options):
 def evaluate_sentences(features, dataset, **options):
     """Rows over the 20 sentences of trad, cc or vi: mean, standard deviation, best and worst sentence by mAP."""
     sentences = instructions.SENTENCES[dataset.task]
-    side_features(features, dataset, *sides(dataset), range(len(sentences)))  # all at once, so that an image is read once
+    side_features(features, dataset, *sides(dataset), range(len(sentences)))  # all at once: every image is read once
     runs = [evaluate_task(features, dataset, sentence=i, **options) for i in range(len(sentences))]
     rows = []
     for same in zip(*runs):
@@ -469,9 +297,9 @@ def asked(dataset, queries, gallery, seed=0):
 
 
 def variants(features, dataset, queries, gallery):
-    """The same queries under a right and a wrong instruction: (queries, {name: (instructions, qf, gf)}); right one first.
+    """Queries under right and wrong instructions: (queries, {name: (instructions, qf, gf)}), the right one first.
 
-    A sentence task and the one with the opposite sentence: both sides change it. ctcc and li: wanted, own, random; gallery
+    trad, cc and vi: their sentence and the opposite one, on both sides. ctcc and li: wanted, own, random, while gallery
     images keep their own. t2i: the caption alone.
     """
     if dataset.task in instructions.SENTENCES:
@@ -492,7 +320,7 @@ def variants(features, dataset, queries, gallery):
 
 
 def instruction_matrix(features, datasets):
-    """Rows: the same queries and gallery under the right and the wrong instruction, for every data set that knows clothes.
+    """Rows: the same queries and gallery under right and wrong instructions, for every data set that knows clothes.
 
     cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li, strict protocol: the
     wanted, the query's own and a random instruction.
@@ -525,7 +353,8 @@ def answerable(protocol, queries, gallery):
 
 
 def rank_rows(features, dataset, people=2):
-    """RankRows of `people` queries, spread evenly over those with a hit and not picked by result, right and wrong instruction."""
+    """RankRows of `people` queries under right and wrong instructions; the queries are spread evenly over those with a
+    hit, not picked by result."""
     queries, gallery = sides(dataset)
     queries, asks = variants(features, dataset, queries, gallery)
     protocol = PROTOCOLS[dataset.name, dataset.task][0]
@@ -543,7 +372,8 @@ def rank_rows(features, dataset, people=2):
         verdicts = np.where(removed, pictures.REMOVED, np.where(positive, pictures.HIT, pictures.MISS))
         for name, (instr, qf, gf) in asks.items():
             order = pictures.top_of(np.argsort(-(gf[hold] @ qf[shown[i]]).numpy(), kind="stable"), verdicts)
-            rows.append(pictures.RankRow(dataset, query, name, instr[shown[i]], [(ranked[j], verdicts[j]) for j in order]))
+            ranking = [(ranked[j], verdicts[j]) for j in order]
+            rows.append(pictures.RankRow(dataset, query, name, instr[shown[i]], ranking))
     return rows
 
 
@@ -562,7 +392,7 @@ def format_table(rows):
 @dataclass
 class Config:
     """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
-    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote, or features that --save-features wrote")
+    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote, or a file of --save-features")
     task: str = cli.option(None, "which task; all = every task that the data offers", ("all", *instructions.TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
     instructions: str = cli.option("one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
@@ -571,7 +401,7 @@ class Config:
     flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
     ap_window: int = cli.option(None, "AP in the first N ranks, as the released code (500); None = all, the standard")
     rerank: bool = cli.option(False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
-    compare: str = cli.option(None, "another last.pt or features file: differences with 95 %% intervals over the queries")
+    compare: str = cli.option(None, "another checkpoint or features file: differences with their 95 %% intervals")
     save_features: str = cli.option(None, "write the features to this .safetensors; --checkpoint reads it")
     pictures: bool = cli.option(False, "draw rankings, gates and instruction attention into the checkpoint's folder")
     device: str = cli.option("auto", "auto takes CUDA if it is there")
@@ -596,7 +426,7 @@ def main(config):
     }
     if config.compare:
         other, _ = open_run(config.compare, config, device)
-        title = f"Comparison: first {config.checkpoint}, second {config.compare}; low and high: 95 % interval of the difference"
+        title = f"{config.checkpoint} (first) and {config.compare} (second); low, high: 95 % interval of the difference"
         tables[title] = sum((compare(features, other, d, **how) for d in datasets), [])
     for title, rows in tables.items():
         if rows:
@@ -617,12 +447,12 @@ def open_run(path, config, device):
     features, told = load_features(path, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
         if wanted and wanted != getattr(features, flag):
-            raise UserError(f"--{flag} asks for other features than {path} holds; drop the flag, or save them again with it")
+            raise UserError(f"--{flag} asks for other features than {path} holds; drop it, or save them again with it")
     return features, told
 
 
 def draw(features, datasets, folder):
-    """Rankings and instruction attention of each data set, the attention being that of the first query of the ranking, and the gates."""
+    """The gates, and for each data set its ranking picture and the instruction attention of the first query there."""
     features.need_model("pictures of gates and attention")
     done = {"gates": pictures.gates(features.model)} if features.model.editing else {}
     for dataset in datasets:
@@ -637,7 +467,7 @@ def draw(features, datasets, folder):
         try:
             picture.save(folder / f"{name}.png")
         except OSError as error:
-            raise UserError(f"--pictures: cannot write {folder}/{name}.png ({error}); copy the checkpoint elsewhere") from error
+            raise UserError(f"--pictures: cannot write {folder}/{name}.png ({error}); copy the checkpoint") from error
         print(f"wrote {folder}/{name}.png")
 
 

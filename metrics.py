@@ -36,35 +36,36 @@ def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=No
 
 
 def query_figures(dist, positive, removed, ap_window=None, gallery_ids=None):
-    """AP, INP, rank of the first hit, number of hits, number of ranked items of one query. dist, positive, removed (g,).
+    """AP, INP, rank of the first hit, numbers of hits and of ranked items of one query; dist, positive, removed (g,).
 
     Options as in ranking_metrics. AP is NaN without a hit; the first rank is inf if no hit is inside the window.
     """
-    kept, hits = np.where(removed, np.nan, dist), np.flatnonzero(positive & ~removed)
+    hits = np.flatnonzero(positive & ~removed)
     counts = len(hits), len(dist) - np.count_nonzero(removed)
     if not len(hits):
         return np.nan, np.nan, np.nan, *counts
-    ranks = hit_ranks(kept, hits)
+    ranks = hit_ranks(dist, hits, removed)
     if ap_window:
-        ranks = ranks[hit_ranks(dist, hits) <= ap_window]
+        ranks = ranks[hit_ranks(dist, hits, np.zeros_like(removed)) <= ap_window]
     if not len(ranks):
         return 0.0, 0.0, np.inf, *counts
     first = ranks[0]
     if gallery_ids is not None:
-        near = hits[np.argmin(kept[hits])]
-        ahead = (kept < kept[near]) | ((kept == kept[near]) & (np.arange(len(kept)) < near))
+        near = hits[np.argmin(dist[hits])]
+        ahead = ~removed & ((dist < dist[near]) | ((dist == dist[near]) & (np.arange(len(dist)) < near)))
         first = 1 + len(np.unique(np.asarray(gallery_ids)[ahead]))
     return np.mean(np.arange(1, len(ranks) + 1) / ranks), len(ranks) / ranks[-1], first, *counts
 
 
-def hit_ranks(dist, hits):
-    """Ranks, ascending from 1, of the gallery items `hits` (indices). dist (g,); NaN marks what is not ranked.
+def hit_ranks(dist, hits, removed):
+    """Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed. dist, removed (g,).
 
-    The rank of an item is 1 + the number of items ahead of it, and ahead are the nearer ones and, where distances tie,
-    those earlier in the gallery: so a stable sort would place them. Counting takes one pass for a hit, and no sort.
-        distances .3 .1 .3 .2 .3: the third has .3 (as near and earlier), .1 and .2 (nearer) ahead of it, so its rank is 4
-    NaN compares as False with everything and is never ahead.
+    The rank of an item is 1 + the number of items ahead of it: the nearer ones and, where distances tie, those that are
+    earlier in the gallery, as in a stable sort. To count them takes no sort, and no look behind the farthest hit.
+        distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its rank is 4
     """
+    near = np.flatnonzero((dist <= dist[hits].max()) & ~removed)
+    dist, hits = dist[near], np.searchsorted(near, hits)  # the hits' places among the near ones
     return np.sort([1 + np.count_nonzero(dist[:i] <= dist[i]) + np.count_nonzero(dist[i:] < dist[i]) for i in hits])
 
 
@@ -81,7 +82,7 @@ def summary(rows, length):
 
 
 def chance(hits, kept):
-    """(expected mAP, expected rank-1) of a random order; exact. hits, kept (q,): numbers of hits among the ranked items.
+    """(expected mAP, expected rank-1) of a random order; exact. hits, kept (q,): numbers of hits and of ranked items.
 
     With m hits among n kept items, rank k holds a hit with probability m/n, and then (k-1)(m-1)/(n-1) of the k-1 before
     it are hits on average: E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n with
@@ -111,16 +112,16 @@ def k_reciprocal(qf, gf, k1=20, k2=6, weight=0.3, chunk=256):
     """Re-ranking by shared neighbours (Zhong et al. 2017, with its k1, k2 and lambda = weight). No label is looked at.
 
     qf (q d), gf (g d) L2-normalised tensors. Each image becomes a sparse vector: exp(-distance) to the members of its
-    expanded k-reciprocal set R*, summing to 1, averaged over its k2 nearest images. Two images are near if these overlap:
+    expanded k-reciprocal set R*, summing to 1, averaged over its k2 nearest images. Images are near if theirs overlap:
     Jaccard distance = 1 - sum of minima / sum of maxima. The result is weight * distance + (1 - weight) * Jaccard.
     Only neighbour lists and sparse vectors are kept, never an (n n) matrix. As in the authors' code, which published
     figures come from, a list of k neighbours has the image itself ahead of them, squared distances are divided by the
     largest of their row, and half of a neighbour's set must be shared by MORE than 2/3.
-    Returns rescore(start, dist) -> (c g): the new distances of the queries start, start + 1, ... from their -cosine (c g).
+    Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from their -cosine (c g).
     """
     if not 1 <= k2 <= k1 < len(gf):
-        raise UserError(f"re-ranking by {k1} neighbours and {k2} of them: the gallery must hold more images than that, and "
-                        f"holds {len(gf)}; go without --rerank")
+        raise UserError(f"re-ranking by {k1} neighbours and {k2} of them: the gallery must hold more images than that, "
+                        f"and holds {len(gf)}; go without --rerank")
     feats = torch.cat([qf, gf])
     near, far = neighbours(feats, k1 + 1, chunk)
     half = int(np.around(k1 / 2)) + 1
@@ -164,9 +165,9 @@ def reciprocal(near):
 
 
 def expanded(near, mutual, mutual_half, i):
-    """R* of image i: its k-reciprocal neighbours, and the k/2-reciprocal sets of those that share more than 2/3 of them."""
+    """R* of image i: its k-reciprocal neighbours, and the k/2-reciprocal sets of these if more than 2/3 is shared."""
     own = near[i][mutual[i]]
-    sets, real = near[own, :mutual_half.shape[1]], mutual_half[own]  # (r h): one row per neighbour, and which are in its set
+    sets, real = near[own, :mutual_half.shape[1]], mutual_half[own]  # (r h): a row per neighbour
     shared = (sets[:, :, None] == own).any(2) & real
     joins = 3 * shared.sum(1) > 2 * real.sum(1)
     return np.unique(np.concatenate([own, sets[joins][real[joins]]]))

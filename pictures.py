@@ -14,11 +14,14 @@ import data
 
 WIDTH, GAP, LINE = 830, 6, 20  # pixels: the picture, between cells, a line of text
 TEXT, SMALL = ImageFont.load_default(15), ImageFont.load_default(12)
-QUERY, CELL, WORD, FRAME = (144, 72), 66, 56, 4  # (height, width) of a query; widths of a ranked image at most and of a word's map
+QUERY, CELL, WORD = (144, 72), 66, 56  # (height, width) of a query; width of a ranked image, at most, and of a map
 TOP, LEFT_OUT = 10, 2  # ranked images of a row, and removed ones that are shown among them
 HIT, MISS, REMOVED = 0, 1, 2
-FRAMES = (  # colour, and (dash, space): the styles differ without colour too
-    ("right", (0, 130, 60), None), ("wrong", (215, 30, 30), (12, 6)), ("left out by the protocol", (130, 130, 130), (3, 5)))
+FRAMES = (  # what it means, colour, (dash, space): the styles differ without colour too
+    ("right", (0, 130, 60), None),
+    ("wrong", (215, 30, 30), (12, 6)),
+    ("left out by the protocol", (130, 130, 130), (3, 5)))
+FRAME = 4  # thickness
 
 
 class RankRow(NamedTuple):
@@ -33,7 +36,7 @@ class RankRow(NamedTuple):
 # ---- ranking lists ----
 
 def top_of(order, verdicts):
-    """The part of a ranking that is shown: its first TOP images, and the first LEFT_OUT of the removed ones among them."""
+    """The part of a ranking that is shown: its first TOP images and, of the removed among them, the first LEFT_OUT."""
     removed = verdicts[order] == REMOVED
     last = np.flatnonzero(~removed)[:TOP][-1]
     shown = ~removed | (removed.cumsum() <= LEFT_OUT)
@@ -60,7 +63,7 @@ def rankings(rows):
     before = None
     for row, lines, height in zip(rows, heads, heights):
         if row.query is not before:
-            draw.line((GAP, y - GAP, WIDTH - GAP, y - GAP), (200, 200, 200))
+            draw.line((GAP, y - GAP, WIDTH - GAP - 1, y - GAP), (200, 200, 200))
             if row.query.path is not None:
                 draw.text((GAP, y), "query", "black", TEXT)
                 picture.paste(_open(row.dataset, row.query.path, QUERY), (GAP, y + LINE))
@@ -150,8 +153,8 @@ def gates(model):
 
 
 def instruction_attention(model, image, instr):
-    """How much each image token reads from each instruction token: the sum over layers of the mean over heads of |g| times
-    the second softmax of Eq. 2. image (1 3 H W), instr an Instruction of one -> (n t)."""
+    """How much each image token reads from each instruction token, (n t): the second softmax of Eq. 2 times |g|, mean
+    over the heads and summed over the layers. image (1 3 H W), instr an Instruction of one."""
     read = []
 
     def note(attention, args, _):
@@ -169,8 +172,8 @@ def instruction_attention(model, image, instr):
 
 
 def attention(model, image, sentence):
-    """One small map per word of the sentence: where on the body it is read, and its share of what is read in all, by the
-    CLS token and by the mean patch.
+    """One small map per word of the sentence: where on the body it is read, and its share of all that the CLS token and
+    the mean patch read.
 
     Bright yellow: this patch reads the word more than the patch that reads it least; one scale for all words.
     image (1 3 H W), normalised.

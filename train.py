@@ -21,6 +21,7 @@ import evaluate
 import losses
 import toy
 from cli import UserError, option, run
+from features import Features
 from instructions import SENTENCES, TASKS
 from model import SIZES, InstructReID
 from weights import load_checkpoint, model_state, restore_model, save_checkpoint
@@ -126,7 +127,7 @@ def main(config):
         if rank == 0 and step < config.steps and step % config.save_every == 0:
             save(folder, config, batches.classes, model, optimiser, scaler, step)
         if rank == 0 and step < config.steps and config.evaluate_every and step % config.evaluate_every == 0:
-            log(folder, step, evaluate.evaluate_all(evaluate.Features(model.eval(), config.feature), datasets))
+            log(folder, step, evaluate.evaluate_all(Features(model.eval(), config.feature), datasets))
             model.train()
     bar.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -286,7 +287,7 @@ def restore(checkpoint, model, optimiser, scaler, device, path):
 
 def finish(model, datasets, config, folder, step, seconds):
     """Evaluates the last step, writes the metrics line, prints the tables."""
-    features = evaluate.Features(model, config.feature)
+    features = Features(model, config.feature)
     rows, matrix = evaluate.evaluate_all(features, datasets), evaluate.instruction_matrix(features, datasets)
     log(folder, step, rows, matrix)
     print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")

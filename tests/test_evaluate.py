@@ -12,13 +12,15 @@ import evaluate
 import instructions
 from cli import UserError
 from data import Dataset, Record
-from evaluate import PROTOCOLS, Features, columns, evaluate_features, evaluate_task, masks, ranking_metrics
+from evaluate import PROTOCOLS, columns, evaluate_features, evaluate_task, masks
+from features import Features, extract, load_features, matched_first, save_features
+from metrics import k_reciprocal, ranking_metrics
 from model import Instruction
 
 
 # ---- ranking by features ----
 
-def test_chunks_change_nothing():
+def test_chunks_and_threads_change_nothing(monkeypatch):
     torch.manual_seed(0)
     qf, gf = torch.randn(23, 8), torch.randn(40, 8)
     queries = [Record("market", "query", None, i % 5, i % 3) for i in range(23)]
@@ -42,6 +44,8 @@ def test_chunks_change_nothing():
 
     evaluate_features(qf, gf, q, g, protocol, chunk=4, rescore=rescore)
     assert told == list(range(23))  # which queries a chunk holds
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert evaluate_features(qf, gf, q, g, protocol, chunk=4)["mAP"] == parts["mAP"]
 
 
 def test_reranking_by_features_is_that_of_the_metrics():
@@ -50,7 +54,7 @@ def test_reranking_by_features_is_that_of_the_metrics():
     q, g = columns([Record("market", "query", None, i % 5) for i in range(9)],
                    [Record("market", "gallery", None, i % 5) for i in range(40)])
     units = F.normalize(qf), F.normalize(gf)
-    dist = evaluate.k_reciprocal(*units)(0, (-units[0] @ units[1].T).numpy())
+    dist = k_reciprocal(*units)(0, (-units[0] @ units[1].T).numpy())
     expected = ranking_metrics(dist, *masks(PROTOCOLS["market", "trad"][0], q, g))
     for chunk in (4, 100):
         ours = evaluate_features(qf, gf, q, g, PROTOCOLS["market", "trad"][0], chunk=chunk, rerank=True)
@@ -62,7 +66,7 @@ def test_reranking_by_features_is_that_of_the_metrics():
 @pytest.mark.parametrize("qf, gf, what", [
     (torch.full((2, 3), torch.nan), torch.ones(4, 3), "2 of 2 query features hold NaN"),
     (torch.ones(2, 3), torch.ones(4, 3).index_fill(0, torch.tensor([1]), torch.inf), "1 of 4 gallery features"),
-    (torch.ones(2, 3), torch.ones(4, 5), "3 wide and gallery features 5"),
+    (torch.ones(2, 3), torch.ones(4, 5), "3 wide, gallery features 5"),
     (torch.ones(2, 3), torch.ones(0, 3), "2 queries and 0 gallery images"),
 ])
 def test_broken_features_are_a_user_error(qf, gf, what):
@@ -255,10 +259,10 @@ def test_second_stage_reorders_only_the_nearest(root):
     first, second = evaluate_task(Features(ColourModel()), dataset)
     assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
     gf = torch.eye(4)
-    near, logits = Features(ColourModel()).matches(dataset, gallery, ["blue", "red"], torch.tensor([[0, 0, 2.0, 1], [2, 1, 0, 0]]),
-                                                   gf, top=2)
+    qf = torch.tensor([[0, 0, 2.0, 1], [2, 1, 0, 0]])
+    near, logits = Features(ColourModel()).matches(dataset, gallery, ["blue", "red"], qf, gf, top=2)
     assert near.tolist() == [[2, 3], [0, 1]]
-    rescore = evaluate.matched_first(near, logits)
+    rescore = matched_first(near, logits)
     dist = np.array([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]]) - 1
     assert rescore(0, dist.copy()).argsort(1).tolist() == [[2, 3, 0, 1], [0, 1, 3, 2]]
     assert rescore(1, dist[1:].copy()).argsort(1).tolist() == [[0, 1, 3, 2]]  # the second sentence
@@ -302,8 +306,8 @@ def test_table_shows_percent_and_aligns():
 # ---- features: computed once, saved, of two runs ----
 
 def test_images_are_read_once_for_all_sentences(root, monkeypatch):
-    reads = []
-    monkeypatch.setattr(data, "load_image", lambda path, size, load=data.load_image: reads.append(path) or load(path, size))
+    reads, load = [], data.load_image
+    monkeypatch.setattr(data, "load_image", lambda path, size: reads.append(path) or load(path, size))
     model = ColourModel()
     evaluate.evaluate_sentences(Features(model), ltcc(root))
     assert len(reads) == 8 and len(model.seen) == 20 * 8
@@ -332,8 +336,8 @@ def test_flip_sums_both_views_and_turns_the_instruction_along(root):
 
     model, dataset = LeftHalf(listen=1.0), cocas(root, "ctcc")
     records = dataset.split("gallery")[:1]
-    one, = evaluate.extract(model, dataset, records, [["red.png"]])
-    both, = evaluate.extract(model, dataset, records, [["red.png"]], flip=True)
+    one, = extract(model, dataset, records, [["red.png"]])
+    both, = extract(model, dataset, records, [["red.png"]], flip=True)
     (left, _), (as_is, instr), (turned, instr_turned) = model.seen
     torch.testing.assert_close(left, as_is)
     torch.testing.assert_close(turned, colour_of("red"))
@@ -350,9 +354,9 @@ def test_saved_features_give_every_figure_without_a_forward_pass(root, tmp_path)
     datasets, model = [cocas(root, "ctcc"), ltcc(root), t2i], ColourModel(listen=1.0)
     computed = Features(model, flip=True)
     rows, matrix = evaluate.evaluate_all(computed, datasets), evaluate.instruction_matrix(computed, datasets)
-    evaluate.save_features(tmp_path / "f.safetensors", computed, task="all", data=str(root))
+    save_features(tmp_path / "f.safetensors", computed, task="all", data=str(root))
     assert not list(tmp_path.glob("*.part"))
-    read, told = evaluate.load_features(tmp_path / "f.safetensors")
+    read, told = load_features(tmp_path / "f.safetensors")
     assert (read.feature, read.flip, told["task"], told["data"]) == ("edit", True, "all", str(root))
     assert evaluate.evaluate_all(read, datasets) == rows and evaluate.instruction_matrix(read, datasets) == matrix
     assert evaluate.evaluate_all(read, datasets, ap_window=1) != rows  # a second metric
@@ -367,7 +371,7 @@ def test_a_file_without_features_is_a_user_error(tmp_path):
     (tmp_path / "f.safetensors").write_bytes(b"not a file of tensors")
     for name in ("f.safetensors", "absent.safetensors"):
         with pytest.raises(UserError, match=f"{name} holds no features") as error:
-            evaluate.load_features(tmp_path / name)
+            load_features(tmp_path / name)
         assert "\n" not in str(error.value)
 
 
@@ -385,12 +389,14 @@ def test_compare_shows_the_difference_of_two_runs(root):
 def test_matrix_needs_clothes_but_not_one_data_set(root):
     records = tuple(Record("market", role, f"{image}.png", pid, cam) for role, cam in (("query", 1), ("gallery", 2))
                     for pid, image in ((1, "red"), (2, "blue")))
-    assert evaluate.instruction_matrix(Features(ColourModel()), [Dataset("market", "Market", "trad", root, records)]) == []
+    features = Features(ColourModel())
+    assert evaluate.instruction_matrix(features, [Dataset("market", "Market", "trad", root, records)]) == []
     other = ltcc(root)._replace(name="prcc", title="PRCC")
-    never_twice = other._replace(records=tuple(r for r in other.records if (r.role == "query") == ("red" in r.path)))
-    assert [row["target"] for row in evaluate.instruction_matrix(Features(ColourModel()), [other])] == [
+    assert [row["target"] for row in evaluate.instruction_matrix(features, [other])] == [
         "other clothes", "other clothes", "same clothes", "same clothes"]
-    assert {row["target"] for row in evaluate.instruction_matrix(Features(ColourModel()), [never_twice])} == {"other clothes"}
+    never_twice = other._replace(records=tuple(r for r in other.records if (r.role == "query") == ("red" in r.path)))
+    rows = evaluate.instruction_matrix(Features(ColourModel()), [never_twice])
+    assert {row["target"] for row in rows} == {"other clothes"}
 
 
 def test_junk_is_not_embedded(root):

@@ -207,7 +207,8 @@ def textbook_rerank(feats, q, k1, k2, weight):
 def test_reranking_equals_the_textbook(seed, k1, k2, weight):
     rng = np.random.default_rng(seed)
     ids, q = rng.integers(0, 12, 90), 20
-    feats = F.normalize(torch.from_numpy(rng.standard_normal((12, 16))[ids] + 0.7 * rng.standard_normal((90, 16))), dim=1)
+    feats = torch.from_numpy(rng.standard_normal((12, 16))[ids] + 0.7 * rng.standard_normal((90, 16)))
+    feats = F.normalize(feats, dim=1)
     rescore = k_reciprocal(feats[:q], feats[q:], k1, k2, weight, chunk=32)
     dist = (-feats[:q] @ feats[q:].T).numpy()
     ours = np.concatenate([rescore(start, dist[start:start + 7]) for start in range(0, q, 7)])
