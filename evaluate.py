@@ -416,6 +416,9 @@ def main(config):
         raise UserError(f"--save-features {config.save_features}: there is no such folder; make it first")
     device = pick_device(config.device)
     features, trained = open_run(config.checkpoint, config, device)
+    for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
+        if wanted and wanted != getattr(features, flag):
+            raise UserError(f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again with it")
     datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
     how = {"ap_window": config.ap_window, "rerank": config.rerank}
     spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
@@ -444,11 +447,7 @@ def open_run(path, config, device):
     if not path.endswith(".safetensors"):
         model, trained = weights.load_model(path)
         return Features(model.to(device), config.feature or trained["feature"], config.batch, config.flip), trained
-    features, told = load_features(path, device)
-    for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
-        if wanted and wanted != getattr(features, flag):
-            raise UserError(f"--{flag} asks for other features than {path} holds; drop it, or save them again with it")
-    return features, told
+    return load_features(path, device)
 
 
 def draw(features, datasets, folder):
@@ -465,7 +464,7 @@ def draw(features, datasets, folder):
             done[f"attention_{dataset.name}_{dataset.task}"] = words
     for name, picture in done.items():
         try:
-            picture.save(folder / f"{name}.png")
+            picture.quantize().save(folder / f"{name}.png", optimize=True)
         except OSError as error:
             raise UserError(f"--pictures: cannot write {folder}/{name}.png ({error}); copy the checkpoint") from error
         print(f"wrote {folder}/{name}.png")

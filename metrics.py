@@ -150,12 +150,13 @@ def k_reciprocal(qf, gf, k1=20, k2=6, weight=0.3, chunk=256):
 
 
 def neighbours(feats, k, chunk=256):
-    """The k nearest of each of n images, itself among them, (n k) indices, and the largest 1 - cosine of each, (n,)."""
+    """The k nearest of each of n images, itself first, (n k) indices, and the largest 1 - cosine of each, (n,)."""
     near, far = [], []
-    for rows in feats.split(chunk):
+    for start, rows in zip(range(0, len(feats), chunk), feats.split(chunk)):
         dist = 1 - rows @ feats.T
+        dist[:, start:start + chunk].fill_diagonal_(-1)  # each image first in its own list, duplicates or not
         near.append(dist.topk(k, largest=False).indices.int().cpu())
-        far.append(dist.amax(1).clamp(min=1e-12).cpu())
+        far.append(dist.amax(1).clamp(min=1e-6).cpu())
     return torch.cat(near).numpy(), torch.cat(far).numpy()
 
 

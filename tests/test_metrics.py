@@ -225,6 +225,12 @@ def test_reranking_helps_where_a_person_has_many_images():
     assert after > before + 0.05
 
 
+def test_reranking_of_nothing_but_duplicates_stays_finite():
+    feats = F.normalize(torch.ones(40, 8), dim=1)
+    new = k_reciprocal(feats[:2], feats[2:], 5, 2)(0, (-feats[:2] @ feats[2:].T).numpy())
+    assert np.isfinite(new).all()
+
+
 @pytest.mark.parametrize("k1, k2", [(10, 3), (4, 5), (4, 0)])
 def test_more_neighbours_than_gallery_images_is_a_user_error(k1, k2):
     feats = F.normalize(torch.randn(10, 4), dim=1)
