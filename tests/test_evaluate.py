@@ -10,12 +10,13 @@ import cli
 import data
 import evaluate
 import instructions
+import weights
 from cli import UserError
 from data import Dataset, Record
 from evaluate import PROTOCOLS, columns, evaluate_features, evaluate_task, masks
 from features import Features, extract, load_features, matched_first, save_features
 from metrics import k_reciprocal, ranking_metrics
-from model import Instruction
+from model import Instruction, InstructReID
 
 
 # ---- ranking by features ----
@@ -421,3 +422,38 @@ def test_mistakes_are_one_line(flags, what):
     with pytest.raises(UserError, match=what) as error:
         evaluate.main(cli.parse(evaluate.Config, flags))
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A Market-1501 tree of a few painted images, and a small model's checkpoint."""
+    torch.manual_seed(0)
+    for folder, cam in (("bounding_box_train", 1), ("query", 1), ("bounding_box_test", 2)):
+        (tmp_path / "market" / folder).mkdir(parents=True)
+        for pid, rgb in enumerate(PAINT.values(), 1):
+            Image.new("RGB", (16, 32), rgb).save(tmp_path / "market" / folder / f"{pid:04d}_c{cam}s1_000001_01.jpg")
+    size = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
+                picture_size=(16, 16), picture_depth=1, fusion_depth=1)
+    config = {"size": size, "editing": True, "data": str(tmp_path / "market"), "task": "trad", "feature": "edit"}
+    model = InstructReID(size, {"market": 4})
+    weights.save_checkpoint(tmp_path / "last.pt", {"model": weights.model_state(model), "config": config,
+                                                   "classes": {"market": 4}})
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Market-1501")
+def test_save_features_then_another_metric_and_a_comparison(run_folder, capsys):
+    checkpoint, saved = (str(run_folder / name) for name in ("last.pt", "f.safetensors"))
+    evaluate.main(evaluate.Config(checkpoint, save_features=saved, pictures=True, device="cpu"))
+    table = capsys.readouterr().out.split("wrote")[0]
+    assert "general" in table and {path.stem for path in run_folder.glob("*.png")} == {
+        "gates", "ranking_market_trad", "attention_market_trad"}
+    evaluate.main(evaluate.Config(saved, compare=checkpoint, device="cpu"))
+    again, comparison = capsys.readouterr().out.split(saved)
+    assert table.strip() == again.strip()
+    figures = [line.split()[-4:] for line in comparison.splitlines() if " mAP " in line or " R1 " in line]
+    assert [line[1:] for line in figures] == [["0.0", "0.0", "0.0"]] * 2  # difference, low, high of a run with itself
+    for mistake, what in (({"flip": True}, "--flip"), ({"rerank": True}, "holds 4; go without --rerank"),
+                          ({"pictures": True}, "lack 'pictures"), ({"instructions": "all"}, "lack 'market/trad/")):
+        with pytest.raises(UserError, match=what):
+            evaluate.main(evaluate.Config(saved, device="cpu", **mistake))
