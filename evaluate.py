@@ -25,7 +25,8 @@ import pictures
 import weights
 from cli import UserError
 from features import Features, evaluating, load_batch, load_features, matched_first, save_features
-from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, ranking_metrics, summary
+from metrics import ranking_metrics  # noqa: F401  (users find it here)
+from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, summary
 
 
 # ---- protocols ----
@@ -412,8 +413,9 @@ def main(config):
     for flag in ("batch", "ap_window"):
         if getattr(config, flag) is not None and getattr(config, flag) < 1:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least 1")
-    if config.save_features and not Path(config.save_features).parent.is_dir():
-        raise UserError(f"--save-features {config.save_features}: there is no such folder; make it first")
+    target = Path(config.save_features or "f.safetensors")
+    if target.suffix != ".safetensors" or not target.parent.is_dir():
+        raise UserError(f"--save-features {target}: name a .safetensors in a folder that exists")
     device = pick_device(config.device)
     features, trained = open_run(config.checkpoint, config, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
@@ -434,12 +436,12 @@ def main(config):
     for title, rows in tables.items():
         if rows:
             print(f"{title} (percent)\n\n{format_table(rows)}\n")
-    if config.pictures:
-        draw(features, datasets, Path(config.checkpoint).parent)
     if config.save_features:
         told = {"data": str(config.data or trained["data"]), "task": config.task or trained["task"]}
-        save_features(config.save_features, features, **told)
-        print(f"wrote {config.save_features}")
+        save_features(target, features, **told)
+        print(f"wrote {target}")
+    if config.pictures:
+        draw(features, datasets, Path(config.checkpoint).parent)
 
 
 def open_run(path, config, device):
@@ -456,6 +458,8 @@ def draw(features, datasets, folder):
     done = {"gates": pictures.gates(features.model)} if features.model.editing else {}
     for dataset in datasets:
         rows = rank_rows(features, dataset)
+        if not rows:  # no query has a hit
+            continue
         done[f"ranking_{dataset.name}_{dataset.task}"] = pictures.rankings(rows)
         if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
             with evaluating(features.model) as device:

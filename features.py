@@ -139,8 +139,7 @@ def digest(records, wanted):
 
 def save_features(path, features, **told):
     """Writes what `features` knows as .safetensors, atomically; told: strings to read again, such as task and data."""
-    path = Path(path)
-    part = path.with_suffix(".part")
+    part = Path(path).with_suffix(".part")
     told |= {"feature": features.feature, "flip": str(features.flip)}
     told |= {f"digest {key}": of for key, (_, of) in features.known.items()}
     try:

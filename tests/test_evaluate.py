@@ -413,7 +413,8 @@ def test_junk_is_not_embedded(root):
 @pytest.mark.parametrize("flags, what", [
     (["--batch", "0"], "--batch 0"),
     (["--ap-window", "0"], "--ap-window 0"),
-    (["--save-features", "nowhere/f.safetensors"], "no such folder"),
+    (["--save-features", "nowhere/f.safetensors"], "in a folder that exists"),
+    (["--save-features", "features.pt"], "name a .safetensors"),
     (["--device", "abacus"], "--device abacus"),
     (["--checkpoint", "nothing.pt"], "nothing.pt"),
     (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from cli import UserError
 from data import Record
-from evaluate import PROTOCOLS, columns, masks
-from metrics import chance, k_reciprocal, paired_bootstrap, ranking_metrics
+from evaluate import PROTOCOLS, columns, masks, ranking_metrics
+from metrics import chance, k_reciprocal, paired_bootstrap
 from tests.golden import golden
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
