@@ -59,7 +59,7 @@ def encode_instructions(model, dataset, wanted, device, turned=False):
 
 
 def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False):
-    """Retrieval features of records under several lists of instructions: (n d) float32 for each, on the CPU, normalised.
+    """Retrieval features of records under several lists of instructions, (n d) float32 each, on the CPU, normalised.
 
     asks: lists of one instruction per record: a sentence, for ctcc the path of a picture below dataset.root, None for
     the gallery of t2i. Images are read once for all lists and, where they never meet the instruction, embedded once.
