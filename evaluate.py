@@ -404,6 +404,7 @@ class Config:
     rerank: bool = cli.option(False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
     compare: str = cli.option(None, "another checkpoint or features file: differences with their 95 %% intervals")
     save_features: str = cli.option(None, "write the features to this .safetensors; --checkpoint reads it")
+    rank_list: str = cli.option(None, "draw the rankings of a few queries into this .png")
     pictures: bool = cli.option(False, "draw rankings, gates and instruction attention into the checkpoint's folder")
     device: str = cli.option("auto", "auto takes CUDA if it is there")
     batch: int = cli.option(64, "images per batch")
@@ -416,6 +417,8 @@ def main(config):
     target = Path(config.save_features or "f.safetensors")
     if target.suffix != ".safetensors" or not target.parent.is_dir():
         raise UserError(f"--save-features {target}: name a .safetensors in a folder that exists")
+    if not Path(config.rank_list or ".").parent.is_dir():
+        raise UserError(f"--rank-list {config.rank_list}: name a .png in a folder that exists")
     device = pick_device(config.device)
     features, trained = open_run(config.checkpoint, config, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
@@ -440,6 +443,9 @@ def main(config):
         told = {"data": str(config.data or trained["data"]), "task": config.task or trained["task"]}
         save_features(target, features, **told)
         print(f"wrote {target}")
+    if config.rank_list:
+        rows = [rank_rows(features, dataset) for dataset in datasets]
+        write(pictures.stack([pictures.rankings(some) for some in rows if some]), config.rank_list, "--rank-list")
     if config.pictures:
         draw(features, datasets, Path(config.checkpoint).parent)
 
@@ -467,11 +473,15 @@ def draw(features, datasets, folder):
                 words = pictures.attention(features.model, image, rows[0].instruction)
             done[f"attention_{dataset.name}_{dataset.task}"] = words
     for name, picture in done.items():
-        try:
-            picture.quantize().save(folder / f"{name}.png", optimize=True)
-        except OSError as error:
-            raise UserError(f"--pictures: cannot write {folder}/{name}.png ({error}); copy the checkpoint") from error
-        print(f"wrote {folder}/{name}.png")
+        write(picture, folder / f"{name}.png", "--pictures")
+
+
+def write(picture, path, flag):
+    try:
+        picture.quantize().save(path, "PNG", optimize=True)
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write {path} ({error}); name a .png in a folder that takes it") from error
+    print(f"wrote {path}")
 
 
 def pick_device(name):

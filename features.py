@@ -74,7 +74,8 @@ def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False)
             images = None if some[0].path is None else load_batch(dataset, [r.path for r in some], model.size, device)
             for wanted, done in zip(asks, feats):
                 if images is None:
-                    new = model.embed_text(wanted[i:i + batch])
+                    instr = encode_instructions(model, dataset, wanted[i:i + batch], device)
+                    new = model.embed_text(instr).expand(len(some), -1)
                 else:
                     new = sum(model.embed(images.flip(3) if turned else images,
                                           encode_instructions(model, dataset, wanted[i:i + batch], device, turned),

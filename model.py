@@ -58,8 +58,8 @@ class EditingAttention(nn.Module):
         if instr is not None:
             k_instr, v_instr = (self._split(linear(instr)).expand(len(x), -1, -1, -1)
                                 for linear in (self.k_instr, self.v_instr))
-            read = F.scaled_dot_product_attention(q, k_instr, v_instr, attn_mask=_as_keys(instr_mask))
-            mixed = mixed + rearrange(self.gate, "h -> h 1 1") * read
+            v_instr = rearrange(self.gate, "h -> h 1 1") * v_instr  # (g S') V' = S' (g V'), and V' has fewer rows
+            mixed = mixed + F.scaled_dot_product_attention(q, k_instr, v_instr, attn_mask=_as_keys(instr_mask))
         return self.out(rearrange(mixed, "b h n c -> b n (h c)"))
 
     def maps(self, x, instr, instr_mask=None):
@@ -105,7 +105,7 @@ class Residual(nn.Sequential):
 
 
 def conv(width, dim, stride=1):
-    return nn.Conv2d(width, dim, 3, stride, padding=1), nn.GroupNorm(4, dim)
+    return nn.Conv2d(width, dim, 3, stride, padding=1), nn.BatchNorm2d(dim)
 
 
 def conv_stem(dim):
@@ -315,10 +315,9 @@ class InstructReID(nn.Module):
         neck = self.fused_neck(self.attention(tokens, instr)) if feature == "fused" else self.neck(tokens[:, 0])
         return F.normalize(neck, dim=-1)
 
-    def embed_text(self, sentences):
+    def embed_text(self, instr):
         """The query side of T2I, (b d): a sentence without an image, L2-normalised."""
-        whole = self.instruct(sentences).tokens[:, 0]
-        return F.normalize(self.text_head(whole.expand(len(sentences), -1)), dim=-1)
+        return F.normalize(self.text_head(instr.tokens[:, 0]), dim=-1)
 
     def match(self, image_tokens, instr):
         """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""

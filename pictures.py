@@ -73,6 +73,16 @@ def rankings(rows):
     return picture
 
 
+def stack(pictures):
+    """Pictures one below the other."""
+    whole = Image.new("RGB", (WIDTH, sum(picture.height for picture in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
 def _head(row):
     if row.dataset.task == "ctcc":
         return f"{row.name} clothes"

@@ -143,7 +143,7 @@ def loss_terms(model, images, what, batch, config):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others."""
     labels, instr = batch.labels.to(images.device), model.instruct(what)
     if batch.task == "t2i":
-        return text_to_image_terms(model, images, what, instr, labels)
+        return text_to_image_terms(model, images, instr, labels)
     out = model(images, instr)
 
     def metric(feat):
@@ -163,11 +163,11 @@ def loss_terms(model, images, what, batch, config):
     return terms
 
 
-def text_to_image_terms(model, images, sentences, instr, labels):
+def text_to_image_terms(model, images, instr, labels):
     """Eq. 8: contrast of image and sentence, and matching of true pairs against hard false ones through E_f."""
-    out = model(images, None)
-    image_feats = F.normalize(out.neck.float(), dim=1)
-    text_feats, temperature = model.embed_text(sentences).float(), model.log_temperature.exp().clamp(0.01, 0.5)
+    out, instr = model(images, None), type(instr)(*(x.expand(len(images), *x.shape[1:]) for x in instr))
+    image_feats, text_feats = F.normalize(out.neck.float(), dim=1), model.embed_text(instr).float()
+    temperature = model.log_temperature.exp().clamp(0.01, 0.5)
     text, image = losses.hard_negatives(image_feats @ text_feats.T / temperature, labels)
     pairs = torch.cat([out.tokens, out.tokens, out.tokens[image]])
     instr = type(instr)(*(torch.cat([x, x[text], x]) for x in instr))

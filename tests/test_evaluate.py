@@ -168,8 +168,8 @@ class ColourModel(torch.nn.Module):
         self.seen += zip(colour, asked.expand(len(images), 3))
         return F.normalize(colour + self.listen * asked, dim=1)
 
-    def embed_text(self, sentences):
-        return F.normalize(torch.stack([colour_of(s) for s in sentences]), dim=1)
+    def embed_text(self, instr):
+        return F.normalize(instr.pooled, dim=1)
 
     def edit(self, images):
         return images.mean((2, 3))[:, None]
@@ -415,6 +415,7 @@ def test_junk_is_not_embedded(root):
     (["--ap-window", "0"], "--ap-window 0"),
     (["--save-features", "nowhere/f.safetensors"], "in a folder that exists"),
     (["--save-features", "features.pt"], "name a .safetensors"),
+    (["--rank-list", "nowhere/ranks.png"], "in a folder that exists"),
     (["--device", "abacus"], "--device abacus"),
     (["--checkpoint", "nothing.pt"], "nothing.pt"),
     (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
@@ -445,10 +446,12 @@ def run_folder(tmp_path):
 @pytest.mark.filterwarnings("ignore:Market-1501")
 def test_save_features_then_another_metric_and_a_comparison(run_folder, capsys):
     checkpoint, saved = (str(run_folder / name) for name in ("last.pt", "f.safetensors"))
-    evaluate.main(evaluate.Config(checkpoint, save_features=saved, pictures=True, device="cpu"))
+    drawn = {"rank_list": str(run_folder / "chosen.png"), "pictures": True}
+    evaluate.main(evaluate.Config(checkpoint, save_features=saved, device="cpu", **drawn))
     table = capsys.readouterr().out.split("wrote")[0]
     assert "general" in table and {path.stem for path in run_folder.glob("*.png")} == {
-        "gates", "ranking_market_trad", "attention_market_trad"}
+        "chosen", "gates", "ranking_market_trad", "attention_market_trad"}
+    assert (run_folder / "chosen.png").read_bytes() == (run_folder / "ranking_market_trad.png").read_bytes()
     evaluate.main(evaluate.Config(saved, compare=checkpoint, device="cpu"))
     again, comparison = capsys.readouterr().out.split(saved)
     assert table.strip() == again.strip()

@@ -99,7 +99,7 @@ def test_shapes_and_one_return_type_in_every_mode():
         out = model(images, model.instruct(what))
         assert out.feat.shape == out.neck.shape == (2, 32) and out.tokens.shape == (2, 1 + 4 * 2, 32)
         assert (out.fused is None) == (what is None) and (what is None or out.fused_neck.shape == (2, 64))
-    assert model.embed_text(["a b", "a b"]).shape == (2, 32)
+    assert model.embed_text(model.instruct(["a b", "c"])).shape == (2, 32)
     assert model.match(model.edit(images), model.instruct(["a b", "c"])).shape == (2, 2)
 
 
