@@ -140,11 +140,20 @@ def columns(queries, gallery):
     return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
 
 
+def anything(record):
+    return True
+
+
 class Protocol(NamedTuple):
     name: str
     removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
     positive: Callable  # (q, g) -> (q g) bool: a hit
-    modality: str | None = None  # of the queries; the gallery is drawn from the other one, TRIALS times
+    asks: Callable = anything  # record -> bool: a query of this protocol
+    answers: Callable = anything  # record -> bool: in its gallery
+    cell: Callable | None = None  # record -> key: each of TRIALS galleries has one image of every cell
+    people: bool = False  # the CMC ranks people, not images
+    transposed: bool = False  # the queries are drawn instead of the gallery
+    named: bool = False  # evaluated only if asked for by name
 
 
 def same_person(q, g):
@@ -167,29 +176,86 @@ def wanted_clothes(q, g):
     return same_person(q, g) & (g.clothes == q.target)
 
 
+def nothing(q, g):
+    return np.zeros(np.broadcast_shapes(q.pid.shape, g.pid.shape), bool)
+
+
+def infrared(record):
+    return record.modality == "ir"
+
+
+def visible(record):
+    return record.modality == "rgb"
+
+
+def seen_by(*cams):
+    return lambda record: record.cam in cams
+
+
+def person(record):
+    return record.pid
+
+
+def person_and_camera(record):
+    return record.pid, record.cam
+
+
 TRIALS = 10
 GENERAL = Protocol("general", same_camera, same_person)
 OTHER_CLOTHES = Protocol("cc", same_camera_or_clothes, same_person)
 SAME_CLOTHES = Protocol("sc", same_camera_or_other_clothes, same_person)
 STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in other clothes is a wrong answer
 
-PROTOCOLS = {  # (data set, task) -> the first is the default
+LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
+VIS_TO_IR = LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared)
+# Camera A (0) is the gallery, B (1) has the same clothes, C (2) others; they all differ, so that nothing is removed.
+PRCC = Protocol("cross multi-shot", nothing, same_person, seen_by(2))
+TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
+
+PROTOCOLS = {  # (layout, task) -> the first is the default
     ("market", "trad"): (GENERAL,),
+    ("msmt17", "trad"): (GENERAL,),
+    ("cuhk03", "trad"): (GENERAL._replace(name="new (767/700)"),),
     ("ltcc", "cc"): (GENERAL, OTHER_CLOTHES, SAME_CLOTHES),
-    ("llcm", "vi"): (GENERAL._replace(name="ir-to-vis", modality="ir"),
-                     GENERAL._replace(name="vis-to-ir", modality="rgb")),
-    ("cuhk-pedes", "t2i"): (GENERAL._replace(name="text-to-image"),),  # no cameras are known: nothing is removed
+    ("prcc", "cc"): (PRCC, PRCC._replace(name="cross single-shot", cell=person),
+                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),
+                     PRCC._replace(name="same single-shot", asks=seen_by(1), cell=person)),
+    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # four cameras; the clothes are the same in 2 and 3, not in 3 and 4
+                           GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
+                           GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
+                           OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
+    ("llcm", "vi"): (LLCM, VIS_TO_IR,
+                     # what DEEN's released code calls VIS to IR: the drawn infrared images ask, all visible ones answer
+                     LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True)),
+    ("cuhk-pedes", "t2i"): (TEXT,),
     ("cocas", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
     ("cocas", "li"): (STRICT, GENERAL._replace(name="id-only")),
+    # Lists have their own queries and gallery; a row without a camera has no image removed.
+    ("omnireid", "trad"): (GENERAL,), ("omnireid", "cc"): (GENERAL,), ("omnireid", "vi"): (GENERAL,),
+    ("omnireid", "t2i"): (TEXT,),
+    ("omnireid", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
+    ("omnireid", "li"): (STRICT, GENERAL._replace(name="id-only")),
 }
 
 
-def trial_gallery(records, seed):
-    """LLCM: indices of one image per person and camera, drawn with the published seeds and order."""
+def one_of_each(records, cell, seed):
+    """Indices of one of the records of every cell, in the order and with the seeds of LLCM's published code."""
     rng, cells = random.Random(seed), {}
     for i in sorted(range(len(records)), key=lambda i: records[i].path):
-        cells.setdefault((records[i].pid, records[i].cam), []).append(i)
-    return [rng.choice(cells[cell]) for cell in sorted(cells)]
+        cells.setdefault(cell(records[i]), []).append(i)
+    return [rng.choice(cells[key]) for key in sorted(cells)]
+
+
+def trials(protocol, queries, gallery):
+    """[(indices of the queries, indices of the gallery)] of each trial: of one, where nothing is drawn."""
+    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
+    show = [i for i, record in enumerate(gallery) if protocol.answers(record)]
+    if not protocol.cell:
+        return [(ask, show)]
+    side, records = (ask, queries) if protocol.transposed else (show, gallery)
+    side_records = [records[i] for i in side]
+    draws = [[side[i] for i in one_of_each(side_records, protocol.cell, seed)] for seed in range(TRIALS)]
+    return [(draw, show) if protocol.transposed else (ask, draw) for draw in draws]
 
 
 def masks(protocol, q, g):
@@ -211,7 +277,7 @@ def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore
         dist = 1 - qf[start:start + chunk] @ gf.T
         dist = dist if rescore is None else rescore(start, dist)
         positive, removed = masks(protocol, Columns(*(column[start:start + chunk] for column in q)), g)
-        ranked.append(_per_query(dist, positive, removed, ap_window, g.pid if protocol.modality else None))
+        ranked.append(_per_query(dist, positive, removed, ap_window, g.pid if protocol.people else None))
         if len(ranked[-1]):
             luck.append(len(ranked[-1]) * np.array(chance(positive, removed)))
     result = _summary(np.concatenate(ranked), len(gf))
@@ -298,27 +364,22 @@ def matcher(model, dataset, gallery, sentences, batch=64, top=128):
 # ---- tasks ----
 
 def sides(dataset):
-    """(queries, gallery) records; the same list twice where the protocol's direction decides (LLCM)."""
+    """(queries, gallery) records; the same list twice where the protocol decides (LLCM)."""
+    if test := dataset.split("test"):
+        return test, test
     queries, gallery = dataset.split("query"), dataset.split("gallery")
-    if dataset.task == "vi":
-        queries = gallery = dataset.split("test")
     if not queries or not gallery:
         raise UserError(f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its test split")
     return queries, gallery
 
 
 def score(protocol, queries, gallery, qf, gf, ap_window=None, rescore=None):
-    """The figures of one row of a table; for LLCM the mean over its trials."""
-    ask, draws = list(range(len(queries))), [list(range(len(gallery)))]
-    if protocol.modality:
-        ask = [i for i in ask if queries[i].modality == protocol.modality]
-        others = [i for i in draws[0] if gallery[i].modality != protocol.modality]
-        draws = [[others[i] for i in trial_gallery([gallery[i] for i in others], seed)] for seed in range(TRIALS)]
+    """The figures of one row of a table: the mean over the trials of the protocol."""
     runs = []
-    for draw in draws:
-        q, g = columns([queries[i] for i in ask], [gallery[i] for i in draw])
-        run = evaluate_features(qf[ask], gf[draw], q, g, protocol, ap_window=ap_window, rescore=rescore)
-        runs.append(run | {f"R{k}": run["cmc"][min(k, len(draw)) - 1] for k in (1, 5, 10)})
+    for ask, show in trials(protocol, queries, gallery):
+        q, g = columns([queries[i] for i in ask], [gallery[i] for i in show])
+        run = evaluate_features(qf[ask], gf[show], q, g, protocol, ap_window=ap_window, rescore=rescore)
+        runs.append(run | {f"R{k}": run["cmc"][min(k, len(show)) - 1] for k in (1, 5, 10)})
     counts = {"trials": len(runs)} | {key: runs[0][key] for key in ("queries", "without", "gallery")}
     figures = ("mAP", "R1", "R5", "R10", "mINP", "chance mAP", "chance R1")
     return counts | {key: float(np.mean([run[key] for run in runs])) for key in figures}
