@@ -137,15 +137,16 @@ OVERLAP = {"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"}  # where CUHK-PED
 def without_overlap(datasets):
     """The data sets, to be trained on together: beside Market-1501 or CUHK03, CUHK-PEDES loses its images from there.
 
-    Some are of test people ("we filtered out duplicate images from the test sets", Sec. 5.2). Which is not published (Supp.
-    Tab. 2 counts 28,566 that stay), so the whole folder goes.
+    Some are of test people: "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not
+    published (28,566 stay, Supp. Tab. 2), so the whole folder goes.
     """
     folders, kept = tuple(OVERLAP[d.layout] for d in datasets if d.layout in OVERLAP and not is_drawn(d.root)), []
     for dataset in datasets:
         if dataset.layout == "cuhk-pedes" and folders:
             records = tuple(r for r in dataset.records if r.role != "train" or not r.path.startswith(folders))
-            warnings.warn(f"{dataset.title}: {len(dataset.records) - len(records)} training images in {', '.join(folders)} "
-                          "are left out, some show test people of the sets beside it", stacklevel=2)
+            gone = len(dataset.records) - len(records)
+            warnings.warn(f"{dataset.title}: {gone} training images in {', '.join(folders)} are left out, some are of "
+                          "test people of the sets beside it", stacklevel=2)
             dataset = dataset._replace(records=records)
         kept.append(dataset)
     return kept
@@ -159,7 +160,8 @@ def counts_table(dataset):
         pid, cam, clothes, modality, junk = (column(dataset.split(role), what)
                                              for what in ("pid", "cam", "clothes", "modality", "junk"))
         captions = modality.count("text")
-        counts = [len({value for value, bad in zip(values, junk) if not bad} - {None}) for values in (pid, cam, clothes)]
+        counts = [len({value for value, bad in zip(values, junk) if not bad and value is not None})
+                  for values in (pid, cam, clothes)]
         counts.insert(1, len(pid) - sum(junk) - captions)
         note = (f"  + {sum(junk)} junk" if any(junk) else "") + (f"  + {captions} captions" if captions else "")
         lines.append(row("  " + role, *(count or "-" for count in counts), note))
@@ -174,7 +176,8 @@ def check(datasets):
             for start in range(0, len(dataset.records), 1024):
                 some = [dataset.records[i] for i in range(start, min(start + 1024, len(dataset.records)))]
                 paths = {path for r in some for path in (r.path, r.template_path, r.crop_path) if path}
-                bad |= dict.fromkeys(filter(None, pool.map(_complaint, (dataset.root / path for path in sorted(paths)))))
+                complaints = pool.map(_complaint, [dataset.root / path for path in sorted(paths)])
+                bad |= dict.fromkeys(filter(None, complaints))
                 bar.update(len(some))
     return list(bad)
 

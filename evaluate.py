@@ -176,10 +176,6 @@ def wanted_clothes(q, g):
     return same_person(q, g) & (g.clothes == q.target)
 
 
-def nothing(q, g):
-    return np.zeros(np.broadcast_shapes(q.pid.shape, g.pid.shape), bool)
-
-
 def infrared(record):
     return record.modality == "ir"
 
@@ -208,8 +204,7 @@ STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in 
 
 LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
 VIS_TO_IR = LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared)
-# Camera A (0) is the gallery, B (1) has the same clothes, C (2) others; they all differ, so that nothing is removed.
-PRCC = Protocol("cross multi-shot", nothing, same_person, seen_by(2))
+PRCC = GENERAL._replace(name="cross multi-shot", asks=seen_by(2))  # camera C: other clothes than in the gallery (A)
 TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
 
 PROTOCOLS = {  # (layout, task) -> the first is the default
@@ -218,9 +213,9 @@ PROTOCOLS = {  # (layout, task) -> the first is the default
     ("cuhk03", "trad"): (GENERAL._replace(name="new (767/700)"),),
     ("ltcc", "cc"): (GENERAL, OTHER_CLOTHES, SAME_CLOTHES),
     ("prcc", "cc"): (PRCC, PRCC._replace(name="cross single-shot", cell=person),
-                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),
+                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),  # B
                      PRCC._replace(name="same single-shot", asks=seen_by(1), cell=person)),
-    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # four cameras; the clothes are the same in 2 and 3, not in 3 and 4
+    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # clothes are the same under cameras 2 and 3, others under 4
                            GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
                            GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
                            OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
@@ -238,8 +233,8 @@ PROTOCOLS = {  # (layout, task) -> the first is the default
 }
 
 
-def one_of_each(records, cell, seed):
-    """Indices of one of the records of every cell, in the order and with the seeds of LLCM's published code."""
+def trial_gallery(records, seed, cell=person_and_camera):
+    """Indices of one of the records of every cell, drawn with the seeds and in the order of LLCM's published code."""
     rng, cells = random.Random(seed), {}
     for i in sorted(range(len(records)), key=lambda i: records[i].path):
         cells.setdefault(cell(records[i]), []).append(i)
@@ -247,15 +242,15 @@ def one_of_each(records, cell, seed):
 
 
 def trials(protocol, queries, gallery):
-    """[(indices of the queries, indices of the gallery)] of each trial: of one, where nothing is drawn."""
+    """[(indices of the queries, indices of the gallery)] of each trial; of a single one where nothing is drawn."""
     ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
     show = [i for i, record in enumerate(gallery) if protocol.answers(record)]
     if not protocol.cell:
         return [(ask, show)]
-    side, records = (ask, queries) if protocol.transposed else (show, gallery)
-    side_records = [records[i] for i in side]
-    draws = [[side[i] for i in one_of_each(side_records, protocol.cell, seed)] for seed in range(TRIALS)]
-    return [(draw, show) if protocol.transposed else (ask, draw) for draw in draws]
+    all_of, records = (ask, queries) if protocol.transposed else (show, gallery)
+    pool = [records[i] for i in all_of]
+    drawn = [[all_of[i] for i in trial_gallery(pool, seed, protocol.cell)] for seed in range(TRIALS)]
+    return [(draw, show) if protocol.transposed else (ask, draw) for draw in drawn]
 
 
 def masks(protocol, q, g):
@@ -390,9 +385,10 @@ def evaluate_task(model, dataset, protocol=None, sentence=0, feature="edit", bat
 
     sentence: which of the 20 instructions of trad, cc and vi. two_stage: t2i gets a second row, re-scored by matching.
     """
-    chosen = [p for p in PROTOCOLS[dataset.name, dataset.task] if protocol in (None, p.name)]
+    known = PROTOCOLS[dataset.layout, dataset.task]
+    chosen = [p for p in known if p.name == protocol or protocol is None and not p.named]
     if not chosen:
-        names = ", ".join(p.name for p in PROTOCOLS[dataset.name, dataset.task])
+        names = ", ".join(p.name for p in known)
         raise UserError(f"{dataset.title} has no protocol '{protocol}' for {dataset.task}; it has {names}")
     queries, gallery = sides(dataset)
     ask = [instructions.query_instruction(dataset.task, r, sentence) for r in queries]
@@ -409,8 +405,8 @@ def evaluate_task(model, dataset, protocol=None, sentence=0, feature="edit", bat
 
 
 def evaluate_all(model, datasets, **options):
-    """The rows of several data sets; options as in evaluate_task."""
-    return [row for dataset in datasets for row in evaluate_task(model, dataset, **options)]
+    """The rows of the data sets that have a test split; options as in evaluate_task."""
+    return [row for dataset in datasets if dataset.tested for row in evaluate_task(model, dataset, **options)]
 
 
 def evaluate_sentences(model, dataset, **options):
@@ -466,7 +462,7 @@ def instruction_matrix(model, datasets, feature="edit", batch=64, sentence=0):
     """
     rows = []
     for dataset in datasets:
-        if dataset.name not in ("ltcc", "cocas"):  # the others know no clothes
+        if dataset.name not in ("ltcc", "cocas") or not dataset.tested:  # the others know no clothes
             continue
         queries, gallery = sides(dataset)
         if dataset.name == "ltcc":
@@ -483,8 +479,8 @@ def instruction_matrix(model, datasets, feature="edit", batch=64, sentence=0):
             if dataset.name == "ltcc":
                 gf = extract(model, dataset, gallery, [name] * len(gallery), feature, batch)
             for target, protocol in targets.items():
-                row = {"task": dataset.task, "data": dataset.title, "target": target, "instruction": name}
-                rows.append(row | score(protocol, queries, gallery, qf, gf))
+                row = {"task": dataset.task, "data": dataset.title, "target": target, "protocol": protocol.name}
+                rows.append(row | {"instruction": name} | score(protocol, queries, gallery, qf, gf))
     return sorted(rows, key=lambda row: (row["data"], row["task"], row["target"]))
 
 
@@ -519,9 +515,8 @@ def rank_rows(model, dataset, people=3, feature="edit", batch=64):
     LTCC: a cc and a trad sentence, targets in other clothes. COCAS+: wanted and own clothes. Others: their instruction.
     """
     queries, gallery = sides(dataset)
-    p, task = PROTOCOLS[dataset.name, dataset.task][0], dataset.task
-    if p.modality:
-        queries, gallery = ([r for r in gallery if (r.modality == p.modality) == ask] for ask in (True, False))
+    p, task = PROTOCOLS[dataset.layout, dataset.task][0], dataset.task
+    queries, gallery = [r for r in queries if p.asks(r)], [r for r in gallery if p.answers(r)]
     if dataset.name == "ltcc":
         p, variants = OTHER_CLOTHES, [(t, [instructions.SENTENCES[t][0]] * len(queries)) for t in ("cc", "trad")]
     elif dataset.name == "cocas":
@@ -600,6 +595,7 @@ class Config:
     task: str = cli.option(None, "which task; all = every task that the data offers", ("all", *instructions.TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
     instructions: str = cli.option("one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
+    protocol: str = cli.option(None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
     feature: str = cli.option(None, "what is ranked: the edited CLS token, or F_out of the attention module",
                               ("edit", "fused"))
     ap_window: int = cli.option(None, "AP in the first N ranks, as the released code (500); None = all, the standard")
@@ -617,12 +613,16 @@ def main(config):
         raise UserError(f"--batch {config.batch}: at least one image")
     model.to(device if config.device == "auto" else config.device)
     datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
+    if not any(dataset.tested for dataset in datasets):
+        raise UserError(f"{datasets[0].root}: {datasets[0].title} has no test split; give another --data")
+    datasets = [dataset for dataset in datasets if dataset.tested]
     how = {"feature": config.feature or trained["feature"], "batch": config.batch}
     spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
     single = [d for d in datasets if d not in spread]
+    rules = {"protocol": config.protocol, "ap_window": config.ap_window}
     tables = {
-        "Results": evaluate_all(model, single, ap_window=config.ap_window, **how),
-        "All 20 sentences": sum((evaluate_sentences(model, d, ap_window=config.ap_window, **how) for d in spread), []),
+        "Results": evaluate_all(model, single, **rules, **how),
+        "All 20 sentences": sum((evaluate_sentences(model, d, **rules, **how) for d in spread), []),
         "Instruction matrix: same queries, same gallery": instruction_matrix(model, datasets, **how),
     }
     for title, rows in tables.items():

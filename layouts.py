@@ -110,10 +110,10 @@ def read_msmt17(root, task):
 
 
 def read_cuhk03(root, task):
-    """New protocol, 767 / 700 people. `0001_c1_1.png` = label, view; or `1_001_1_01.png` and MATLAB's list of the split.
+    """New protocol, 767/700 people. `0001_c1_1.png` = label, view; or `1_001_1_01.png` and a MATLAB list of the split.
 
-    The view, 1 or 2, counts as camera, though there are five pairs of them. Where detected and labeled boxes lie side by
-    side, the detected ones are read, as in the paper: point --data at the other folder for those.
+    The view, 1 or 2, counts as camera, though there are five pairs of them. Where detected and labeled boxes lie side
+    by side, the detected ones are read, as in the paper: point --data at the other folder to have those.
     """
     sides = [root / kind for kind in ("detected", "images_detected", "labeled", "images_labeled")]
     folder = next((side for side in sides if side.is_dir()), root)
@@ -131,8 +131,8 @@ def read_cuhk03(root, task):
 def _cuhk03_listed(root, folder, kind):
     there = set(glob("*.png", root_dir=folder))
     if not there:
-        raise UserError(f"{root}: cuhk-03.mat holds the images in MATLAB's format; take the CUHK03-NP folders instead, or "
-                        "extract images_detected/ with the lines under 'CUHK03 from its .mat' in README")
+        raise UserError(f"{root}: cuhk-03.mat holds the images in MATLAB's format; take the CUHK03-NP folders instead, "
+                        "or extract images_detected/ with the lines under 'CUHK03 from its .mat' in README")
     mat = _mat(folder.absolute().parent / f"cuhk03_new_protocol_config_{kind}.mat")
     files, labels, views = (np.ravel(mat[key]) for key in ("filelist", "labels", "camId"))
     records = []
@@ -157,7 +157,7 @@ def _mat(path):
     except FileNotFoundError:
         raise UserError(f"{path}: list is missing; it comes with the CUHK03 new protocol")
     except (ValueError, NotImplementedError, OSError) as error:
-        raise UserError(f"{path}: not a MATLAB file of version 5 ({error}); a web page saved in its place? Fetch it again")
+        raise UserError(f"{path}: not a MATLAB 5 file ({error}); a web page saved in its place? Fetch it again")
 
 
 def read_ltcc(root, task):
@@ -175,18 +175,16 @@ def read_prcc(root, task):
     People wear the same clothes under A and B, others under C. The gallery is A; val shows the people of train.
     """
     rgb, found = "rgb/" if (root / "rgb").is_dir() else "", []
-    for role in ("train", "val"):
-        if role == "train" or (root / rgb / role).is_dir():
-            for path, (letter,) in _images(root, f"{rgb}{role}/[0-9]*/*.jpg", r"([ABC])_cropped_rgb\d", "A_cropped_rgb010.jpg"):
-                found.append((role, path, letter))
+    for role in ("train", "val") if (root / rgb / "val").is_dir() else ("train",):
+        images = _images(root, f"{rgb}{role}/[0-9]*/*.jpg", r"([ABC])_cropped_rgb\d", "A_cropped_rgb010.jpg")
+        found += [(role, path, letter) for path, (letter,) in images]
     for letter, role in (("A", "gallery"), ("B", "query"), ("C", "query")):
-        for path, _ in _images(root, f"{rgb}test/{letter}/[0-9]*/*.jpg", r"cropped_rgb\d", "cropped_rgb010.jpg"):
-            found.append((role, path, letter))
+        images = _images(root, f"{rgb}test/{letter}/[0-9]*/*.jpg", r"cropped_rgb\d", "cropped_rgb010.jpg")
+        found += [(role, path, letter) for path, _ in images]
     records = []
     for role, path, letter in found:
-        pid = int(Path(path).parent.name)
-        records.append(Record("prcc", role, path, pid, "ABC".index(letter), view=letter,
-                              clothes=f"{pid}:{'C' if letter == 'C' else 'AB'}"))
+        pid, clothes = int(Path(path).parent.name), "C" if letter == "C" else "AB"
+        records.append(Record("prcc", role, path, pid, "ABC".index(letter), f"{pid}:{clothes}", view=letter))
     return records
 
 
@@ -246,7 +244,7 @@ def read_synth_pedes(root, task):
 class Entries(Sequence):
     """The Records of SYNTH-PEDES, each read when it is asked for: all at once would take several GB.
 
-    index: (n + 1,) with fields `start`, the byte at which an entry begins, and `pid`; the last row is the end of the file.
+    index: (n + 1,) with fields `start`, the byte at which an entry begins, and `pid`; the last row is the file's end.
     """
 
     def __init__(self, path, index):
@@ -273,7 +271,7 @@ PIECE = 2**24  # bytes of the JSON that are in memory at a time
 
 
 def _index(path):
-    """The index of a JSON list of objects: made in one pass and kept beside the file, where the next opening finds it."""
+    """The index of a JSON list: made in one pass and kept beside the file, where the next opening finds it."""
     kept, size = path.with_suffix(".index.npy"), path.stat().st_size
     if kept.exists() and kept.stat().st_mtime >= path.stat().st_mtime:
         try:
@@ -296,7 +294,8 @@ def _index(path):
 
 def _scan(path, size):
     starts, pids, text, passed, decode = array("q"), array("q"), "", 0, json.JSONDecoder().raw_decode
-    with open(path, "rb") as file, tqdm(total=size, desc=f"indexing {path.name}", unit="B", unit_scale=True) as bar:
+    bar = tqdm(total=size, desc=f"indexing {path.name}", unit="B", unit_scale=True, disable=size < PIECE)
+    with open(path, "rb") as file, bar:
         while piece := file.read(PIECE):
             text, end = text + piece.decode("latin-1"), 0  # one character per byte; JSON's own signs are ASCII
             while (brace := text.find("{", end)) >= 0:
@@ -305,7 +304,7 @@ def _scan(path, size):
                 except ValueError:  # it goes on in the next piece
                     break
                 if not isinstance(entry.get("id"), int):
-                    raise UserError(f"{path}: the entry at byte {passed + brace} has no whole number as id; fetch it again")
+                    raise UserError(f"{path}: the entry at byte {passed + brace} has no number as id; fetch it again")
                 starts.append(passed + brace)
                 pids.append(entry["id"])
             text, passed = text[end:], passed + end
@@ -326,13 +325,15 @@ def read_cocas(root, task):
 
 
 def read_omnireid(root, task):
-    """Lists `train.txt`, `query.txt`, `gallery.txt` in datalist/, or `train_attr.txt` and so on with a task's TAG."""
+    """Lists `train.txt`, `query.txt`, `gallery.txt` in datalist/, or `train_attr.txt` and so on, with a task's tag."""
     there = {role for role in ("train", "query", "gallery") if glob(f"{role}*.txt", root_dir=root / "datalist")}
     roles = ["train"] * ("train" in there) + ["query", "gallery"] * bool(there - {"train"})
-    return _listed(root, f"omnireid:{root.absolute().name.replace('.', '_')}", task, [("", role) for role in roles or ["train"]])
+    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # several may lie side by side
+    return _listed(root, name, task, [("", role) for role in roles or ["train"]])
 
 
-TAGS = {"trad": "sc", "cc": "cc", "ctcc": "ctcc", "vi": "cross", "t2i": "t2i", "li": "attr"}  # the released code's names
+# The released code's names of the tasks.
+TAGS = {"trad": "sc", "cc": "cc", "ctcc": "ctcc", "vi": "cross", "t2i": "t2i", "li": "attr"}
 
 
 def _listed(root, name, task, parts):
@@ -374,7 +375,7 @@ def _listed_record(root, part, name, role, task, where, row, texts):
     path, clothes = str(PurePosixPath(part, image)), f"{pid}:{outfit}"
     known = {"clothes": clothes, "junk": pid == -1}
     if role == "query" and task in ("ctcc", "li"):
-        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for; the one worn stays unknown.
+        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for, not the one worn.
         known |= {"clothes": None, "target_clothes": clothes}
     if task == "ctcc":
         known["template_path" if "templates" in Path(instr).parts else "crop_path"] = str(PurePosixPath(part, instr))
@@ -386,8 +387,9 @@ def _listed_record(root, part, name, role, task, where, row, texts):
     elif task == "li" or task == "t2i" and role != "gallery":  # a t2i gallery row carries a sentinel instead of a key
         if instr not in texts:
             raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
-        # an li query's second caption, where the JSON has one, is what it wears itself
-        known["captions"] = (texts[instr],) + ((texts[image],) if (role, task) == ("query", "li") and image in texts else ())
+        known["captions"] = (texts[instr],)
+        if (role, task) == ("query", "li") and image in texts:  # what it wears itself
+            known["captions"] += (texts[image],)
     if task == "t2i" and role == "query":
         path, known["modality"] = None, "text"
     return Record(name, role, path, pid, cam, **known)
@@ -437,7 +439,7 @@ def _json(path):
 class Layout(NamedTuple):
     title: str
     tasks: tuple[str, ...]
-    signs: tuple[tuple[str, ...], ...]  # a folder is this data set if it holds all files, or file patterns, of one of these
+    signs: tuple[tuple[str, ...], ...]  # a folder is this data set if it holds everything of one of these
     read: object
     published: dict  # role, or variant and role -> (images or captions, identities); None = not published
 
@@ -449,8 +451,9 @@ LAYOUTS = {  # where signs are alike, the more particular comes first
         {"train": (30248, 1041), "val": (2373, None), "query": (11659, 3060), "gallery": (82161, 3060)}),
     "cuhk03": Layout(
         "CUHK03", ("trad",), (
-            ("detected/bounding_box_train",), ("labeled/bounding_box_train",), ("bounding_box_train", "query/*_c[12]_*"),
-            ("images_detected",), ("images_labeled",), ("1_001_1_01.png",), ("cuhk-03.mat",), ("cuhk03_release",)),
+            ("detected/bounding_box_train",), ("labeled/bounding_box_train",),
+            ("bounding_box_train", "query/*_c[12]_*"), ("images_detected",), ("images_labeled",), ("1_001_1_01.png",),
+            ("cuhk-03.mat",), ("cuhk03_release",)),
         read_cuhk03,
         {"train": (7365, 767), "query": (1400, 700), "gallery": (5332, 700), "labeled train": (7368, 767),
          "labeled gallery": (5328, 700)}),
@@ -498,7 +501,8 @@ def tasks_of(name, root, asked="all"):
     if name == "omnireid":
         tagged = tuple(task for task in tasks if glob(f"*_{TAGS[task]}.txt", root_dir=root / "datalist"))
         if not tagged and asked == "all":
-            raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name them with its tag as in "
-                            f"train_attr.txt ({', '.join(f'{tag} = {task}' for task, tag in TAGS.items())})")
+            tags = ", ".join(f"{tag} = {task}" for task, tag in TAGS.items())
+            raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name them with its tag "
+                            f"as in train_attr.txt ({tags})")
         tasks = tagged or tasks
     return tuple(task for task in tasks if asked in ("all", task))
