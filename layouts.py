@@ -147,15 +147,15 @@ def _cuhk03_listed(root, folder, kind):
 
 
 def _mat(path):
-    """The arrays of a MATLAB file of version 5."""
+    """The arrays of a MATLAB 5 file."""
+    if not path.is_file():
+        raise UserError(f"{path}: list is missing; it comes with the CUHK03 new protocol")
     try:
         from scipy.io import loadmat
     except ImportError:
         raise UserError(f"{path}: MATLAB files need SciPy; pip install scipy, or take the CUHK03-NP folders")
     try:
         return loadmat(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: list is missing; it comes with the CUHK03 new protocol")
     except (ValueError, NotImplementedError, OSError) as error:
         raise UserError(f"{path}: not a MATLAB 5 file ({error}); a web page saved in its place? Fetch it again")
 
