@@ -281,7 +281,7 @@ def _index(path):
         except (ValueError, EOFError, IndexError):  # cut off: made anew
             pass
     index = _scan(path, size)
-    part = kept.with_suffix(".part")
+    part = kept.with_name(f"{kept.name}.{os.getpid()}")  # several processes may be at it
     try:
         with open(part, "wb") as file:
             np.save(file, index)
