@@ -203,7 +203,6 @@ SAME_CLOTHES = Protocol("sc", same_camera_or_other_clothes, same_person)
 STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in other clothes is a wrong answer
 
 LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
-VIS_TO_IR = LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared)
 PRCC = GENERAL._replace(name="cross multi-shot", asks=seen_by(2))  # camera C: other clothes than in the gallery (A)
 TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
 
@@ -219,7 +218,7 @@ PROTOCOLS = {  # (layout, task) -> the first is the default
                            GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
                            GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
                            OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
-    ("llcm", "vi"): (LLCM, VIS_TO_IR,
+    ("llcm", "vi"): (LLCM, LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared),
                      # what DEEN's released code calls VIS to IR: the drawn infrared images ask, all visible ones answer
                      LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True)),
     ("cuhk-pedes", "t2i"): (TEXT,),

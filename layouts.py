@@ -71,6 +71,9 @@ def column(records, name):
 
 # ---- readers: read(root, task) -> Records ----
 
+BOXES = (("bounding_box_train", "train"), ("query", "query"), ("bounding_box_test", "gallery"))
+
+
 def read_market(root, task):
     """`0002_c1s1_000451_03.jpg` = pid, camera. pid -1 is junk (a bad detection), 0000 a distractor that stays."""
     records = []
@@ -78,9 +81,6 @@ def read_market(root, task):
         for path, (pid, cam) in _images(root, f"{folder}/*.jpg", r"(-1|\d{4})_c([1-6])s\d", "0002_c1s1_000451_03.jpg"):
             records.append(Record("market", role, path, int(pid), int(cam), junk=pid == "-1"))
     return [record for record in records if not (record.junk and record.role == "train")]
-
-
-BOXES = (("bounding_box_train", "train"), ("query", "query"), ("bounding_box_test", "gallery"))
 
 
 def read_msmt17(root, task):

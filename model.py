@@ -178,9 +178,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, sentences):
         """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
-        full = len(self.memory) >= self.MAX_KEPT and not self.memory.keys() >= set(sentences)
-        if self.trainable or full:
+        if self.trainable:
             return self._read(sentences)
+        if len(self.memory) > self.MAX_KEPT:
+            self.memory.clear()
         self.remember(sentences)
         rows = [self.memory[sentence] for sentence in sentences]
         device = self.bert.device

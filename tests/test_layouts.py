@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import data
 import evaluate
@@ -20,6 +21,7 @@ import toy as toy_module
 import train
 from cli import UserError
 from layouts import Record
+from model import TextEncoder, embedded_text_model
 from tests.test_data import PEDES, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
@@ -226,6 +228,15 @@ def test_an_index_that_cannot_be_kept_is_said(toy, monkeypatch):
     with pytest.warns(UserWarning, match="cannot be written .No space left"):
         assert len(data.open_dataset(root, "t2i").records) == 2
     assert not list(root.glob("*.npy*"))
+
+
+def test_not_all_of_its_sentences_are_kept(monkeypatch):
+    text_tower = TextEncoder(embedded_text_model())
+    monkeypatch.setattr(TextEncoder, "MAX_KEPT", 2)
+    first = text_tower(["one", "two", "three"])
+    text_tower(["four"])
+    assert list(text_tower.memory) == ["four"]
+    torch.testing.assert_close(text_tower(["one", "two", "three"]), first)
 
 
 # ---- the toy's trees ----
