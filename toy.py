@@ -328,8 +328,8 @@ def synth_pedes(job, rng):
     for k, cam in enumerate(rng.sample(range(1, 9), 4)):
         shot, path = job.shoot(0, cam, rng), f"Part{1 + job.pid % 2}/{job.pid}/{k}.jpg"
         job.save(path, shot.jpeg)
-        said = [shot.attributes[key] for key in ("gender code", "hair color", "coat color", "coat style", "trousers color",
-                                                 "bag style")]
+        said = [shot.attributes[key] for key in ("gender code", "hair color", "coat color", "coat style",
+                                                 "trousers color", "bag style")]
         captions = [describe(shot.attributes, rng) for _ in range(rng.randint(1, 3))]
         rows.append(("synthpedes-dataset.json", {
             "id": job.pid, "file_path": path, "attributes": [",".join(said)], "captions": captions,

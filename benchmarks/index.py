@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 def write(folder, entries):
     """A JSON list as the real one: 15.3 images a person, two captions and a prompt each (12,138,157 texts in all)."""
-    caption = ("a young woman with long black hair wears a red short sleeve t-shirt and blue trousers, carries a shoulder "
-               "bag and walks towards the camera in white shoes")
+    caption = ("a young woman with long black hair wears a red short sleeve t-shirt and blue trousers, carries a "
+               "shoulder bag and walks towards the camera in white shoes")
     with open(folder / "synthpedes-dataset.json", "w") as file:
         for i in range(entries):
             person, image = i * 312321 // 4791711, i % 16
@@ -35,8 +35,8 @@ def opening(folder):
     sampler = data.PKSampler(dataset.split("train"), 32, 4, seed=0)
     batch = [dataset.records[i] for i in sampler.batch(0)]
     drawn = time.perf_counter()
-    print(f"{len(dataset.records):,} entries opened in {opened - start:.1f} s; sampler and first {len(batch)} records in "
-          f"{drawn - opened:.1f} s; peak memory {memory():.2f} GB ({before:.2f} GB before)")
+    print(f"{len(dataset.records):,} entries opened in {opened - start:.1f} s; sampler and first {len(batch)} records "
+          f"in {drawn - opened:.1f} s; peak memory {memory():.2f} GB ({before:.2f} GB before)")
 
 
 def memory():

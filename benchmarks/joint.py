@@ -1,6 +1,6 @@
 """One model for seven drawn data sets against one model for each: `python benchmarks/joint.py --data ./toy-all`.
 
-Every data set and task gets the same number of steps in both. `python toy.py --out ./toy-all --sets all` draws the data.
+Every data set and task gets the same number of steps in both. `python toy.py --out ./toy-all --sets all` draws them.
 """
 
 import json
@@ -48,7 +48,8 @@ def main(config):
             collect(joint, dict(data=str(seven), steps=config.steps * len(datasets), ratios=ratios), config.ids, seed)
     for row in single:
         (one, one_sd), (all_, all_sd) = (spread(figures[row]) for figures in (single, joint))
-        print(f"{' '.join(row):60} single {one:5.1f} +- {one_sd:.1f}   joint {all_:5.1f} +- {all_sd:.1f}   {100 * all_ / one:.0f} %")
+        print(f"{' '.join(row):50} single {one:5.1f} +- {one_sd:.1f}  joint {all_:5.1f} +- {all_sd:.1f}  "
+              f"{100 * all_ / one:.0f} %")
 
 
 def collect(figures, flags, ids, seed):

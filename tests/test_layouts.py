@@ -1,4 +1,4 @@
-"""layouts.py: every layout from tiny trees with real names and from the toy's trees, and what is said of broken ones."""
+"""Every layout, from tiny trees with real names and from the toy's trees, and what is said of broken ones."""
 
 import json
 import os
@@ -65,7 +65,8 @@ SYNTH = [{"id": 7, "file_path": "Part1/7/1.jpg", "attributes": ["man,black hair"
 
 def synth_pedes(root, spelt="-"):
     put(root, *(entry["file_path"] for entry in SYNTH))
-    (root / f"synthpedes{spelt}dataset.json").write_text(json.dumps(SYNTH, ensure_ascii=False, indent=1), encoding="utf-8")
+    content = json.dumps(SYNTH, ensure_ascii=False, indent=1)
+    (root / f"synthpedes{spelt}dataset.json").write_text(content, encoding="utf-8")
     return root
 
 
@@ -305,15 +306,16 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):
                   ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
         code, out, err = command(evaluate, "--checkpoint", "runs/all/last.pt", *flags)
         assert code == 0 and flags[-1] in out and " 10 " in out, err
-    one_line(command(evaluate, "--checkpoint", "runs/all/last.pt", "--data", drawn / "SYNTH-PEDES"), "SYNTH-PEDES", "test")
+    one_line(command(evaluate, "--checkpoint", "runs/all/last.pt", "--data", drawn / "SYNTH-PEDES"), "no test split")
 
 
 def test_a_model_is_tested_on_another_set_than_its_own(drawn, command):
     assert command(train, "--data", drawn / "VC-Clothes", "--task", "cc", "--steps", 1, *FAST)[0] == 0
-    code, out, err = command(evaluate, "--checkpoint", "runs/cc/last.pt", "--data", drawn / "prcc")
+    model = ("--checkpoint", "runs/cc/last.pt")
+    code, out, err = command(evaluate, *model, "--data", drawn / "prcc")
     assert code == 0 and "PRCC  cross multi-shot" in out, err
-    one_line(command(evaluate, "--checkpoint", "runs/cc/last.pt", "--data", drawn / "MSMT17_V1"), "--task cc", "MSMT17")
-    code, out, err = command(evaluate, "--checkpoint", "runs/cc/last.pt", "--data", drawn / "MSMT17_V1", "--task", "trad")
+    one_line(command(evaluate, *model, "--data", drawn / "MSMT17_V1"), "--task cc", "MSMT17")
+    code, out, err = command(evaluate, *model, "--data", drawn / "MSMT17_V1", "--task", "trad")
     assert code == 0 and "MSMT17 V1  general" in out, err
 
 
