@@ -15,6 +15,11 @@ def option(default, help, choices=None):
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+def argument(help):
+    """A dataclass field without a default, which the command line takes by its place."""
+    return dataclasses.field(metadata={"help": help})
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; `python {self.prog} --help` lists the flags")
@@ -25,6 +30,9 @@ def parse(config_class, argv=None):
     parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(config_class):
         flag, default = "--" + field.name.replace("_", "-"), field.default
+        if default is dataclasses.MISSING:
+            parser.add_argument(field.name, type=field.type, help=field.metadata["help"])
+            continue
         help = f"{field.metadata['help']} (default: {default})"
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)

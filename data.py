@@ -1,19 +1,18 @@
-"""Data: one `Record` per image, readers of the real data sets' folders, the P x K sampler, batches and transforms.
+"""Data: finding and checking data sets, the P x K sampler, batches and transforms. layouts.py reads the folders.
 
-A reader is a file-name rule, a split rule and a row of published counts. toy.py writes its people into the same trees.
+`python data.py ./data` counts what is there and opens every image.
 Batches are a pure function of (seed, step), so a run resumes at any step without history.
 Letters: b batch, H W size of person images, h w size of instruction pictures.
 """
 
-import json
 import os
 import random
-import re
 import traceback
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from glob import glob
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,205 +21,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
+from tqdm import tqdm
 
+import cli
 import instructions
 from cli import UserError
+from layouts import LAYOUTS, Dataset, Entries, Record, column, recognise, tasks_of
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for person images and instruction pictures, in training and test alike
 STD = (0.229, 0.224, 0.225)
 CACHE_BYTES = 2**30  # decoded images kept in memory; enough for the whole toy, not for MSMT17
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
 IMAGE_FOLDER = 50  # a folder with more files than this holds images, not data sets
-
-
-# ---- records ----
-
-@dataclass(frozen=True)
-class Record:
-    """One image, or one caption that is a query by itself (path None, modality "text"). Paths start at the root."""
-
-    dataset: str
-    role: str  # train, val, query, gallery; test where the protocol decides which side an image is on (LLCM)
-    path: str | None
-    pid: int  # as the data set numbers it
-    cam: int | None = None  # None = unknown, equal to nothing
-    clothes: str | None = None  # "pid:outfit", unique over people
-    modality: str = "rgb"  # rgb, ir, text
-    captions: tuple[str, ...] = ()
-    template_path: str | None = None  # shop picture of clothes
-    crop_path: str | None = None  # clothes cropped from a photo of the person
-    target_clothes: str | None = None  # what a ctcc or li query asks for
-    view: str | None = None
-    junk: bool = False  # deleted from every ranking; distractors are not junk
-
-
-class Dataset(NamedTuple):
-    name: str
-    title: str
-    task: str
-    root: Path
-    records: tuple[Record, ...]
-
-    def split(self, role):
-        return [record for record in self.records if record.role == role]
-
-
-# ---- readers: read(root, task) -> list of Records ----
-
-def read_market(root, task):
-    """`0002_c1s1_000451_03.jpg` = pid, camera. pid -1 is junk (a bad detection), 0000 a distractor that stays."""
-    records = []
-    for folder, role in (("bounding_box_train", "train"), ("query", "query"), ("bounding_box_test", "gallery")):
-        for path, (pid, cam) in _images(root, f"{folder}/*.jpg", r"(-1|\d{4})_c([1-6])s\d", "0002_c1s1_000451_03.jpg"):
-            records.append(Record("market", role, path, int(pid), int(cam), junk=pid == "-1"))
-    return [record for record in records if not (record.junk and record.role == "train")]
-
-
-def read_ltcc(root, task):
-    """`094_1_c9_015923.png` = pid, outfit of that person, camera. `test` is the gallery; every mode ranks the same."""
-    records = []
-    for folder, role in (("train", "train"), ("query", "query"), ("test", "gallery")):
-        for path, (pid, outfit, cam) in _images(root, f"{folder}/*.png", r"(\d+)_(\d+)_c(\d+)_", "094_1_c9_015923.png"):
-            records.append(Record("ltcc", role, path, int(pid), int(cam), clothes=f"{int(pid)}:{outfit}"))
-    return records
-
-
-def read_llcm(root, task):
-    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality. vis/, nir/ hold test people; train is idx/."""
-    rule, example = r"(\d{4})_c(\d{2})_s(\d+)_f\d+_(vis|nir)", "0001_c01_s185535_f7010_nir.jpg"
-    found = []
-    for kind in ("vis", "nir"):
-        for where, (path, *_) in _rows(root / "idx" / f"train_{kind}.txt", (1, 2)):
-            found.append(("train", path, _fields(rule, Path(path).name, example, where)))
-        found += [("test", *image) for image in _images(root, f"test_{kind}/cam*/*/*.jpg", rule, example)]
-    return [Record("llcm", role, path, int(pid), int(cam), modality={"vis": "rgb", "nir": "ir"}[kind], view=session)
-            for role, path, (pid, cam, session, kind) in found]
-
-
-def read_cuhk_pedes(root, task):
-    """`reid_raw.json` holds split, id, file and captions. A test image is gallery, each of its captions a query."""
-    if not (root / "reid_raw.json").exists():
-        raise UserError(f"{root}: captions in caption_all.json have no split; put reid_raw.json, which has, beside it")
-    records = []
-    for entry in _json(root / "reid_raw.json"):
-        role = {"train": "train", "val": "val", "test": "gallery"}.get(entry.get("split"))
-        if role is None:  # caption_all.json under another name
-            raise UserError(f"{root}/reid_raw.json: {entry.get('file_path')} has no split train, val or test")
-        path, pid, captions = "imgs/" + entry["file_path"], entry["id"], tuple(entry["captions"])
-        records.append(Record("cuhk-pedes", role, path, pid, captions=captions))
-        if role == "gallery":
-            records += [Record("cuhk-pedes", "query", None, pid, modality="text", captions=(one,)) for one in captions]
-    if not {"train", "gallery"} <= {record.role for record in records}:
-        raise UserError(f"{root}/reid_raw.json: empty split, train and test are both needed; fetch the whole file")
-    return records
-
-
-def read_cocas(root, task):
-    """Lists of `image instruction pid outfit [camera]`: real1 to train on, real2 to test on; either may be absent.
-
-    An instruction is a picture (ctcc) or a key of the caption JSON (li). Training rows of one image become one Record.
-    """
-    train, suffix = {"ctcc": ("train_ctcc.txt", ""), "li": ("train_attr.txt", "_attr")}[task]
-    records = {}
-    for part, role, name in (("real1", "train", train), ("real2", "query", f"query{suffix}.txt"),
-                             ("real2", "gallery", f"gallery{suffix}.txt")):
-        if not (root / part).exists():  # real1 is not public: real2 alone can still be evaluated
-            continue
-        texts = _json(root / part / "datalist" / f"runner_{part}_v1_gpt.json") if task == "li" else None
-        for where, row in _rows(root / part / "datalist" / name, (4, 5)):
-            record = _cocas_record(root, part, role, where, row, texts)
-            key = (role, record.path) if role == "train" else (role, where)
-            same = records.get(key, record)
-            records[key] = replace(record, captions=tuple(dict.fromkeys(same.captions + record.captions)),
-                                   template_path=same.template_path or record.template_path,
-                                   crop_path=same.crop_path or record.crop_path)
-    return list(records.values())
-
-
-def _cocas_record(root, part, role, where, row, texts):
-    image, instr, pid, outfit, *cam = row
-    try:
-        pid, cam = int(pid), int(cam[0]) if cam else None
-    except ValueError:
-        raise UserError(f"{where}: pid and camera must be integers, not '{' '.join(row[2:])}'")
-    clothes = f"{pid}:{outfit}"
-    # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for; the one worn stays unknown.
-    known = {"target_clothes": clothes} if role == "query" else {"clothes": clothes}
-    if texts is None:
-        known["template_path" if "templates" in Path(instr).parts else "crop_path"] = f"{part}/{instr}"
-        if role == "query" and (root / (own := f"{part}/croped_clothes/{Path(image).name}")).exists():
-            known["crop_path"] = own
-    elif instr in texts:  # a query's second caption, where the JSON has one, is what it wears itself
-        known["captions"] = (texts[instr],) + ((texts[image],) if role == "query" and image in texts else ())
-    else:
-        raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
-    return Record("cocas", role, f"{part}/{image}", pid, cam, **known)
-
-
-def _images(root, pattern, rule, example):
-    """[(path relative to root, fields of its name)] of the files that match a pattern, sorted."""
-    paths = sorted(glob(pattern, root_dir=root))  # a pattern never matches the `._name.jpg` that macOS adds
-    if not paths:
-        raise UserError(f"{root / pattern}: empty split, no such image; unpack the data set again or mend --data")
-    return [(path, _fields(rule, Path(path).name, example, root / path)) for path in paths]
-
-
-def _fields(rule, name, example, where):
-    match = re.match(rule, name)
-    if not match:
-        raise UserError(f"{where}: cannot read pid and camera from that name; expected one like {example}")
-    return match.groups()
-
-
-def _rows(path, widths):
-    """[("file:line", fields)] of a list file, split at blanks; `widths` are the numbers of fields allowed."""
-    if not path.is_file():
-        raise UserError(f"{path}: list is missing; it comes with the data set's split files")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-    rows = [(f"{path}:{number}", line.split()) for number, line in lines if line.strip()]
-    for where, fields in rows:
-        if len(fields) not in widths:
-            wanted = " or ".join(map(str, widths))
-            raise UserError(f"{where}: {len(fields)} columns, expected {wanted} without blanks in a path")
-    if not rows:
-        raise UserError(f"{path}: empty split, the list holds no row")
-    return rows
-
-
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: file is missing; it comes with the data set's captions")
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); fetch it again")
-
-
-class Layout(NamedTuple):
-    title: str
-    tasks: tuple[str, ...]
-    signs: tuple[tuple[str, ...], ...]  # a folder is this data set if it holds everything of one of these
-    read: object
-    published: dict  # role -> (images or captions, identities)
-
-
-LAYOUTS = {
-    "market": Layout(
-        "Market-1501", ("trad",), (("bounding_box_train", "bounding_box_test", "query"),), read_market,
-        {"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 751)}),  # with 3,819 junk files and id 0000
-    "ltcc": Layout(
-        "LTCC", ("cc",), (("train", "query", "test"),), read_ltcc,
-        {"train": (9576, 77), "query": (493, 75), "gallery": (7050, 75)}),
-    "llcm": Layout(
-        "LLCM", ("vi",), (("idx", "test_vis", "test_nir"),), read_llcm,
-        {"train": (30921, 713), "test": (15846, 351)}),  # not 13,909: the published total is 46,767
-    "cuhk-pedes": Layout(
-        "CUHK-PEDES", ("t2i",), (("imgs", "reid_raw.json"), ("imgs", "caption_all.json")), read_cuhk_pedes,
-        {"train": (34054, 11003), "val": (3078, 1000), "query": (6156, 1000), "gallery": (3074, 1000)}),
-    "cocas": Layout(
-        "COCAS+", ("ctcc", "li"), (("real1/datalist",), ("real2/datalist",)), read_cocas,
-        {"train": (34469, 2800)}),  # Tab. 1; how query and gallery divide the 14,449 test images is not published
-}
 
 
 # ---- finding data sets ----
@@ -233,10 +45,12 @@ def find_datasets(path):
     for _ in range(SEARCH_DEPTH + 1):
         deeper = []
         for folder in level:
-            name = _recognise(folder)
+            name = recognise(folder)
             if name:
                 found.append((name, folder))
-            else:
+            if name == "cocas":  # in the released code's data folder real1 and real2 lie among the other sets
+                deeper += [each for each in _subfolders(folder) if each.name not in ("real1", "real2")]
+            elif not name:
                 deeper += _subfolders(folder)
         level = deeper
     if not found:
@@ -245,13 +59,6 @@ def find_datasets(path):
         there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
         raise UserError(f"--data {path}: no known data set in it. Looked for {looked}. Found {there}")
     return found
-
-
-def _recognise(folder):
-    for name, layout in LAYOUTS.items():
-        if any(all((folder / entry).exists() for entry in sign) for sign in layout.signs):
-            return name
-    return None
 
 
 def _subfolders(folder):
@@ -264,18 +71,21 @@ def _subfolders(folder):
     return sorted(f for f in folders if not f.name.startswith((".", "__MACOSX")))
 
 
-def open_all(path, task="all"):
-    """[Dataset] of every data set at or below `path` that serves `task`; with "all", one per set and task."""
+def open_all(path, task="all", val=False):
+    """[Dataset] of every data set at or below `path` that serves `task`; with "all", one per set and task.
+
+    val: validation splits are trained on too.
+    """
     found = find_datasets(path)
-    for name, times in Counter(name for name, _ in found).items():
+    for (name, _), times in Counter((name, name == "omnireid" and root.name) for name, root in found).items():
         if times > 1:
             twins = ", ".join(str(root) for twin, root in found if twin == name)
             raise UserError(f"--data {path}: {LAYOUTS[name].title} is there more than once ({twins}); name one of them")
-    chosen = [(name, root, each) for name, root in found for each in LAYOUTS[name].tasks if task in ("all", each)]
+    chosen = [(name, root, each) for name, root in found for each in tasks_of(name, root, task)]
     if not chosen:
-        have = ", ".join(f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].tasks)})" for name, _ in found)
+        have = ", ".join(f"{LAYOUTS[name].title} ({' '.join(tasks_of(name, root))})" for name, root in found)
         raise UserError(f"--data {path}: nothing there for --task {task}; found {have}")
-    return [_open(*each) for each in chosen]
+    return [_open(*each, val) for each in chosen]
 
 
 def open_dataset(path, task):
@@ -287,32 +97,96 @@ def open_dataset(path, task):
     return datasets[0]
 
 
-def _open(name, root, task):
-    layout = LAYOUTS[name]
-    dataset = Dataset(name, layout.title, task, root, tuple(layout.read(root, task)))
-    odd = []
-    for role, published in layout.published.items():
-        records = dataset.split(role)
-        counted = len(records), len({record.pid for record in records if not record.junk})
-        if records and counted != published:
-            odd.append(f"{role} {counted[0]} images of {counted[1]} ids (published {published[0]} of {published[1]})")
-    if odd and not (root.parent / "toy.json").exists():  # drawn data is as small as its user wants
-        warnings.warn(f"{layout.title} in {root} differs from what was published: {'; '.join(odd)}", stacklevel=3)
+def _open(name, root, task, val):
+    records = LAYOUTS[name].read(root, task)
+    full = records[0].dataset  # the name with its variant
+    title = f"{LAYOUTS[name].title} {full.partition(':')[2]}".rstrip()
+    dataset = Dataset(full, title, task, root, records if isinstance(records, Entries) else tuple(records))
+    if not is_drawn(root) and (odd := oddities(dataset)):
+        warnings.warn(f"{title} in {root} differs from what was published: {'; '.join(odd)}", stacklevel=3)
+    if val:
+        merged = tuple(replace(record, role="train") for record in dataset.split("val"))
+        dataset = dataset._replace(records=merged + tuple(r for r in records if r.role != "val")) if merged else dataset
     return dataset
+
+
+def is_drawn(root):
+    """Whether toy.py drew it: such data is as small as its user wants, and its people are in no other set."""
+    return any((folder / "toy.json").exists() for folder in root.absolute().parents[:2])
+
+
+def oddities(dataset):
+    """[what is not as published: numbers of images and people, or people in training and test alike]."""
+    layout, variant, odd, people = LAYOUTS[dataset.layout], dataset.name.partition(":")[2], [], {}
+    for role in ("train", "val", "query", "gallery", "test"):
+        records = dataset.split(role)
+        people[role] = {pid for pid, junk in zip(column(records, "pid"), column(records, "junk")) if not junk}
+        counted = len(records), len(people[role])
+        published = layout.published.get(f"{variant} {role}", layout.published.get(role))
+        if records and published and counted != (published[0], published[1] or counted[1]):
+            odd.append(f"{role} {counted[0]} images of {counted[1]} ids (published {published[0]} of {published[1]})")
+    both = people["train"] & (people["query"] | people["gallery"] | people["test"])
+    if both and dataset.layout not in ("cocas", "omnireid"):  # whose training and test lists are numbered apart
+        odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
+    return odd
+
+
+OVERLAP = {"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"}  # where CUHK-PEDES keeps what it took from them
+
+
+def without_overlap(datasets):
+    """The data sets, to be trained on together: beside Market-1501 or CUHK03, CUHK-PEDES loses its images from there.
+
+    Some are of test people: "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not
+    published (28,566 stay, Supp. Tab. 2), so the whole folder goes.
+    """
+    folders, kept = tuple(OVERLAP[d.layout] for d in datasets if d.layout in OVERLAP and not is_drawn(d.root)), []
+    for dataset in datasets:
+        if dataset.layout == "cuhk-pedes" and folders:
+            records = tuple(r for r in dataset.records if r.role != "train" or not r.path.startswith(folders))
+            gone = len(dataset.records) - len(records)
+            warnings.warn(f"{dataset.title}: {gone} training images in {', '.join(folders)} are left out, some are of "
+                          "test people of the sets beside it", stacklevel=2)
+            dataset = dataset._replace(records=records)
+        kept.append(dataset)
+    return kept
 
 
 def counts_table(dataset):
     """Ids, images, cameras and outfits of each split as text."""
-    row = "{:22}{:>9}{:>9}{:>9}{:>9}{}".format
+    row = "{:28}{:>9}{:>9}{:>9}{:>9}{}".format
     lines = [row(f"{dataset.title} ({dataset.task})", "ids", "images", "cameras", "clothes", "")]
-    for role in dict.fromkeys(record.role for record in dataset.records):
-        records = [record for record in dataset.split(role) if not record.junk]
-        junk, captions = len(dataset.split(role)) - len(records), sum(record.path is None for record in records)
-        counts = [len({record.pid for record in records}), len(records) - captions,
-                  *(len({getattr(record, what) for record in records} - {None}) for what in ("cam", "clothes"))]
-        note = (f"  + {junk} junk" if junk else "") + (f"  + {captions} captions" if captions else "")
+    for role in dict.fromkeys(column(dataset.records, "role")):
+        pid, cam, clothes, modality, junk = (column(dataset.split(role), what)
+                                             for what in ("pid", "cam", "clothes", "modality", "junk"))
+        captions = modality.count("text")
+        counts = [len({value for value, bad in zip(values, junk) if not bad and value is not None})
+                  for values in (pid, cam, clothes)]
+        counts.insert(1, len(pid) - sum(junk) - captions)
+        note = (f"  + {sum(junk)} junk" if any(junk) else "") + (f"  + {captions} captions" if captions else "")
         lines.append(row("  " + role, *(count or "-" for count in counts), note))
     return "\n".join(lines)
+
+
+def check(datasets):
+    """Opens every image; returns [what is wrong with one that does not open], without repeats."""
+    bad = {}
+    with ThreadPoolExecutor() as pool, tqdm(total=sum(len(d.records) for d in datasets), desc="opening images") as bar:
+        for dataset in datasets:
+            for start in range(0, len(dataset.records), 1024):
+                some = [dataset.records[i] for i in range(start, min(start + 1024, len(dataset.records)))]
+                paths = {path for r in some for path in (r.path, r.template_path, r.crop_path) if path}
+                complaints = pool.map(_complaint, [dataset.root / path for path in sorted(paths)])
+                bad |= dict.fromkeys(filter(None, complaints))
+                bar.update(len(some))
+    return list(bad)
+
+
+def _complaint(path):
+    try:
+        load_image(path, (16, 8))
+    except UserError as error:
+        return str(error)
 
 
 # ---- sampling ----
@@ -326,12 +200,13 @@ class PKSampler:
 
     def __init__(self, records, ids_per_batch, images_per_id, seed):
         people = defaultdict(lambda: defaultdict(list))
-        for index, record in enumerate(records):
-            people[record.pid][record.modality].append(index)
+        for index, (pid, modality) in enumerate(zip(column(records, "pid"), column(records, "modality"))):
+            people[pid][modality].append(index)
         if len(people) < ids_per_batch:
-            raise UserError(f"--ids {ids_per_batch}: the training split has {len(people)} identities; lower it")
+            raise UserError(f"--ids {ids_per_batch}: the training split has {len(people)} identities; lower it "
+                            f"({records[0].dataset})")
         self.people = {pid: list(groups.values()) for pid, groups in people.items()}
-        self.clothes = [record.clothes for record in records]
+        self.clothes = column(records, "clothes")
         self.p, self.k, self.seed = ids_per_batch, images_per_id, seed
         self.epoch, self.order = None, None  # the permutation in use, kept only because it is the same for many steps
 
@@ -377,8 +252,7 @@ class Batch(NamedTuple):
 
 class Stream(NamedTuple):
     dataset: Dataset
-    records: list
-    pool: dict  # pid -> its records
+    records: Sequence
     shown: dict  # path of an instruction picture -> number of the clothes on it
     sampler: PKSampler
 
@@ -394,20 +268,21 @@ class Batches(torch.utils.data.Dataset):
         self.size, self.picture_size, self.seed = size, picture_size, seed
         self.streams, people = defaultdict(list), defaultdict(set)
         for dataset in datasets:
-            records, pool = dataset.split("train"), defaultdict(list)
+            records = dataset.split("train")
             if not records:
+                if any(other.split("train") for other in datasets):  # it is there to be tested on
+                    continue
                 raise UserError(f"{dataset.root}: {dataset.title} has no training images there (COCAS+: in real1/)")
-            for record in records:
-                pool[record.pid].append(record)
             sampler = PKSampler(records, ids_per_batch, images_per_id, f"{seed}:{dataset.name}:{dataset.task}")
-            numbers = {clothes: i for i, clothes in enumerate(dict.fromkeys(r.clothes for r in records))}
-            shown = {path: numbers[r.clothes] for r in records for path in (r.template_path, r.crop_path) if path}
-            self.streams[dataset.task].append(Stream(dataset, records, dict(pool), shown, sampler))
-            people[dataset.name] |= set(pool)
+            numbers = {clothes: i for i, clothes in enumerate(dict.fromkeys(sampler.clothes))}
+            shown = {path: numbers[r.clothes] for r in (records if dataset.task == "ctcc" else ())
+                     for path in (r.template_path, r.crop_path) if path}
+            self.streams[dataset.task].append(Stream(dataset, records, shown, sampler))
+            people[dataset.name] |= set(sampler.people)
         self.streams = dict(self.streams)
         self.labels = {name: {pid: label for label, pid in enumerate(sorted(pids))} for name, pids in people.items()}
         self.classes = {name: len(pids) for name, pids in people.items()}
-        self.schedule = schedule(ratios or dict.fromkeys(self.streams, 1))
+        self.schedule = schedule({task: (ratios or {}).get(task, 1) for task in self.streams})
         self.cache, self.cached_bytes = {}, 0
 
     def where(self, step):
@@ -419,8 +294,9 @@ class Batches(torch.utils.data.Dataset):
         return self.streams[task][which], inner
 
     def __getitem__(self, step):
-        (dataset, records, pool, shown, sampler), inner = self.where(step)
+        (dataset, records, shown, sampler), inner = self.where(step)
         chosen = [records[index] for index in sampler.batch(inner)]
+        pool = {r.pid: [records[index] for group in sampler.people[r.pid] for index in group] for r in chosen}
         images = torch.stack([self._load(dataset.root / record.path, self.size) for record in chosen])
         rng = random.Random(f"{self.seed}:{step}")  # the instructions, too, depend on seed and step alone
         instr = instructions.training_instructions(dataset.task, chosen, pool, rng)
@@ -522,3 +398,27 @@ def erasing(b, size, prob, device=None, generator=None):
     col = torch.arange(w, device=device) - (left * (w - width + 1)).floor()
     erased = (row >= 0) & (row < height) & (col >= 0) & (col < width) & (chance < prob)
     return erased.unsqueeze(1)
+
+
+# ---- command line ----
+
+@dataclass
+class Config:
+    """Counts the data sets of a folder and opens every image."""
+    path: str = cli.argument("data set, or folder of data sets")
+    task: str = cli.option("all", "only the data sets of this task", ("all", *instructions.TASKS))
+
+
+def main(config):
+    datasets = open_all(config.path, config.task)
+    for dataset in datasets:
+        print(counts_table(dataset))
+    bad = check(datasets)
+    if bad:
+        print("\n".join(bad))
+        raise UserError(f"{config.path}: {len(bad)} images do not open, listed above; fetch them again")
+    print("every image opens")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -55,11 +55,20 @@ def columns(queries, gallery):
     return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
 
 
+def anything(record):
+    return True
+
+
 class Protocol(NamedTuple):
     name: str
     removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
     positive: Callable  # (q, g) -> (q g) bool: a hit
-    modality: str | None = None  # of the queries; the gallery is drawn from the other one, TRIALS times
+    asks: Callable = anything  # record -> bool: a query of this protocol
+    answers: Callable = anything  # record -> bool: in its gallery
+    cell: Callable | None = None  # record -> key: each of TRIALS galleries has one image of every cell
+    people: bool = False  # the CMC ranks people, not images
+    transposed: bool = False  # the queries are drawn instead of the gallery
+    named: bool = False  # evaluated only if asked for by name
 
 
 def same_person(q, g):
@@ -82,29 +91,80 @@ def wanted_clothes(q, g):
     return same_person(q, g) & (g.clothes == q.target)
 
 
+def infrared(record):
+    return record.modality == "ir"
+
+
+def visible(record):
+    return record.modality == "rgb"
+
+
+def seen_by(*cams):
+    return lambda record: record.cam in cams
+
+
+def person(record):
+    return record.pid
+
+
+def person_and_camera(record):
+    return record.pid, record.cam
+
+
 TRIALS = 10
 GENERAL = Protocol("general", same_camera, same_person)
 OTHER_CLOTHES = Protocol("cc", same_camera_or_clothes, same_person)
 SAME_CLOTHES = Protocol("sc", same_camera_or_other_clothes, same_person)
 STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in other clothes is a wrong answer
 
-PROTOCOLS = {  # (data set, task) -> the first is the default
+LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
+PRCC = GENERAL._replace(name="cross multi-shot", asks=seen_by(2))  # camera C: other clothes than in the gallery (A)
+TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
+
+PROTOCOLS = {  # (layout, task) -> the first is the default
     ("market", "trad"): (GENERAL,),
+    ("msmt17", "trad"): (GENERAL,),
+    ("cuhk03", "trad"): (GENERAL._replace(name="new (767/700)"),),
     ("ltcc", "cc"): (GENERAL, OTHER_CLOTHES, SAME_CLOTHES),
-    ("llcm", "vi"): (GENERAL._replace(name="ir-to-vis", modality="ir"),
-                     GENERAL._replace(name="vis-to-ir", modality="rgb")),
-    ("cuhk-pedes", "t2i"): (GENERAL._replace(name="text-to-image"),),  # no cameras are known: nothing is removed
+    ("prcc", "cc"): (PRCC, PRCC._replace(name="cross single-shot", cell=person),
+                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),  # B
+                     PRCC._replace(name="same single-shot", asks=seen_by(1), cell=person)),
+    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # clothes are the same under cameras 2 and 3, others under 4
+                           GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
+                           GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
+                           OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
+    ("llcm", "vi"): (LLCM, LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared),
+                     # what DEEN's released code calls VIS to IR: the drawn infrared images ask, all visible ones answer
+                     LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True)),
+    ("cuhk-pedes", "t2i"): (TEXT,),
     ("cocas", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
     ("cocas", "li"): (STRICT, GENERAL._replace(name="id-only")),
+    # Lists have their own queries and gallery; a row without a camera has no image removed.
+    ("omnireid", "trad"): (GENERAL,), ("omnireid", "cc"): (GENERAL,), ("omnireid", "vi"): (GENERAL,),
+    ("omnireid", "t2i"): (TEXT,),
+    ("omnireid", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
+    ("omnireid", "li"): (STRICT, GENERAL._replace(name="id-only")),
 }
 
 
-def trial_gallery(records, seed):
-    """LLCM: indices of one image per person and camera, drawn with the published seeds and order."""
+def trial_gallery(records, seed, cell=person_and_camera):
+    """Indices of one of the records of every cell, drawn with the seeds and in the order of LLCM's published code."""
     rng, cells = random.Random(seed), {}
     for i in sorted(range(len(records)), key=lambda i: records[i].path):
-        cells.setdefault((records[i].pid, records[i].cam), []).append(i)
-    return [rng.choice(cells[cell]) for cell in sorted(cells)]
+        cells.setdefault(cell(records[i]), []).append(i)
+    return [rng.choice(cells[key]) for key in sorted(cells)]
+
+
+def trials(protocol, queries, gallery):
+    """[(indices of the queries, indices of the gallery)] of each trial; of a single one where nothing is drawn."""
+    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
+    show = [i for i, record in enumerate(gallery) if protocol.answers(record)]
+    if not protocol.cell:
+        return [(ask, show)]
+    all_of, records = (ask, queries) if protocol.transposed else (show, gallery)
+    pool = [records[i] for i in all_of]
+    drawn = [[all_of[i] for i in trial_gallery(pool, seed, protocol.cell)] for seed in range(TRIALS)]
+    return [(draw, show) if protocol.transposed else (ask, draw) for draw in drawn]
 
 
 def masks(protocol, q, g):
@@ -126,7 +186,7 @@ def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore
 
     def figures(i, dist):
         positive, removed = masks(protocol, Columns(*(column[i] for column in q)), g)
-        return query_figures(dist, positive, removed, ap_window, g.pid if protocol.modality else None)
+        return query_figures(dist, positive, removed, ap_window, g.pid if protocol.people else None)
 
     rows = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -156,10 +216,10 @@ def check_features(qf, gf):
 # ---- tasks ----
 
 def sides(dataset):
-    """(queries, gallery) records without junk; the same list twice where the protocol's direction decides (LLCM)."""
+    """(queries, gallery) records without junk; the same list twice where the protocol decides (LLCM)."""
+    if test := dataset.split("test"):
+        return test, test
     queries, gallery = dataset.split("query"), [record for record in dataset.split("gallery") if not record.junk]
-    if dataset.task == "vi":
-        queries = gallery = dataset.split("test")
     if not queries or not gallery:
         raise UserError(f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its test split")
     return queries, gallery
@@ -177,23 +237,18 @@ def side_features(features, dataset, queries, gallery, sentences=(0,)):
     return list(zip(features(dataset, "query", queries, ask), features(dataset, "gallery", gallery, hold)))
 
 
-def trials(protocol, queries, gallery, qf, gf, **options):
-    """What evaluate_features returns; for LLCM, of each of its trials."""
-    ask, draws = list(range(len(queries))), [list(range(len(gallery)))]
-    if protocol.modality:
-        ask = [i for i in ask if queries[i].modality == protocol.modality]
-        others = [i for i in draws[0] if gallery[i].modality != protocol.modality]
-        draws = [[others[i] for i in trial_gallery([gallery[i] for i in others], seed)] for seed in range(TRIALS)]
+def ranked_trials(protocol, queries, gallery, qf, gf, **options):
+    """What evaluate_features returns, of each of the `trials`."""
     runs = []
-    for draw in draws:
-        q, g = columns([queries[i] for i in ask], [gallery[i] for i in draw])
-        runs.append(evaluate_features(qf[ask], gf[draw], q, g, protocol, **options))
+    for ask, show in trials(protocol, queries, gallery):
+        q, g = columns([queries[i] for i in ask], [gallery[i] for i in show])
+        runs.append(evaluate_features(qf[ask], gf[show], q, g, protocol, **options))
     return runs
 
 
 def score(protocol, queries, gallery, qf, gf, **options):
     """The figures of one row of a table; options as in evaluate_features."""
-    return average(trials(protocol, queries, gallery, qf, gf, **options))
+    return average(ranked_trials(protocol, queries, gallery, qf, gf, **options))
 
 
 def average(runs):
@@ -205,14 +260,15 @@ def average(runs):
 
 
 def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, rerank=False, ap_window=None):
-    """Yields (what a row is headed by, its `trials`) for each protocol, or only that with the name `protocol`.
+    """Yields (what a row is headed by, its `ranked_trials`) for each protocol, or only that with the name `protocol`.
 
     sentence: which of the 20 instructions of trad, cc and vi. A second row follows where there is a second stage: t2i
     re-scored by matching (two_stage), and everything by k-reciprocal neighbours (rerank).
     """
-    chosen = [p for p in PROTOCOLS[dataset.name, dataset.task] if protocol in (None, p.name)]
+    known = PROTOCOLS[dataset.layout, dataset.task]
+    chosen = [p for p in known if p.name == protocol or protocol is None and not p.named]
     if not chosen:
-        names = ", ".join(p.name for p in PROTOCOLS[dataset.name, dataset.task])
+        names = ", ".join(p.name for p in known)
         raise UserError(f"{dataset.title} has no protocol '{protocol}' for {dataset.task}; it has {names}")
     queries, gallery = sides(dataset)
     (qf, gf), = side_features(features, dataset, queries, gallery, (sentence,))
@@ -226,7 +282,7 @@ def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, reran
     for p in chosen:
         for stage, options in stages.items():
             head = {"task": dataset.task, "data": dataset.title, "protocol": p.name + stage + window}
-            yield head, trials(p, queries, gallery, qf, gf, ap_window=ap_window, device=features.device, **options)
+            yield head, ranked_trials(p, queries, gallery, qf, gf, ap_window=ap_window, device=features.device, **options)
 
 
 def evaluate_task(features, dataset, **options):
@@ -235,8 +291,8 @@ def evaluate_task(features, dataset, **options):
 
 
 def evaluate_all(features, datasets, **options):
-    """The rows of several data sets; options as in rankings."""
-    return [row for dataset in datasets for row in evaluate_task(features, dataset, **options)]
+    """The rows of the data sets that have a test split; options as in rankings."""
+    return [row for dataset in datasets if dataset.tested for row in evaluate_task(features, dataset, **options)]
 
 
 def evaluate_sentences(features, dataset, **options):
@@ -328,8 +384,10 @@ def instruction_matrix(features, datasets):
     """
     rows = []
     for dataset in datasets:
+        if dataset.task not in ("cc", "ctcc", "li") or not dataset.tested:
+            continue
         queries, gallery = sides(dataset)
-        if dataset.task not in ("cc", "ctcc", "li") or not any(record.clothes for record in gallery):
+        if not any(record.clothes for record in gallery):
             continue
         targets = {"wanted clothes": STRICT}
         if dataset.task == "cc":
@@ -339,7 +397,8 @@ def instruction_matrix(features, datasets):
             if next(answerable(protocol, queries, gallery), None) is None:  # nobody is seen twice in the same clothes
                 continue
             for name, (_, qf, gf) in asks.items():
-                row = {"task": dataset.task, "data": dataset.title, "target": target, "instruction": name}
+                row = {"task": dataset.task, "data": dataset.title, "target": target, "protocol": protocol.name,
+                       "instruction": name}
                 rows.append(row | score(protocol, queries, gallery, qf, gf, device=features.device))
     return rows
 
@@ -358,12 +417,11 @@ def rank_rows(features, dataset, people=2):
     hit, not picked by result."""
     queries, gallery = sides(dataset)
     queries, asks = variants(features, dataset, queries, gallery)
-    protocol = PROTOCOLS[dataset.name, dataset.task][0]
+    protocol = PROTOCOLS[dataset.layout, dataset.task][0]
     if dataset.task == "cc" and any(answerable(OTHER_CLOTHES, queries, gallery)):
         protocol = OTHER_CLOTHES
-    ask, hold = list(range(len(queries))), list(range(len(gallery)))
-    if protocol.modality:
-        ask, hold = ([i for i in ask if (queries[i].modality == protocol.modality) == own] for own in (True, False))
+    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
+    hold = [i for i, record in enumerate(gallery) if protocol.answers(record)]
     ranked = [gallery[i] for i in hold]
     shown = [ask[i] for i in answerable(protocol, [queries[i] for i in ask], ranked)]
     rows = []
@@ -397,6 +455,7 @@ class Config:
     task: str = cli.option(None, "which task; all = every task that the data offers", ("all", *instructions.TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
     instructions: str = cli.option("one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
+    protocol: str = cli.option(None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
     feature: str = cli.option(None, "what is ranked: the edited CLS token, or F_out of the attention module",
                               ("edit", "fused"))
     flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
@@ -425,7 +484,10 @@ def main(config):
         if wanted and wanted != getattr(features, flag):
             raise UserError(f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again with it")
     datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
-    how = {"ap_window": config.ap_window, "rerank": config.rerank}
+    if not any(dataset.tested for dataset in datasets):
+        raise UserError(f"{datasets[0].root}: {datasets[0].title} has no test split; give another --data")
+    datasets = [dataset for dataset in datasets if dataset.tested]
+    how = {"protocol": config.protocol, "ap_window": config.ap_window, "rerank": config.rerank}
     spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
     tables = {
         "Results": evaluate_all(features, [d for d in datasets if d not in spread], **how),
@@ -466,12 +528,13 @@ def draw(features, datasets, folder):
         rows = rank_rows(features, dataset)
         if not rows:  # no query has a hit
             continue
-        done[f"ranking_{dataset.name}_{dataset.task}"] = pictures.rankings(rows)
+        name = f"{dataset.name}_{dataset.task}".replace(":", "-")
+        done[f"ranking_{name}"] = pictures.rankings(rows)
         if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
             with evaluating(features.model) as device:
                 image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
                 words = pictures.attention(features.model, image, rows[0].instruction)
-            done[f"attention_{dataset.name}_{dataset.task}"] = words
+            done[f"attention_{name}"] = words
     for name, picture in done.items():
         write(picture, folder / f"{name}.png", "--pictures")
 

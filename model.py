@@ -164,6 +164,7 @@ class TextEncoder(nn.Module):
     """
 
     MAX_TOKENS = 70
+    MAX_KEPT = 200_000  # sentences, about 20 kB each; CUHK-PEDES has 80,440, SYNTH-PEDES 12 million
 
     def __init__(self, folder, pooling="mean", trainable=False):
         super().__init__()
@@ -179,6 +180,8 @@ class TextEncoder(nn.Module):
         """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
         if self.trainable:
             return self._read(sentences)
+        if len(self.memory) > self.MAX_KEPT:
+            self.memory.clear()
         self.remember(sentences)
         rows = [self.memory[sentence] for sentence in sentences]
         device = self.bert.device

@@ -1,10 +1,11 @@
-"""The embedded benchmark: paper-doll people, written to disk in the layouts of five real data sets.
+"""The embedded benchmark: paper-doll people, written to disk in the layouts of real data sets.
 
 doll.py draws who somebody is and what they wear; here are the cameras that see them and the folders they are saved in. In
 LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor the clothes alone tell which
 picture is asked for.
 
     python toy.py --out ./toy --people 400 --seed 0      # five trees, deterministic to the byte
+    python toy.py --out ./toy-all --sets all             # these five and, with a quarter of the people each, six more
     python toy.py --sheet sheet.png                      # only a contact sheet
 """
 
@@ -151,7 +152,7 @@ def template(outfit):
     return canvas.resize((PICTURE, PICTURE), Image.Resampling.BOX, doll.clothes_box())
 
 
-# The five trees. A writer draws one person's pictures and returns the list entries: [(list file, entry), ...].
+# The trees. A writer draws one person's pictures and returns the list entries: [(list file, entry), ...].
 
 class Job(NamedTuple):
     """One person of one data set."""
@@ -275,19 +276,88 @@ def cocas(job, rng):
     return rows
 
 
+def msmt17(job, rng):
+    """V1: train and test, a folder per person, numbered from 0 in both, and four lists."""
+    plan = {"train": ["train"] * 5 + ["val"], "test": ["query"] * 2 + ["gallery"] * 4}[job.role]
+    rows, cams, person = [], rng.sample(range(1, 16), 4), f"{job.label:04d}"
+    for k, name in enumerate(plan):
+        cam, time = cams[k % 4], rng.choice(("0113morning", "0113noon", "0302afternoon"))
+        path = f"{person}/{person}_{k:03d}_{cam:02d}_{time}_{rng.randint(0, 9999):04d}_{rng.randint(0, 3)}.jpg"
+        job.save(f"{job.role}/{path}", job.shoot(0, cam, rng).jpeg)
+        rows.append((f"list_{name}.txt", f"{path} {job.label}"))
+    return rows
+
+
+def cuhk03(job, rng):
+    """detected and labeled, the latter with the box of a careful human; two views of a person, one query from each."""
+    for k in range(8):
+        view = 1 + k // 4
+        folder = "bounding_box_train" if job.role == "train" else "bounding_box_test" if k % 4 else "query"
+        labeled = _open(job.shoot(0, view, rng).jpeg)
+        x, y = rng.randint(-4, 4), rng.randint(-6, 6)
+        detected = labeled.resize((WIDTH, HEIGHT), box=(max(0, x), max(0, y), WIDTH + min(0, x), HEIGHT + min(0, y)))
+        for kind, picture in (("detected", detected), ("labeled", labeled)):
+            job.save(f"{kind}/{folder}/{job.pid:04d}_c{view}_{job.pid * 8 + k + 1}.png", picture)
+    return []
+
+
+def prcc(job, rng):
+    """rgb/train, rgb/val by person, rgb/test by camera and person: the same clothes under A and B, others under C."""
+    for cam, (letter, outfit) in enumerate(zip("ABC", (0, 0, 1)), 1):
+        for k in range(1, 5):
+            name = f"cropped_rgb{k:03d}.jpg"
+            path = f"test/{letter}/{job.pid:03d}/{name}"
+            if job.role == "train":
+                path = f"{'val' if k == 4 else 'train'}/{job.pid:03d}/{letter}_{name}"
+            job.save(f"rgb/{path}", job.shoot(outfit, cam, rng).jpeg)
+    return []
+
+
+def vc_clothes(job, rng):
+    """train, query, gallery; the clothes are the same under cameras 2 and 3 and others under 4."""
+    for cam, outfit in zip((1, 2, 3, 4), (0, 1, 1, 2)):
+        for k in range(1, 5):
+            folder = "train" if job.role == "train" else "query" if k == 1 else "gallery"
+            job.save(f"{folder}/{job.pid:04d}-{cam:02d}-{outfit + 1:02d}-{k:02d}.jpg", job.shoot(outfit, cam, rng).jpeg)
+    return []
+
+
+def synth_pedes(job, rng):
+    """Part1 and Part2 and one JSON of captions; all to train on."""
+    rows = []
+    for k, cam in enumerate(rng.sample(range(1, 9), 4)):
+        shot, path = job.shoot(0, cam, rng), f"Part{1 + job.pid % 2}/{job.pid}/{k}.jpg"
+        job.save(path, shot.jpeg)
+        said = [shot.attributes[key] for key in ("gender code", "hair color", "coat color", "coat style",
+                                                 "trousers color", "bag style")]
+        captions = [describe(shot.attributes, rng) for _ in range(rng.randint(1, 3))]
+        rows.append(("synthpedes-dataset.json", {
+            "id": job.pid, "file_path": path, "attributes": [",".join(said)], "captions": captions,
+            "prompt_caption": [describe(shot.attributes, rng)]}))
+    return rows
+
+
+FIVE = ("market", "ltcc", "llcm", "cuhk-pedes", "real1", "real2")  # what train.py draws: real1 and real2 are COCAS+
 TREES = {  # data set -> writer, folder, first pid, roles
     "market": (market, "Market-1501-v15.09.15", 1, ("train", "test", "distractor", "junk")),
     "ltcc": (ltcc, "LTCC_ReID", 0, ("train", "test")),
     "llcm": (llcm, "LLCM", 1, ("train", "test")),
     "cuhk-pedes": (cuhk_pedes, "CUHK-PEDES", 1, ("train", "val", "test")),
     "real1": (cocas, "COCAS/real1", 1, ("train",)),
-    "real2": (cocas, "COCAS/real2", 1, ("test",))}
+    "real2": (cocas, "COCAS/real2", 1, ("test",)),
+    "msmt17": (msmt17, "MSMT17_V1", 0, ("train", "test")),
+    "cuhk03": (cuhk03, "cuhk03-np", 1, ("train", "test")),
+    "prcc": (prcc, "prcc", 1, ("train", "test")),
+    "vc-clothes": (vc_clothes, "VC-Clothes", 1, ("train", "test")),
+    "synth-pedes": (synth_pedes, "SYNTH-PEDES", 1, ("train",)),
+    "omnireid": (cocas, "OmniReID", 1, ("train", "test"))}
 
 
 def jobs_of(data_set, root, people, seed):
     """One Job per person of a data set."""
     _, folder, first, roles = TREES[data_set]
-    train, val, changing = people * 3 // 4, max(1, people // 40), data_set in ("ltcc", "real1", "real2")
+    train, val = people * 3 // 4, max(1, people // 40)
+    changing = data_set in ("ltcc", "real1", "real2", "prcc", "vc-clothes", "omnireid")
     sizes = {"train": train - val if "val" in roles else train, "val": val, "test": people - train,
              "distractor": max(2, people // 10), "junk": max(1, people // 20)}
     jobs = []
@@ -302,10 +372,11 @@ def jobs_of(data_set, root, people, seed):
     return jobs
 
 
-def make_toy(out, people=400, seed=0, workers=None):
-    """Writes the five trees into the folder `out`, which appears only when complete.
+def make_toy(out, people=400, seed=0, workers=None, sets="five"):
+    """Writes the trees into the folder `out`, which appears only when complete.
 
-    people: in each data set, 3/4 to train and 1/4 to test on; workers: processes, which do not change a byte.
+    people: in each of the five, 3/4 to train and 1/4 to test on; workers: processes, which do not change a byte. sets:
+    "all" adds the other layouts, with a quarter of the people, and leaves every byte of the five as it is.
     Raises UserError when `out` holds something already.
     """
     out = Path(out)
@@ -316,15 +387,16 @@ def make_toy(out, people=400, seed=0, workers=None):
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(partial, people, seed, workers)
+        _write(partial, people, seed, workers, sets)
         partial.chmod(0o755)  # mkdtemp's folders are private
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(root, people, seed, workers):
-    jobs = [job for data_set in TREES for job in jobs_of(data_set, root, people, seed)]
+def _write(root, people, seed, workers, sets):
+    sizes = dict.fromkeys(FIVE if sets == "five" else TREES, max(8, people // 4)) | dict.fromkeys(FIVE, people)
+    jobs = [job for data_set, size in sizes.items() for job in jobs_of(data_set, root, size, seed)]
     lists = {root / f"LTCC_ReID/info/cloth-unchange_id_{role}.txt": [] for role in ("train", "test")}  # maybe empty
     with multiprocessing.Pool(workers or os.cpu_count()) as pool:
         bar = tqdm(pool.imap(_draw, jobs, chunksize=4), "drawing people", len(jobs), unit="person")
@@ -380,6 +452,7 @@ class Config:
     out: str = cli.option("./toy", "folder to write; must be empty or not exist yet")
     people: int = cli.option(400, "people in each data set, 3/4 to train and 1/4 to test on")
     seed: int = cli.option(0, "other seeds draw other people")
+    sets: str = cli.option("five", "which trees: the five that train.py asks for, or all layouts", ("five", "all"))
     sheet: str = cli.option("", "write only a contact sheet, to this .png")
 
 
@@ -387,7 +460,7 @@ def main(config):
     if config.sheet:
         contact_sheet(config.seed).save(config.sheet)
     else:
-        make_toy(config.out, config.people, config.seed)
+        make_toy(config.out, config.people, config.seed, sets=config.sets)
 
 
 if __name__ == "__main__":

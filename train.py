@@ -32,6 +32,7 @@ class Config:
     """Train Instruct-ReID. Flags that default to None take the value of the preset."""
     task: str = option("all", "which task to train; all = every task that the data offers", ("all", *TASKS))
     data: str = option("./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
+    val: bool = option(False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
     name: str = option(None, "the run's folder under ./runs (default: the task)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data", ("auto", "toy", "paper"))
@@ -83,7 +84,7 @@ def main(config):
     config = resumed_config(config, checkpoint) if checkpoint else preset_config(config, rank, world)
     torch.manual_seed(config.seed)
 
-    datasets, shape = data.open_all(config.data, config.task), SIZES[config.size]
+    datasets, shape = data.without_overlap(data.open_all(config.data, config.task, config.val)), SIZES[config.size]
     batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images,
                            seed=config.seed * world + rank, ratios=task_ratios(config, datasets))
     model = InstructReID(config.size, batches.classes, config.editing).to(device)
@@ -248,8 +249,9 @@ def task_ratios(config, datasets):
 
 
 def sentences_of(datasets):
-    """Every sentence that training can show, for the text tower to read once."""
-    captions = {caption for dataset in datasets for record in dataset.split("train") for caption in record.captions}
+    """Every sentence that training can show, for the text tower to read once; SYNTH-PEDES has too many to be kept."""
+    captions = {caption for dataset in datasets if dataset.layout != "synth-pedes"
+                for record in dataset.split("train") for caption in record.captions}
     return captions.union(*(SENTENCES.get(dataset.task, ()) for dataset in datasets))
 
 
@@ -291,7 +293,8 @@ def finish(model, datasets, config, folder, step, seconds):
     rows, matrix = evaluate.evaluate_all(features, datasets), evaluate.instruction_matrix(features, datasets)
     log(folder, step, rows, matrix)
     print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")
-    print(evaluate.format_table(rows))
+    if rows:  # else there is no test split
+        print(evaluate.format_table(rows))
     if matrix:
         print("\nInstruction matrix: the same queries and the same gallery, only the query's instruction differs\n")
         print(evaluate.format_table(matrix))

@@ -199,9 +199,9 @@ def test_missing_and_empty_pieces_are_named(toy):
 
 
 def test_a_foreign_name_is_an_error_not_a_guess(toy):
-    root = market(toy / "cuhk03-np")
-    put(root, "query/0003_c2_27.jpg")
-    with pytest.raises(UserError, match="0003_c2_27.jpg.*0002_c1s1"):
+    root = market(toy / "Market")
+    put(root, "query/0003_cam2.jpg")
+    with pytest.raises(UserError, match="0003_cam2.jpg.*0002_c1s1"):
         data.open_dataset(root, "trad")
 
 

@@ -44,6 +44,15 @@ def test_every_byte_depends_on_people_and_seed_alone(tmp_path):
     assert json.loads((tmp_path / "a/toy.json").read_text())["people"] == 8
 
 
+def test_more_layouts_leave_the_five_as_they_are(tmp_path):
+    for sets in ("five", "all"):
+        toy.make_toy(tmp_path / sets, 8, 0, sets=sets)
+    five, everything = content(tmp_path / "five"), content(tmp_path / "all")
+    assert {name: everything[name] for name in five} == five
+    assert {name.split("/")[0] for name in everything.keys() - five.keys()} == {
+        "MSMT17_V1", "cuhk03-np", "prcc", "VC-Clothes", "SYNTH-PEDES", "OmniReID"}
+
+
 def test_picture_sizes(root):
     sizes = {"LTCC_ReID/train": (64, 128), "Market-1501-v15.09.15/bounding_box_test": (64, 128),
              "COCAS/real1/COCAS": (64, 128), "COCAS/real1/templates": (64, 64), "COCAS/real2/croped_clothes": (64, 64)}

@@ -1,0 +1,461 @@
+"""Every layout, from tiny trees with real names and from the toy's trees, and what is said of broken ones."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import layouts
+import toy as toy_module
+import train
+from cli import UserError
+from layouts import Record
+from model import TextEncoder, embedded_text_model
+from tests.test_data import PEDES, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
+from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
+
+
+def msmt17(root, version="V1"):
+    folders = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}[version]
+    rows = {"train": "0000/0000_000_01_0303morning_0008_0.jpg", "val": "0000/0000_012_06_0303morning_0006_2_ex.jpg",
+            "query": "0000/0000_001_07_0303noon_0020_1.jpg", "gallery": "0000/0000_045_12_0302afternoon_0006_2.jpg"}
+    for name, row in rows.items():
+        put(root, f"{folders[name in ('query', 'gallery')]}/{row}")
+        text(root, f"list_{name}.txt", f"{row} 0\n")
+    put(root, f"{folders[0]}/0000/._0000_000_01_0303morning_0008_0.jpg", f"{folders[0]}/0000/Thumbs.db")
+    return root
+
+
+def cuhk03_np(root, kinds=("detected", "labeled"), names=("0001_c1_1", "0003_c1_21", "0003_c2_27")):
+    for kind in kinds:
+        for folder, name in zip(("bounding_box_train", "bounding_box_test", "query"), names):
+            put(root, f"{kind}/{folder}/{name}.{'png' if kind == 'detected' else 'jpg'}", f"{kind}/{folder}/Thumbs.db")
+    return root
+
+
+def prcc(root):
+    put(root, "rgb/train/092/A_cropped_rgb010.jpg", "rgb/train/092/C_cropped_rgb001.jpg", "rgb/train/092/Thumbs.db",
+        "rgb/val/092/B_cropped_rgb001.jpg", "rgb/test/A/001/cropped_rgb001.jpg", "rgb/test/B/001/cropped_rgb002.jpg",
+        "rgb/test/C/001/cropped_rgb010.jpg", "rgb/test/C/001/._cropped_rgb010.jpg", "sketch/train/092/A.jpg")
+    return root
+
+
+def vc_clothes(root):
+    put(root, "train/0007-01-01-01.jpg", "query/0001-02-03-04.jpg", "gallery/0001-03-03-05.jpg",
+        "gallery/._0001-03-03-05.jpg")
+    return root
+
+
+SYNTH = [{"id": 7, "file_path": "Part1/7/1.jpg", "attributes": ["man,black hair"], "captions": ["A man in a café {."],
+          "prompt_caption": ["A photo of a man."]},
+         {"id": 78923, "file_path": "Part3/78923/4.jpg", "attributes": ["woman"], "captions": ["One.", "Two."],
+          "prompt_caption": ["Three."]}]
+
+
+def synth_pedes(root, spelt="-"):
+    put(root, *(entry["file_path"] for entry in SYNTH))
+    content = json.dumps(SYNTH, ensure_ascii=False, indent=1)
+    (root / f"synthpedes{spelt}dataset.json").write_text(content, encoding="utf-8")
+    return root
+
+
+def omnireid(root):
+    put(root, "img/1_rgb.jpg", "img/2_nir.jpg", "img/3_rgb.jpg")
+    text(root, "datalist/train_t2i.txt", "img/1_rgb.jpg a 4 1\nimg/1_rgb.jpg b 4 1\nimg/2_nir.jpg a -1 0\n")
+    text(root, "datalist/train.txt", "img/1_rgb.jpg x 4 1 2\n")
+    text(root, "datalist/query.txt", "img/2_nir.jpg a 9 2 3\n")
+    text(root, "datalist/gallery.txt", "img/3_rgb.jpg sentinel.png 9 1\nimg/1_rgb.jpg sentinel.png -1 1\n")
+    text(root, "datalist/captions.json", {"a": "In red.", "b": "In blue.", "img/2_nir.jpg": "In grey."})
+    return root
+
+
+TREES = {"msmt17": msmt17, "cuhk03": cuhk03_np, "prcc": prcc, "vc-clothes": vc_clothes, "synth-pedes": synth_pedes,
+         "omnireid": omnireid}
+
+
+# ---- readers ----
+
+@pytest.mark.parametrize("version", ("V1", "V2"))
+def test_msmt17_reads_lists_and_says_its_version(toy, version):
+    dataset = data.open_dataset(msmt17(toy / "MSMT17", version), "trad")
+    assert (dataset.name, dataset.title) == (f"msmt17:{version}", f"MSMT17 {version}")
+    assert [(r.role, r.pid, r.cam) for r in dataset.records] == [
+        ("train", 0, 1), ("val", 0, 6), ("query", 1041, 7), ("gallery", 1041, 12)]  # two people, both numbered 0
+    assert all((dataset.root / r.path).is_file() for r in dataset.records)
+
+
+def test_validation_images_are_trained_on_by_option(toy):
+    [paper], [more] = (data.open_all(msmt17(toy / "MSMT17"), "trad", val) for val in (False, True))
+    assert by_role(paper) == {"train": 1, "val": 1, "query": 1, "gallery": 1}
+    assert by_role(more) == {"train": 2, "query": 1, "gallery": 1}
+
+
+def test_cuhk03_takes_the_detected_boxes_unless_pointed_at_the_others(toy):
+    root = cuhk03_np(toy / "cuhk03-np")
+    detected, labeled = data.open_dataset(root, "trad"), data.open_dataset(root / "labeled", "trad")
+    assert (detected.title, labeled.title) == ("CUHK03 detected", "CUHK03 labeled")
+    assert [(r.role, r.path, r.pid, r.cam) for r in detected.records] == [
+        ("train", "detected/bounding_box_train/0001_c1_1.png", 1, 1), ("query", "detected/query/0003_c2_27.png", 3, 2),
+        ("gallery", "detected/bounding_box_test/0003_c1_21.png", 3, 1)]
+    assert labeled.split("query")[0].path == "query/0003_c2_27.jpg"
+
+
+def cuhk03_listed(root, kind="detected"):
+    io = pytest.importorskip("scipy.io")
+    names = ["1_001_1_01.png", "1_003_2_08.png", "5_049_2_10.png"]
+    put(root, *(f"images_{kind}/{name}" for name in names))
+    cells = np.empty((3, 1), object)
+    cells[:, 0] = names
+    io.savemat(root / f"cuhk03_new_protocol_config_{kind}.mat", {
+        "filelist": cells, "labels": np.array([[1], [3], [3]], "uint16"), "camId": np.array([[1], [2], [1]], "uint8"),
+        "train_idx": np.array([[1]]), "query_idx": np.array([[2]]), "gallery_idx": np.array([[3]])})
+    return root
+
+
+def test_cuhk03_from_extracted_images_and_the_list_of_the_split(toy):
+    for kind in ("detected", "labeled"):
+        root = cuhk03_listed(toy / "cuhk03", kind)
+    for start, kind, prefix in ((root, "detected", "images_detected/"), (root / "images_labeled", "labeled", "")):
+        dataset = data.open_dataset(start, "trad")
+        assert dataset.title == f"CUHK03 {kind}"
+        assert [(r.role, r.path, r.pid, r.cam) for r in dataset.records] == [
+            ("train", f"{prefix}1_001_1_01.png", 1, 1), ("query", f"{prefix}1_003_2_08.png", 3, 2),
+            ("gallery", f"{prefix}5_049_2_10.png", 3, 1)]
+
+
+@pytest.mark.parametrize("start", ("", "rgb"))
+def test_prcc_reads_pid_from_the_folder_and_clothes_from_the_camera(toy, start):
+    dataset = data.open_dataset(prcc(toy / "prcc") / start, "cc")
+    assert [(r.role, r.pid, r.cam, r.clothes) for r in dataset.records] == [
+        ("train", 92, 0, "92:AB"), ("train", 92, 2, "92:C"), ("val", 92, 1, "92:AB"),
+        ("gallery", 1, 0, "1:AB"), ("query", 1, 1, "1:AB"), ("query", 1, 2, "1:C")]
+
+
+def test_vc_clothes(toy):
+    dataset = data.open_dataset(vc_clothes(toy / "VC-Clothes"), "cc")
+    assert [(r.role, r.pid, r.cam, r.clothes) for r in dataset.records] == [
+        ("train", 7, 1, "7:1"), ("query", 1, 2, "1:3"), ("gallery", 1, 3, "1:3")]
+
+
+def test_captions_that_reid_raw_lacks_are_joined_by_file(toy):
+    root = pedes(toy / "CUHK-PEDES")
+    text(root, "caption_all.json", [{**entry, "id": 1} for entry in PEDES[::-1]])  # other order, other ids
+    text(root, "reid_raw.json", [{key: entry[key] for key in ("split", "id", "file_path")} for entry in PEDES])
+    dataset = data.open_dataset(root, "t2i")
+    assert [(r.pid, r.captions) for r in dataset.split("train")] == [(11003, ("a man", "walks"))]
+    text(root, "caption_all.json", PEDES[1:])
+    with pytest.raises(UserError, match="train_query/p11600_s14885.jpg has no captions"):
+        data.open_dataset(root, "t2i")
+
+
+def test_omnireid_lists(toy):
+    root = omnireid(toy / "my.lists")
+    dataset = data.open_dataset(root, "t2i")
+    assert dataset.name == "omnireid:my_lists" and dataset.layout == "omnireid"
+    assert list(dataset.records) == [
+        Record(dataset.name, "train", "img/1_rgb.jpg", 4, None, "4:1", captions=("In red.", "In blue.")),
+        Record(dataset.name, "query", None, 9, 3, "9:2", "text", ("In red.",)),
+        Record(dataset.name, "gallery", "img/3_rgb.jpg", 9, None, "9:1"),
+        Record(dataset.name, "gallery", "img/1_rgb.jpg", -1, None, "-1:1", junk=True)]
+    (root / "datalist/train_t2i.txt").unlink()  # now the names do not tell the task, and the one asked for is taken
+    assert [r.modality for r in data.open_dataset(root, "vi").records] == ["rgb", "ir", "rgb", "rgb"]
+    assert data.open_dataset(root, "ctcc").split("query")[0].target_clothes == "9:2"
+    assert data.open_dataset(root, "trad").split("train")[0].cam == 2
+    with pytest.raises(UserError, match="sc = trad"):
+        data.open_all(toy)
+
+
+def test_lists_of_the_same_task_side_by_side_are_two_data_sets(toy):
+    for name in ("one", "two"):
+        omnireid(toy / name)
+    assert [d.name for d in data.open_all(toy, "t2i")] == ["omnireid:one", "omnireid:two"]
+
+
+# ---- SYNTH-PEDES ----
+
+@pytest.mark.parametrize("piece", (2**24, 200))
+@pytest.mark.parametrize("spelt", ("-", "_"))
+def test_synth_pedes_reads_its_entries_from_the_file(toy, monkeypatch, spelt, piece):
+    monkeypatch.setattr(layouts, "PIECE", piece)  # in 200 bytes no entry ends
+    dataset = data.open_dataset(synth_pedes(toy / "SYNTH-PEDES", spelt), "t2i")
+    assert [dataset.records[i] for i in range(2)] == [
+        Record("synth-pedes", "train", "Part1/7/1.jpg", 7, captions=("A man in a café {.", "A photo of a man.")),
+        Record("synth-pedes", "train", "Part3/78923/4.jpg", 78923, captions=("One.", "Two.", "Three."))]
+    assert dataset.records[-1] == dataset.records[1] and layouts.column(dataset.records, "pid") == [7, 78923]
+    assert dataset.split("query") == [] and not dataset.tested
+    with pytest.raises(IndexError):
+        dataset.records[2]
+
+
+def test_a_second_opening_reads_the_index_and_a_changed_file_makes_a_new_one(toy, monkeypatch):
+    root = synth_pedes(toy / "SYNTH-PEDES")
+    first = data.open_dataset(root, "t2i")
+    monkeypatch.setattr(layouts, "_scan", lambda *_: pytest.fail("read again"))
+    assert list(data.open_dataset(root, "t2i").records) == list(first.records)
+    monkeypatch.undo()
+    text(root, "synthpedes-dataset.json", SYNTH[1:])
+    os.utime(root / "synthpedes-dataset.json", (0, 0))  # unpacked with an older date
+    assert [r.pid for r in data.open_dataset(root, "t2i").records] == [78923]
+    (root / "synthpedes-dataset.index.npy").write_bytes(b"cut off")
+    assert [r.pid for r in data.open_dataset(root, "t2i").records] == [78923]
+
+
+@pytest.mark.parametrize("content", ('[{"id": 1, "file_path": "a.jpg", "captions": []}, {"id": 2, "fi', "<html>", "[]",
+                                     '[{"id": "seven", "file_path": "a.jpg", "captions": []}]'))
+def test_a_broken_synth_pedes_is_named(toy, content):
+    text(toy / "SYNTH-PEDES", "synthpedes-dataset.json", content)
+    with pytest.raises(UserError, match="synthpedes-dataset.json: .*fetch it again"):
+        data.open_dataset(toy / "SYNTH-PEDES", "t2i")
+    assert [path.name for path in (toy / "SYNTH-PEDES").iterdir()] == ["synthpedes-dataset.json"]
+
+
+def test_an_index_that_cannot_be_kept_is_said(toy, monkeypatch):
+    root = synth_pedes(toy / "SYNTH-PEDES")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(layouts.np, "save", full)
+    with pytest.warns(UserWarning, match="cannot be written .No space left"):
+        assert len(data.open_dataset(root, "t2i").records) == 2
+    assert not list(root.glob("*.npy*"))
+
+
+def test_not_all_of_its_sentences_are_kept(monkeypatch):
+    text_tower = TextEncoder(embedded_text_model())
+    monkeypatch.setattr(TextEncoder, "MAX_KEPT", 2)
+    first = text_tower(["one", "two", "three"])
+    text_tower(["four"])
+    assert list(text_tower.memory) == ["four"]
+    torch.testing.assert_close(text_tower(["one", "two", "three"]), first)
+
+
+# ---- the toy's trees ----
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layouts") / "toy"
+    toy_module.make_toy(folder, people=8, sets="all")
+    return folder
+
+
+# Of 8 people 6 are to train on: (images or captions, people) of each split.
+COUNTS = {
+    "cocas": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
+    "cuhk-pedes": {"train": (20, 5), "val": (4, 1), "query": (12, 2), "gallery": (6, 2)},
+    "llcm": {"train": (48, 6), "test": (16, 2)},
+    "ltcc": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
+    "market": {"train": (36, 6), "query": (4, 2), "gallery": (12, 3)},
+    "msmt17:V1": {"train": (30, 6), "val": (6, 6), "query": (4, 2), "gallery": (8, 2)},
+    "cuhk03:detected": {"train": (48, 6), "query": (4, 2), "gallery": (12, 2)},
+    "prcc": {"train": (54, 6), "val": (18, 6), "query": (16, 2), "gallery": (8, 2)},
+    "vc-clothes": {"train": (96, 6), "query": (8, 2), "gallery": (24, 2)},
+    "synth-pedes": {"train": (24, 6)},
+    "omnireid:OmniReID": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
+}
+
+
+def test_every_layout_of_the_toy_is_read_back_with_exact_counts(drawn):
+    datasets = data.open_all(drawn)
+    assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 3, "ctcc": 2, "li": 2, "t2i": 2, "vi": 1}
+    assert {dataset.name for dataset in datasets} == set(COUNTS)
+    assert {dataset.layout for dataset in datasets} == set(layouts.LAYOUTS)
+    for dataset in datasets:
+        for role in ("train", "val", "query", "gallery", "test"):
+            records = [r for r in dataset.split(role) if not r.junk]
+            counted = len(records), len({r.pid for r in records})
+            assert counted == COUNTS[dataset.name].get(role, (0, 0)), (dataset.name, role)
+        if dataset.layout not in ("cocas", "omnireid"):  # which may number them apart
+            assert not [odd for odd in data.oddities(dataset) if "in training and in test" in odd]
+    assert data.check(datasets) == []
+
+
+def test_nobody_of_a_test_split_has_a_label(drawn):
+    datasets = data.open_all(drawn)
+    batches = data.Batches(datasets, (32, 16), (16, 16), 4, 2, seed=0)
+    assert batches.classes == {name: counts["train"][1] for name, counts in COUNTS.items()}
+    for dataset in datasets:
+        if dataset.layout != "cocas":
+            tested = {r.pid for role in ("query", "gallery", "test") for r in dataset.split(role)}
+            assert not tested & set(batches.labels[dataset.name])
+    seen = [batches[step] for step in range(26)]
+    assert {batch.dataset for batch in seen} == set(COUNTS)  # every set gets its turn, and one classifier
+    for batch in seen:
+        assert [batches.labels[batch.dataset][pid] for pid in batch.pids.tolist()] == batch.labels.tolist()
+
+
+def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):
+    code, out, err = command(train, "--data", drawn, "--steps", 14, *FAST)
+    assert code == 0, err
+    rows = json.loads((Path("runs/all") / "log.jsonl").read_text())["rows"]
+    got = {(row["data"], row["task"], row["protocol"].removesuffix(" + matching")) for row in rows}
+    assert got == {(dataset.title, dataset.task, protocol.name) for dataset in data.open_all(drawn) if dataset.tested
+                   for protocol in evaluate.PROTOCOLS[dataset.layout, dataset.task] if not protocol.named}
+    assert all(row["trials"] in (1, 10) and row["queries"] > 0 and row["without"] >= 0 for row in rows)
+    for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
+                  ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
+        code, out, err = command(evaluate, "--checkpoint", "runs/all/last.pt", *flags)
+        assert code == 0 and flags[-1] in out and " 10 " in out, err
+    one_line(command(evaluate, "--checkpoint", "runs/all/last.pt", "--data", drawn / "SYNTH-PEDES"), "no test split")
+
+
+def test_a_model_is_tested_on_another_set_than_its_own(drawn, command):
+    assert command(train, "--data", drawn / "VC-Clothes", "--task", "cc", "--steps", 1, *FAST)[0] == 0
+    model = ("--checkpoint", "runs/cc/last.pt")
+    code, out, err = command(evaluate, *model, "--data", drawn / "prcc")
+    assert code == 0 and "PRCC  cross multi-shot" in out, err
+    one_line(command(evaluate, *model, "--data", drawn / "MSMT17_V1"), "--task cc", "MSMT17")
+    code, out, err = command(evaluate, *model, "--data", drawn / "MSMT17_V1", "--task", "trad")
+    assert code == 0 and "MSMT17 V1  general" in out, err
+
+
+def test_a_set_without_training_images_is_only_tested(drawn, command, tmp_path):
+    shutil.copytree(drawn / "COCAS/real2", tmp_path / "data/COCAS/real2")
+    shutil.copytree(drawn / "VC-Clothes", tmp_path / "data/VC-Clothes")
+    text(tmp_path / "data", "toy.json", {})
+    code, out, err = command(train, "--data", "data", "--steps", 2, "--ratios", "cc:1,ctcc:2,li:1", *FAST)
+    assert code == 0 and "strict" in out and "all-cc" in out, err
+
+
+# ---- overlap ----
+
+def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path):
+    root, sources = tmp_path / "CUHK-PEDES", ("Market", "CUHK03", "train_query")
+    entries = [{"split": split, "id": i, "file_path": f"{source}/{i}.jpg", "captions": ["a man"]}
+               for i, (split, source) in enumerate((s, f) for s in ("train", "test") for f in sources)]
+    text(root, "reid_raw.json", entries)
+    put(root, "imgs/Market/0.jpg")
+    market(tmp_path / "Market")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone, together = data.open_all(root), data.open_all(tmp_path)
+    assert data.without_overlap(alone) == alone
+    with pytest.warns(UserWarning, match="1 training images in imgs/Market/"):
+        [left] = [d for d in data.without_overlap(together) if d.task == "t2i"]
+    assert [r.path for r in left.split("train")] == ["imgs/CUHK03/1.jpg", "imgs/train_query/2.jpg"]
+    assert len(left.split("gallery")) == 3  # the test split stays what it is
+    text(tmp_path, "toy.json", {})  # drawn people are in one data set each
+    assert data.without_overlap(data.open_all(tmp_path)) == data.open_all(tmp_path)
+
+
+def test_published_counts_of_the_variant(tmp_path):
+    root = cuhk03_np(tmp_path / "cuhk03-np")
+    with pytest.warns(UserWarning, match=r"CUHK03 labeled.*train 1 images of 1 ids \(published 7368 of 767\)"):
+        data.open_dataset(root / "labeled", "trad")
+    market(tmp_path / "Market")
+    put(tmp_path / "Market", "query/0002_c1s1_001051_00.jpg")
+    with pytest.warns(UserWarning, match="1 people, such as 2, are in training and in test"):
+        data.open_dataset(tmp_path / "Market", "trad")
+
+
+# ---- finding ----
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(toy, name):
+    root = TREES[name](toy / "zip" / "zip" / "tree")
+    for start in (root, root.parent, toy / "zip", toy):
+        assert data.find_datasets(start) == [(name, root)]
+
+
+def test_real1_and_real2_among_other_sets(toy):
+    for part, name in (("real1", "train_ctcc"), ("real2", "query"), ("real2", "gallery")):
+        text(toy, f"{part}/datalist/{name}.txt", "a.jpg b.jpg 1 1\n")
+    market(toy / "market" / "Market-1501")
+    assert data.find_datasets(toy) == [("cocas", toy), ("market", toy / "market" / "Market-1501")]
+
+
+# ---- mistakes: one line, exit code 2 ----
+
+def test_mistakes_are_one_line(toy, command):
+    def tell(root, *words):
+        for call in ((data, root), (train, "--data", root, "--steps", 1)):
+            one_line(command(*call), *words)
+
+    put(toy / "wrong", "a/1.jpg", "b/2.jpg")
+    tell(toy / "wrong", "Looked for", "PRCC (rgb/train, rgb/test or", "SYNTH-PEDES", "Found a, b")
+    tell(toy / "nowhere", "nowhere: no such folder")
+    (msmt17(toy / "msmt") / "list_gallery.txt").unlink()
+    tell(toy / "msmt", "list_gallery.txt: list is missing")
+    text(msmt17(toy / "columns"), "list_query.txt", "\n0000/0000_001_07_0303noon_0020_1.jpg 0 1\n")
+    tell(toy / "columns", "list_query.txt:2", "3 columns")
+    text(omnireid(toy / "lists"), "datalist/query.txt", "img/2_nir.jpg a 9 2 3\nimg/2_nir.jpg a 9\n")
+    tell(toy / "lists", "query.txt:2", "3 columns")
+    root = pedes(toy / "pedes")
+    (root / "reid_raw.json").rename(root / "caption_all.json")
+    tell(root, "caption_all.json have no split", "reid_raw.json")
+    root = msmt17(toy / "versions", "V2")
+    text(root, "list_query.txt", "0000/0000_001_07_0303noon_0077_1.jpg 0\n")  # V1's name of it
+    tell(root, "list_query.txt:1", "mask_test_v2", "V1 and V2 differ")
+    (root / "train").mkdir()
+    tell(root, "V1 (train/) and V2 (mask_train_v2/)")
+    shutil.rmtree(prcc(toy / "prcc") / "rgb/test/C")
+    tell(toy / "prcc", "rgb/test/C", "empty split")
+    put(toy / "cuhk03", "cuhk03_release/cuhk-03.mat")
+    tell(toy / "cuhk03", "cuhk-03.mat", "CUHK03-NP", "README")
+    put(cuhk03_np(toy / "np"), "detected/query/0003_c3_27.png")
+    tell(toy / "np", "0003_c3_27.png", "0001_c1_1.png")
+
+
+def test_broken_lists_of_cuhk03(toy):
+    root = cuhk03_listed(toy / "cuhk03")
+    (root / "images_detected/1_003_2_08.png").unlink()
+    with pytest.raises(UserError, match="1_003_2_08.png: the split lists it"):
+        data.open_dataset(root, "trad")
+    config = root / "cuhk03_new_protocol_config_detected.mat"
+    config.write_text("<!DOCTYPE html>" + " " * 200)
+    with pytest.raises(UserError, match="config_detected.mat: not a MATLAB 5 file"):
+        data.open_dataset(root, "trad")
+    config.unlink()
+    with pytest.raises(UserError, match="config_detected.mat: list is missing"):
+        data.open_dataset(root, "trad")
+
+
+def test_images_that_do_not_open_are_listed(drawn, command, tmp_path):
+    shutil.copytree(drawn / "COCAS", tmp_path / "COCAS")
+    text(tmp_path, "toy.json", {})
+    code, out, err = command(data, "COCAS")
+    assert code == 0 and "every image opens" in out and "opening images" in err
+    assert ["train", "6", "54"] in [line.split()[:3] for line in out.splitlines()]
+    first, second = sorted((tmp_path / "COCAS/real1/COCAS").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[:500])
+    second.unlink()
+    (tmp_path / "COCAS/real1/templates/00003.jpg").write_bytes(b"")
+    code, out, err = command(data, "COCAS")
+    bad = [line for line in out.splitlines() if line.startswith("cannot read image")]
+    assert len(bad) == 3 and all(any(name in line for line in bad) for name in (first.name, second.name, "00003.jpg"))
+    one_line((code, out, err), "3 images do not open")
+    one_line(command(data), "path")
+
+
+# ---- a data set of one's own ----
+
+def test_readmes_diff_adds_a_data_set(tmp_path):
+    """The diff under 'Add your own' applies, and the new set is trained on and tested."""
+    blocks = (ROOT / "README.md").read_text().split("```diff\n")[1:]
+    [diff] = [block.split("```")[0] for block in blocks if "def read_mine" in block]
+    added = [line for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    assert len(added) < 15
+    if not shutil.which("git"):
+        pytest.skip("git is not here to apply the diff")
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    rng = random.Random(0)
+    for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
+        for pid in people:
+            put(tmp_path / "mine", *(f"my_{role}/p{pid}_cam{cam}_{rng.randrange(10000):04d}.jpg" for cam in (1, 2)))
+    flags = "--data mine --preset toy --steps 2 --ids 2 --images 2".split()
+    done = subprocess.run([sys.executable, "train.py", *flags], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "trad  My photos  general" in done.stdout
