@@ -30,10 +30,11 @@ import cli
 from doll import Body, Doll, Pose, attributes_of, draw_body, dress, paints, shade
 from instructions import describe
 
-VERSION = 1
+VERSION = 2
 WIDTH, HEIGHT, PICTURE = 64, 128, 64  # person pictures are 128x64 (HxW), templates and crops 64x64
 ZOOM = 2  # drawn this much larger, then averaged down
 WEARERS = 4  # people who share an outfit where people change clothes
+OUTFITS, LTCC_OUTFITS = 3, 6  # of somebody who changes; LTCC's training people have too many to be learned by heart
 PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
 
 
@@ -197,9 +198,10 @@ def market(job, rng):
 def ltcc(job, rng):
     """train, test (the gallery), query; info lists the people with and without a change of clothes."""
     for outfit in range(len(job.outfits)):
-        folders = ["train"] * 3 if job.role == "train" else ["test"] * 3 + ["query"]
+        shots = 4 if len(job.outfits) == 1 else 2
+        folders = ["train"] * shots if job.role == "train" else ["test"] * 3 + ["query"]
         for k, (folder, cam) in enumerate(zip(folders, rng.sample(range(1, 13), 4))):
-            name = f"{job.pid:03d}_{outfit + 1}_c{cam}_{job.pid * 20 + outfit * 4 + k:06d}.png"
+            name = f"{job.pid:03d}_{outfit + 1}_c{cam}_{job.pid * 30 + outfit * 4 + k:06d}.png"
             job.save(f"{folder}/{name}", job.shoot(outfit, cam, rng).jpeg)
     kind = "cloth-change" if len(job.outfits) > 1 else "cloth-unchange"
     return [(f"info/{kind}_id_{job.role}.txt", str(job.pid))]
@@ -364,7 +366,8 @@ def jobs_of(data_set, root, people, seed):
     for role in roles:
         bodies = [draw_body(random.Random(f"{seed}:{data_set}:{role} {i}")) for i in range(sizes[role])]
         rng = random.Random(f"{seed}:{data_set}:{role} clothes")
-        wardrobes = dress(bodies, rng, 3, WEARERS) if changing else dress(bodies, rng)
+        count = LTCC_OUTFITS if (data_set, role) == ("ltcc", "train") else OUTFITS
+        wardrobes = dress(bodies, rng, count, WEARERS) if changing else dress(bodies, rng)
         for label, (body, outfits) in enumerate(zip(bodies, wardrobes)):
             if data_set == "ltcc" and label % 15 == 14:  # some never change
                 outfits = outfits[:1]

@@ -254,7 +254,7 @@ COUNTS = {
     "cocas": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
     "cuhk-pedes": {"train": (20, 5), "val": (4, 1), "query": (12, 2), "gallery": (6, 2)},
     "llcm": {"train": (48, 6), "test": (16, 2)},
-    "ltcc": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
+    "ltcc": {"train": (72, 6), "query": (6, 2), "gallery": (18, 2)},
     "market": {"train": (36, 6), "query": (4, 2), "gallery": (12, 3)},
     "msmt17:V1": {"train": (30, 6), "val": (6, 6), "query": (4, 2), "gallery": (8, 2)},
     "cuhk03:detected": {"train": (48, 6), "query": (4, 2), "gallery": (12, 2)},
