@@ -252,12 +252,12 @@ def load_vit(vit, path, tower="visual_encoder"):
     state = published(path)
     inside = {key.removeprefix(tower + "."): key for key in state if key.startswith(tower + ".")}  # ALBEF
     names = inside or {re.sub(r"^(backbone|mae|vit|deit)\.", "", key): key for key in state}
-    tensors = {}
+    tensors, whole = {}, {}  # by its name here: a tensor, and the name of the tensor in the file that it is or is a part of
     for name, key in names.items():
         for theirs, ours in NAMES:
             name = name.replace(theirs, ours)
-        packed = zip("qkv", state[key].chunk(3)) if ".qkv." in name else [("", state[key])]
-        tensors |= {name.replace("qkv", part): tensor for part, tensor in packed}
+        for part, tensor in zip("qkv", state[key].chunk(3)) if ".qkv." in name else [("", state[key])]:
+            tensors[name.replace("qkv", part)], whole[name.replace("qkv", part)] = tensor, name
     _check_vit(vit, tensors, path)
     try:  # what is taken out of `tensors` is loaded, the rest is reported
         kind = "PASS" if "part_token1" in tensors else "ALBEF" if inside else "ViT"
@@ -273,7 +273,7 @@ def load_vit(vit, path, tower="visual_encoder"):
         kind = "DeiT" if source[0] == source[1] else "HAP"
     places = torch.cat([places, resize_grid(positions.float(), source, vit.grid, mode)], 1)
     vit.prefix, vit.pos = (nn.Parameter(new.to(old), old.requires_grad) for new, old in ((before, vit.prefix), (places, vit.pos)))
-    rest = [*tensors, *(key for key in state if key not in names.values())]
+    rest = list(dict.fromkeys([whole[name] for name in tensors] + [key for key in state if key not in names.values()]))
     sizes = [f"{rows}x{columns}" for rows, columns in (source, vit.grid)]
     moved = f"{sizes[0]} kept" if source == vit.grid else f"{sizes[0]} resized to {sizes[1]} ({mode})"
     return f"{kind} in {path}: {len(state) - len(rest)} tensors loaded, positions {moved}, {_leftovers(rest)}, missing none"

@@ -102,3 +102,220 @@ def test_albef_text_reference(bits, limit):
             near(out, io[f"text_encoder_fusion_{seen}_out{bits}"], limit)
     assert text.pooler is None and len(text.encoder.layer) == int(io["fusion_layer"])
     assert len(cross.layers.layer) == int(io["num_layers"]) - int(io["fusion_layer"])
+
+
+# ---- files made here, in other sizes, against slow twins ----
+
+def random_tensors(shapes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+
+
+def vit_file(dim, depth, patch, positions, seed):
+    """A random ViT in timm's names, which PASS, DeiT, HAP and ALBEF share."""
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, positions, dim), "patch_embed.proj.weight": (dim, 3, patch, patch),
+              "patch_embed.proj.bias": (dim,), "norm.weight": (dim,), "norm.bias": (dim,)}
+    for i in range(depth):
+        for name, shape in {"norm1": (dim,), "norm2": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim),
+                            "mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}.items():
+            shapes |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
+    return random_tensors(shapes, seed)
+
+
+def bert_file(width, layers, fusion, words, image_width, seed, inner=None):
+    """A random BERT in ALBEF's names, cross-attention from layer `fusion` on."""
+    inner = inner or 4 * width
+    norm = "embeddings.LayerNorm"
+    shapes = {"embeddings.word_embeddings.weight": (words, width), "embeddings.position_embeddings.weight": (80, width),
+              "embeddings.token_type_embeddings.weight": (2, width), f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    for i in range(layers):
+        parts = {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": (width,)}
+        for block in ("attention", "crossattention")[:1 + (i >= fusion)]:
+            source = image_width if block == "crossattention" else width
+            parts |= {f"{block}.self.query": (width, width), f"{block}.self.key": (width, source),
+                      f"{block}.self.value": (width, source), f"{block}.output.dense": (width, width),
+                      f"{block}.output.LayerNorm": (width,)}
+        for name, shape in parts.items():
+            shapes |= {f"encoder.layer.{i}.{name}.weight": shape, f"encoder.layer.{i}.{name}.bias": shape[:1]}
+    return random_tensors(shapes, seed)
+
+
+def under(prefix, tensors):
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def albef_file(dim, depth, patch, grid, width, layers, fusion, words, seed, inner=None):
+    """ALBEF's layout with everything that it holds beside the online towers."""
+    state = {}
+    for twin, offset in (("", 0), ("_m", 1000)):
+        vit, bert = vit_file(dim, depth, patch, 1 + grid * grid, seed + offset), bert_file(width, layers, fusion, words, dim,
+                                                                                           seed + offset + 1, inner)
+        state |= under(f"visual_encoder{twin}.", vit) | under(f"text_encoder{twin}.bert.", bert)
+        state |= random_tensors({f"vision_proj{twin}.weight": (8, dim), f"text_proj{twin}.weight": (8, width),
+                                 f"text_encoder{twin}.cls.predictions.bias": (words,)}, seed)
+        state[f"text_encoder{twin}.bert.embeddings.position_ids"] = torch.arange(80)[None]
+    state |= random_tensors({"itm_head.weight": (2, width), "itm_head.bias": (2,), "image_queue": (8, 4), "text_queue": (8, 4),
+                             "temp": ()}, seed + 2)
+    return {"model": state | {"queue_ptr": torch.zeros(1, dtype=torch.long)}, "epoch": 29}
+
+
+def twin_vit(tensors, image, before, positions, heads, stride):
+    """The published ViT line by line, in float64. before (1 s d), positions (1 s+n d) -> (b s+n d)."""
+    p = {name: tensor.double() for name, tensor in tensors.items()}
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    patches = F.conv2d(image.double(), p["patch_embed.proj.weight"], p["patch_embed.proj.bias"], stride)
+    x = torch.cat([before.double().expand(len(image), -1, -1), rearrange(patches, "b d h w -> b (h w) d")], 1) + positions
+    depth = sum(name.endswith("qkv.weight") for name in p)
+    for block in (f"blocks.{i}." for i in range(depth)):
+        q, k, v = rearrange(linear(norm(x, block + "norm1"), block + "attn.qkv"), "b n (three h c) -> three b h n c", three=3, h=heads)
+        mixed = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        x = x + linear(rearrange(mixed, "b h n c -> b n (h c)"), block + "attn.proj")
+        y = linear(norm(x, block + "norm2"), block + "mlp.fc1")
+        x = x + linear(y * (1 + torch.erf(y / 2 ** 0.5)) / 2, block + "mlp.fc2")
+    return norm(x, "norm")
+
+
+def resampling(old, new, cubic):
+    """(new old) float64: half-pixel centres, no antialiasing, borders repeated; the cubic kernel has a = -0.75."""
+    matrix, a = torch.zeros(new, old, dtype=torch.float64), -0.75
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5
+        for j in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            t = abs(centre - j)
+            inner, outer = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+            weight = (inner if t <= 1 else outer if t < 2 else 0) if cubic else max(0, 1 - t)
+            matrix[i, min(max(j, 0), old - 1)] += weight
+    return matrix
+
+
+def twin_resize(grid, source, target, cubic):
+    table = rearrange(grid.double(), "1 (h w) d -> d h w", h=source[0])
+    table = resampling(source[0], target[0], cubic) @ table @ resampling(source[1], target[1], cubic).T
+    return rearrange(table, "d h w -> 1 (h w) d")
+
+
+LAYOUTS = ("pass", "pass-teacher", "deit", "deit-distilled", "hap", "albef")
+SHAPES = [  # dim, depth, heads, patch, side of the published grid, image, stride
+    (24, 2, 3, 8, 4, (64, 32), 8), (16, 3, 2, 16, 3, (64, 48), 12), (32, 1, 4, 4, 6, (32, 16), 4), (24, 2, 2, 16, 8, (48, 48), 16)]
+
+
+@pytest.mark.parametrize("seed,shape", list(enumerate(SHAPES)))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_published_tokens(layout, seed, shape, tmp_path):
+    dim, depth, heads, patch, side, size, stride = shape
+    source = (side, side) if layout.startswith(("deit", "albef")) else (2 * side, side)
+    slots = {"pass": 0, "pass-teacher": 0, "deit-distilled": 2}.get(layout, 1)
+    tensors = vit_file(dim, depth, patch, slots + source[0] * source[1], seed)
+    before, places = tensors["cls_token"], tensors["pos_embed"][:, :1]
+    if layout.startswith("pass"):
+        extra = random_tensors({name: (1, 1, dim) for i in (1, 2, 3) for name in (f"part_token{i}", f"part{i}_pos")}
+                               | {"cls_pos": (1, 1, dim)}, seed + 50)
+        before = torch.cat([before, *(extra[f"part_token{i}"] for i in (1, 2, 3))], 1)
+        places = torch.cat([extra["cls_pos"], *(extra[f"part{i}_pos"] for i in (1, 2, 3))], 1)
+        tensors |= extra
+    other = vit_file(dim, depth, patch, slots + source[0] * source[1], seed + 99)  # weights that must not be taken
+    head = {"head.weight": torch.ones(5, dim), "head.bias": torch.ones(5)}
+    state = {
+        "pass": tensors,
+        "pass-teacher": {"teacher": under("module.backbone.", tensors) | under("module.", head), "epoch": 3,
+                         "student": under("module.backbone.", other), "args": argparse.Namespace(arch="vit_base")},
+        "deit": {"model": tensors | head},
+        "deit-distilled": {"model": tensors | head | {"dist_token": torch.ones(1, 1, dim), "head_dist.weight": torch.ones(5, dim)}},
+        "hap": {"model": {("mae." if i % 2 else "") + name: tensor for i, (name, tensor) in enumerate(tensors.items())}
+                | under("decoder_blocks.0.", other) | {"mask_token": torch.ones(1, 1, dim)}},
+        "albef": {"model": under("visual_encoder.", tensors) | under("visual_encoder_m.", other)
+                  | {"text_encoder.bert.embeddings.LayerNorm.bias": torch.ones(3)}},
+    }[layout]
+    torch.save(state, tmp_path / "file.pth")
+    vit = ViT(size, patch, stride, dim, depth, heads, instr_dim=10)
+    report = weights.load_vit(vit, tmp_path / "file.pth")
+    positions = torch.cat([places, twin_resize(tensors["pos_embed"][:, slots:], source, vit.grid, layout == "albef")], 1)
+    image = torch.randn(2, 3, *size)
+    expected = twin_vit(tensors, image, before, positions, heads, stride)
+    with torch.no_grad():
+        near(vit.double().eval()(image.double(), torch.randn(2, 4, 10).double()), expected, 1e-6)  # gates at 0 edit nothing
+    kind = {"pass": "PASS", "deit": "DeiT", "hap": "HAP", "albe": "ALBEF"}[layout[:4]]
+    assert report.startswith(f"{kind} in ") and "not known: none, missing none" in report
+    assert (f"{len(tensors)} tensors loaded" in report) and "\n" not in report
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_vit_of_the_hub_gives_the_tokens_of_transformers(file, tmp_path):
+    from safetensors.torch import load_file
+    from transformers import ViTConfig, ViTForImageClassification
+    torch.manual_seed(3)
+    theirs = ViTForImageClassification(ViTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=48,
+                                                 intermediate_size=96, patch_size=16, layer_norm_eps=1e-6)).eval()
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    theirs.save_pretrained(tmp_path)
+    if file == "pytorch_model.bin":
+        torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / file)
+    vit, image = ViT((48, 48), 16, None, 24, 2, 3).eval(), torch.randn(2, 3, 48, 48)
+    report = weights.load_vit(vit, tmp_path / file)
+    with torch.no_grad():
+        near(vit(image), theirs.vit(image).last_hidden_state, 2e-5)
+    assert "3x3 kept" in report and "classifier 2" in report and "not known: none" in report
+
+
+def test_the_distilled_deit_of_the_hub_is_known_too(tmp_path):
+    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+    DeiTForImageClassificationWithTeacher(DeiTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, patch_size=16,
+                                                     intermediate_size=96, image_size=48)).save_pretrained(tmp_path)
+    report = weights.load_vit(ViT((48, 48), 16, None, 24, 1, 3), tmp_path / "model.safetensors")
+    assert "DeiT" in report and "3x3 kept" in report and "dist_token 1" in report and "not known: none" in report
+
+
+def twin_bert(tensors, x, mask, heads, layers, image=None, image_mask=None):
+    """BERT's layers line by line, in float64; those with cross-attention read `image` (b m d)."""
+    p = {name: tensor.double() for name, tensor in tensors.items()}
+
+    def linear(x, name):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def attend(x, source, seen, name):
+        q, k, v = (rearrange(linear(y, f"{name}.self.{part}"), "b n (h c) -> b h n c", h=heads)
+                   for part, y in (("query", x), ("key", source), ("value", source)))
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen[:, None, None], -torch.inf)
+        return added(x, linear(rearrange(scores.softmax(-1) @ v, "b h n c -> b n (h c)"), f"{name}.output.dense"), f"{name}.output")
+
+    def added(x, y, name):
+        return F.layer_norm(x + y, x.shape[-1:], p[f"{name}.LayerNorm.weight"], p[f"{name}.LayerNorm.bias"], 1e-12)
+
+    for layer in (f"encoder.layer.{i}." for i in layers):
+        x = attend(x, x, mask, layer + "attention")
+        if image is not None:
+            x = attend(x, image, image_mask, layer + "crossattention")
+        y = linear(x, layer + "intermediate.dense")
+        x = added(x, linear(y * (1 + torch.erf(y / 2 ** 0.5)) / 2, layer + "output.dense"), layer + "output")
+    return x
+
+
+@pytest.mark.parametrize("seed,width,heads,layers,fusion,inner,dim",
+                         [(0, 64, None, 5, 3, None, 24), (1, 24, 3, 3, 1, 40, 24), (2, 128, None, 2, 1, None, 16)])
+def test_albefs_text_and_multimodal_layers_equal_loops(seed, width, heads, layers, fusion, inner, dim, tmp_path):
+    state = albef_file(dim, 1, 8, 2, width, layers, fusion, 50, seed, inner)
+    torch.save(state, tmp_path / "ALBEF.pth")
+    config = {"num_attention_heads": heads} if heads else {}
+    text, cross = (load(tmp_path / "ALBEF.pth", **config).double()
+                   for load in (weights.load_albef_text, weights.load_albef_cross))
+    tensors = {name.removeprefix("text_encoder.bert."): tensor for name, tensor in state["model"].items()
+               if name.startswith("text_encoder.bert.")}
+    ids, image = torch.randint(5, 50, (3, 7)), torch.randn(3, 4, dim, dtype=torch.float64)
+    mask, image_mask = torch.arange(7) < torch.tensor([[7], [4], [1]]), torch.arange(4) < torch.tensor([[4], [2], [4]])
+    place = tensors["embeddings.position_embeddings.weight"][:7] + tensors["embeddings.token_type_embeddings.weight"][0]
+    x = F.layer_norm((tensors["embeddings.word_embeddings.weight"][ids] + place).double(), (width,),
+                     *(tensors[f"embeddings.LayerNorm.{part}"].double() for part in ("weight", "bias")), 1e-12)
+    words = twin_bert(tensors, x, mask, heads or width // 64, range(fusion))
+    seen = twin_bert(tensors, words, mask, heads or width // 64, range(fusion, layers), image, image_mask)
+    with torch.no_grad():
+        near(text(ids, attention_mask=mask.long()).last_hidden_state, words, 1e-6)
+        near(cross(words, mask, image, image_mask), seen, 1e-6)
+        near(cross.head(seen[:, 0]), F.linear(seen[:, 0], *(state["model"][f"itm_head.{part}"].double() for part in ("weight", "bias"))), 1e-9)
