@@ -60,7 +60,7 @@ def read(path, mmap=False):
             raise UserError(f"{path} holds Python objects that would run code when read: refused; keep only its tensors. Where "
                             "you trust it: torch.save(torch.load(FILE, weights_only=False)[KEY_OF_WEIGHTS], NEW_FILE)") from error
         raise UserError(f"{path} is not a checkpoint: {_what_it_is(path)}") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint, or is cut off: copy or download it again") from error
 
 

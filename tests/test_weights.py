@@ -3,9 +3,9 @@ none of these files again; a wrong file is one line."""
 
 import argparse
 import json
-import os
-import subprocess
-import sys
+import math
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ import evaluate
 import train
 import weights
 from cli import UserError
-from model import SIZES, Block, InstructReID, ViT
+from model import SIZES, ViT
 from tests.golden import golden
-from tests.test_train import FAST, ROOT, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
+from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 
 def near(ours, theirs, limit):
@@ -319,3 +319,276 @@ def test_albefs_text_and_multimodal_layers_equal_loops(seed, width, heads, layer
         near(text(ids, attention_mask=mask.long()).last_hidden_state, words, 1e-6)
         near(cross(words, mask, image, image_mask), seen, 1e-6)
         near(cross.head(seen[:, 0]), F.linear(seen[:, 0], *(state["model"][f"itm_head.{part}"].double() for part in ("weight", "bias"))), 1e-9)
+
+
+# ---- the model and the command line ----
+
+TOY = dict(dim=SIZES["tiny"]["dim"], depth=SIZES["tiny"]["depth"], patch=SIZES["tiny"]["patch"])
+HEADS = SIZES["tiny"]["heads"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Published layouts at the size of `tiny`: {name: path}."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(lively(albef_file(**TOY, grid=8, width=64, layers=4, fusion=2, words=30522, seed=5)), folder / "ALBEF.pth")
+    torch.save({"model": vit_file(**TOY, positions=1 + 8 * 8, seed=6)}, folder / "deit.pth")
+    extra = {"cls_pos": (1, 1, TOY["dim"]), "part_token1": (1, 1, TOY["dim"]), "part1_pos": (1, 1, TOY["dim"])}
+    torch.save(vit_file(**TOY, positions=8 * 4, seed=7) | random_tensors(extra, 8), folder / "pass.pth")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def lively(state):
+    """Norms as in a trained network, so that it learns: scale 1, shift 0."""
+    for name, tensor in state["model"].items():
+        if "norm" in name.lower() and name.endswith(("weight", "bias")):
+            tensor.fill_(float(name.endswith("weight")))
+        elif "encoder" in name:
+            tensor.data = tensor * 0.5 if tensor.is_floating_point() else tensor
+    return state
+
+
+def started(**flags):
+    return weights.build(train.Config(size="tiny", **flags), {"market": 5})
+
+
+def test_with_gates_at_0_an_instruction_changes_nothing_of_the_published_vit(files):
+    for name in ("deit", "ALBEF", "pass"):
+        model, [report] = started(vit_weights=str(files[name]))
+        tensors = {key.removeprefix("visual_encoder."): tensor for key, tensor in weights.published(files[name]).items()
+                   if "encoder_m" not in key and "text" not in key}
+        before, slots = tensors["cls_token"], 1
+        places = tensors["pos_embed"][:, :1]
+        if name == "pass":
+            before, slots = torch.cat([before, tensors["part_token1"]], 1), 0
+            places = torch.cat([tensors["cls_pos"], tensors["part1_pos"]], 1)
+        source = (8, 4) if name == "pass" else (8, 8)
+        positions = torch.cat([places, twin_resize(tensors["pos_embed"][:, slots:], source, (8, 4), name == "ALBEF")], 1)
+        images = torch.randn(2, 3, 64, 32)
+        with torch.no_grad():
+            tokens = model.eval().edit(images, model.instruct(["ignore clothes", "a woman in red boots"]))
+        near(tokens.double(), twin_vit(tensors, images, before, positions, HEADS, TOY["patch"]), 1e-4)
+        assert report.startswith("E_e: ")
+
+
+def test_albef_is_text_tower_picture_encoder_and_matching(files):
+    model, report = started(albef=str(files["ALBEF"]))
+    model.eval()
+    text, cross = weights.load_albef_text(files["ALBEF"]), weights.load_albef_cross(files["ALBEF"])
+    picture = ViT((32, 32), 8, None, TOY["dim"], TOY["depth"], HEADS).eval()
+    weights.load_vit(picture, files["ALBEF"])
+    pictures, images, said = torch.randn(2, 3, 32, 32), torch.randn(3, 3, 64, 32), ["a man in a red coat"]
+    with torch.no_grad():
+        assert torch.equal(model.instruct(pictures).pooled, picture(pictures)[:, 0])
+        batch = model.encoder.text.tokenizer(said, return_tensors="pt")
+        words = text(**batch).last_hidden_state
+        instr = model.instruct(said)
+        near(instr.words, words, 2e-3)  # a fixed tower's words are remembered in half precision
+        assert torch.equal(instr.pooled, instr.words[:, 0])
+        tokens = model.edit(images)
+        expected = cross.head(cross(instr.words.expand(3, -1, -1), torch.ones(3, words.shape[1], dtype=torch.bool), tokens)[:, 0])
+        near(model.match(tokens, instr), expected, 1e-6)
+    assert [line.split(":")[0] for line in report] == ["text, and E_f of t2i", "pictures"]
+    learning = {name.split(".")[1] for name, p in model.encoder.named_parameters() if p.requires_grad}
+    assert not any(p.requires_grad for p in model.encoder.picture.parameters())
+    assert not any(p.requires_grad for p in model.encoder.text.parameters()) and all(p.requires_grad for p in model.cross.parameters())
+
+
+def test_checkpointing_gives_the_same_gradients_from_less_memory():
+    kept, gradients = {}, {}
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        vit = ViT((64, 32), 8, None, 32, 4, 4, instr_dim=8)
+        vit.checkpointing, numbers = checkpointing, []
+        for block in vit.blocks:
+            torch.nn.init.ones_(block.attn.gate)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: numbers.append(x.numel()) or x, lambda x: x):
+            out = vit(torch.randn(2, 3, 64, 32), torch.randn(2, 5, 8))
+        out.square().sum().backward()
+        kept[checkpointing], gradients[checkpointing] = sum(numbers), [p.grad for p in vit.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients.values()))
+    assert kept[True] < kept[False] / 5
+
+
+def eq8(model, folder):
+    """Eq. 8's terms of three fixed training batches, in evaluation mode."""
+    datasets = evaluate.data.open_all(folder, "t2i")
+    batches = evaluate.data.Batches(datasets, model.size, model.picture_size, 6, 2, seed=9)
+    config, total = train.Config(), {}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for batch in (batches[step] for step in range(3)):
+            terms = train.loss_terms(model, evaluate.data.normalise(batch.images), batch.instr, batch, config)
+            total = {name: total.get(name, 0) + term.item() / 3 for name, term in terms.items()}
+    return total
+
+
+def test_t2i_starts_from_an_albef_file_and_improves_on_it(files, drawn, command):
+    flags = ("--data", drawn, "--task", "t2i", "--ids", 6, "--images", 2, "--vit-weights", files["ALBEF"], "--albef", files["ALBEF"])
+    code, out, err = command(train, *flags, "--steps", 1, "--lr", 0, "--name", "start")
+    assert code == 0, err
+    assert "E_e: ALBEF in" in out and "8x8 resized to 8x4 (bicubic)" in out and "missing none" in out
+    assert command(train, *flags, "--steps", 80, "--lr", 1e-3, "--warmup", 10, "--name", "end")[0] == 0
+    (start, _), (end, _) = (weights.load_model(f"runs/{name}/last.pt") for name in ("start", "end"))
+    fresh, _ = started(vit_weights=str(files["ALBEF"]), albef=str(files["ALBEF"]))
+    for name, tensor in fresh.editor.state_dict().items():
+        assert "instr" in name or torch.equal(tensor, start.editor.state_dict()[name])
+    for frozen in ("text", "picture"):
+        for a, b in zip(getattr(fresh.encoder, frozen).parameters(), getattr(end.encoder, frozen).parameters()):
+            assert torch.equal(a, b)
+    before, after = eq8(start, drawn), eq8(end, drawn)
+    assert after["con"] < 0.9 * before["con"] and after["match"] < before["match"]
+    assert after["con"] < math.log(12) < before["con"]  # of 12 sentences: better than a guess, which it was not
+
+
+def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, command, tmp_path, monkeypatch):
+    for name in ("pass", "ALBEF"):
+        (tmp_path / f"{name}.pth").write_bytes(files[name].read_bytes())
+    flags = ("--data", drawn, "--task", "ctcc", "--steps", 4, "--vit-weights", "pass.pth", "--albef", "ALBEF.pth", "--train-text", *FAST)
+    assert command(train, *flags, "--name", "whole")[0] == 0
+    calls, augment = [], train.data.augment
+
+    def interrupting(*args, **kwargs):  # Ctrl-C in the second step
+        calls.append(len(calls))
+        return (len(calls) == 2 and signal.raise_signal(signal.SIGINT)) or augment(*args, **kwargs)
+    monkeypatch.setattr(train.data, "augment", interrupting)
+    code, out, _ = command(train, *flags, "--name", "half")
+    assert code == 0 and "stopped at step 2" in out
+    for name in ("pass", "ALBEF"):
+        (tmp_path / f"{name}.pth").unlink()
+    assert command(train, "--resume", "runs/half/last.pt")[0] == 0
+    a, b = (weights.load_checkpoint(f"runs/{name}/last.pt") for name in ("whole", "half"))
+    assert a["step"] == b["step"] == 4 and a["published"] == b["published"] and a["config"]["vit_weights"] == "pass.pth"
+    assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+    [line] = Path("runs/whole/log.jsonl").read_text().splitlines()
+    code, out, err = command(evaluate, "--checkpoint", "runs/whole/last.pt")
+    assert code == 0 and f"{100 * json.loads(line)['rows'][0]['mAP']:.1f}" in out, err
+    model, _ = weights.load_model("runs/whole/last.pt")
+    assert model.editor.prefix.shape[1] == 2  # CLS and the file's part token
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+    """A small BERT with a vocabulary of its own, as --text-model takes it."""
+    from transformers import BertConfig, BertModel
+    torch.manual_seed(1)
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] do not change clothes keep original a man in red".split()
+    bert = BertModel(BertConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+                                intermediate_size=48), add_pooling_layer=False)
+    bert.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert/vocab.txt").write_text("\n".join(words))
+    return tmp_path / "bert"
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_any_bert_folder_reads_the_sentences_and_is_kept(learns, bert_folder, drawn, command):
+    before, _ = started(text_model=str(bert_folder))
+    code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 3, "--text-model", "bert",
+                             *FAST, "--train-text" if learns else "--no-train-text")
+    assert code == 0 and "text: BERT in bert: 21 tensors loaded, missing none" in out, err
+    shutil.rmtree(bert_folder)
+    after, _ = weights.load_model("runs/trad/last.pt")
+    said = ["do not change clothes", "a man in red"]
+    assert after.encoder.text.tokenizer(said)["input_ids"] == [[2, 5, 6, 7, 8, 3], [2, 11, 12, 13, 14, 3]]
+    same = all(torch.equal(a, b) for a, b in zip(before.encoder.text.parameters(), after.encoder.text.parameters()))
+    assert same is not learns
+    assert command(evaluate, "--checkpoint", "runs/trad/last.pt")[0] == 0
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_embedded_tower_is_in_the_checkpoint_only_if_it_learns(learns, drawn, command):
+    flag = ["--train-text"] if learns else []
+    assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST, *flag)[0] == 0
+    state = weights.load_checkpoint("runs/trad/last.pt")
+    assert any(key.startswith("encoder.text.") for key in state["model"]) is learns
+    model, _ = weights.load_model("runs/trad/last.pt")
+    if learns:
+        untouched = started()[0].encoder.text
+        assert not torch.equal(model.encoder.text.bert.encoder.layer[0].output.dense.weight,
+                               untouched.bert.encoder.layer[0].output.dense.weight)
+        del state["model"]["encoder.text.bert.embeddings.LayerNorm.bias"]
+        with pytest.raises(UserError, match="missing .*LayerNorm.bias"):  # and then has to be there
+            weights.restore_model(model, state["model"], "last.pt")
+
+
+# ---- mistakes ----
+
+def broken(files, tmp_path, how):
+    """A file of weights with a fault, at tmp_path/x.pth."""
+    path, deit = tmp_path / "x.pth", vit_file(**TOY, positions=65, seed=0)
+    if how in ("html", "truncated"):
+        path.write_bytes(b"<!DOCTYPE html><html>Quota exceeded</html>" if how == "html" else files["deit"].read_bytes()[:50000])
+        return path
+    torch.save({
+        "payload": {"model": {"cls_token": Payload()}},
+        "resnet": {"conv1.weight": torch.ones(64, 3, 7, 7), "layer1.0.bn1.weight": torch.ones(64)},
+        "wide": {"model": vit_file(48, TOY["depth"], 8, 65, 0)},
+        "deep": {"model": vit_file(TOY["dim"], 4, 8, 65, 0)},
+        "patch": {"model": vit_file(TOY["dim"], TOY["depth"], 16, 65, 0)},
+        "small": {"model": vit_file(384, 12, 16, 197, 0)} if how == "small" else None,
+        "hole": {"model": {name: tensor for name, tensor in deit.items() if name != "blocks.1.mlp.fc1.bias"}},
+        "grid": {"model": deit | {"pos_embed": torch.ones(1, 61, TOY["dim"])}},
+        "mlp": {"model": deit | {"blocks.0.mlp.fc1.weight": torch.ones(9, TOY["dim"])}},
+        "empty": {"epoch": 3},
+    }[how], path)
+    return path
+
+
+@pytest.mark.parametrize("how,words", [
+    ("html", "web page"), ("truncated", "cut off"), ("payload", "refused"), ("resnet", "conv1.weight"), ("wide", "width 48"),
+    ("deep", "4 layers"), ("patch", "patches of 16"), ("small", "--size small"), ("hole", "blocks.1.mlp.0.bias"),
+    ("grid", "60 positions"), ("mlp", "another shape"), ("empty", "no weights")])
+def test_a_wrong_file_of_weights_is_one_line(how, words, files, drawn, command, tmp_path):
+    broken(files, tmp_path, how)
+    one_line(command(train, "--data", drawn, "--task", "trad", *FAST, "--vit-weights", "x.pth"), "x.pth", words)
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "runs").exists()
+
+
+def test_a_wrong_albef_is_one_line(files, drawn, command, tmp_path):
+    flags = ("--data", drawn, "--task", "trad", *FAST)
+    one_line(command(train, *flags, "--albef", files["deit"]), "deit.pth", "text_encoder")
+    one_line(command(train, *flags, "--albef", "nowhere.pth"), "nowhere.pth", "no such file")
+    one_line(command(train, *flags, "--albef", files["ALBEF"], "--text-model", "bert"), "--albef", "--text-model")
+    for change, words in (({"words": 40}, "40 words"), ({"dim": 48}, "width 48"), ({"layers": 2}, "attends to the image")):
+        wrong = {**TOY, "grid": 8, "width": 64, "layers": 3, "fusion": 2, "words": 30522, "seed": 5, **change}
+        torch.save(albef_file(**wrong), tmp_path / "ALBEF.pth")
+        one_line(command(train, *flags, "--albef", "ALBEF.pth"), "ALBEF.pth", words)
+
+
+def test_a_wrong_text_model_is_one_line(bert_folder, drawn, command, tmp_path):
+    flags = ("--data", drawn, "--task", "trad", *FAST, "--text-model", "bert")
+    torch.save({"payload": Payload()}, bert_folder / "pytorch_model.bin")
+    (bert_folder / "model.safetensors").rename(tmp_path / "good")
+    one_line(command(train, *flags), "--text-model bert")
+    assert not (tmp_path / "executed").exists()
+    (bert_folder / "model.safetensors").write_bytes((tmp_path / "good").read_bytes()[:300])
+    one_line(command(train, *flags), "--text-model bert", "model.safetensors")
+    config = json.loads((bert_folder / "config.json").read_text())
+    (bert_folder / "config.json").write_text(json.dumps({**config, "model_type": "roberta"}))
+    one_line(command(train, *flags), "a roberta model")
+    (bert_folder / "vocab.txt").unlink()
+    one_line(command(train, *flags), "no vocabulary")
+
+
+def test_without_the_hub_the_line_says_which_file_to_place_where(drawn, command, monkeypatch):
+    import huggingface_hub
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # as the variable of that name sets it
+    flags = ("--data", drawn, "--task", "trad", *FAST)
+    one_line(command(train, *flags, "--vit-weights", "hub:facebook/deit-base-patch16-224"), "model.safetensors",
+             "huggingface.co/facebook/deit-base-patch16-224", "--vit-weights weights/")
+    one_line(command(train, *flags, "--text-model", "bert-base-uncased"), "--text-model bert-base-uncased", "config.json",
+             "vocab.txt", "model.safetensors")
+
+
+def test_the_flags_of_a_training_program_are_read_and_nothing_else_is(tmp_path):
+    tensors = vit_file(16, 1, 8, 32, 0)
+    tensors |= random_tensors({name: (1, 1, 16) for name in ("cls_pos", "part_token1", "part1_pos")}, 1)
+    for args, loads in ((argparse.Namespace(lr=0.1, out_dim=65536), True), (argparse.Namespace(lr=Payload()), False)):
+        torch.save({"teacher": under("backbone.", tensors), "args": args}, tmp_path / "pass.pth")
+        vit = ViT((64, 32), 8, None, 16, 1, 2)
+        if loads:
+            assert "PASS" in weights.load_vit(vit, tmp_path / "pass.pth")
+        else:
+            with pytest.raises(UserError, match=r"refused.*torch.save\(torch.load\("):
+                weights.load_vit(vit, tmp_path / "pass.pth")
