@@ -166,7 +166,8 @@ def text_model(folder):
     from transformers import BertModel, BertTokenizer, logging  # here, since importing transformers takes seconds
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    bert, info = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
+    options = dict(add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
+    bert, info = BertModel.from_pretrained(folder, **options)
     if info["missing_keys"]:
         raise ValueError(f"no {min(info['missing_keys'])} in it")
     return bert, BertTokenizer.from_pretrained(folder)
@@ -224,7 +225,7 @@ class TextEncoder(nn.Module):
 
 
 class InstructionEncoder(nn.Module):
-    """E_i: a sentence through a BERT, a picture of clothes through a small ViT, both projected once to the editing width.
+    """E_i: a sentence through a BERT, a picture of clothes through a ViT, both projected once to the editing width.
 
     picture_pooling: "mean" of the patches, or "cls" for a pre-trained ViT whose CLS token stands for the picture.
     """
@@ -276,10 +277,10 @@ class AttentionModule(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    """E_f of T2I as ALBEF has it (Li et al. 2021, Sec. 3.1): in every layer the words attend to each other, then to the image.
+    """E_f of T2I as ALBEF has it (Li et al. 2021): in every layer the words attend to each other, then to the image.
 
-    config: a transformers.BertConfig with is_decoder and add_cross_attention, which is how transformers builds such layers;
-    image_width: width of the image tokens. `head` is ALBEF's matching head, C_e of Eq. 8.
+    config: a transformers.BertConfig with is_decoder and add_cross_attention, the way to such layers; image_width: that
+    of the image tokens. `head` is ALBEF's matching head, C_e of Eq. 8.
     """
 
     def __init__(self, config, image_width):
@@ -287,7 +288,8 @@ class CrossEncoder(nn.Module):
         from transformers.models.bert.modeling_bert import BertEncoder
         self.layers, width = BertEncoder(config), config.hidden_size
         for layer in self.layers.layer:
-            layer.crossattention.self.key, layer.crossattention.self.value = (nn.Linear(image_width, width) for _ in range(2))
+            image = layer.crossattention.self
+            image.key, image.value = nn.Linear(image_width, width), nn.Linear(image_width, width)
         self.head = nn.Linear(width, 2)
 
     def forward(self, words, mask, image_tokens, image_mask=None):
@@ -311,8 +313,8 @@ SIZES = {  # person images and the editing transformer; instruction pictures and
 class InstructReID(nn.Module):
     """The whole model. `classes` maps each training data set to its number of identities: one classifier per data set.
 
-    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5. text: a TextEncoder, by
-    default the embedded one. cross: ALBEF's CrossEncoder for T2I, beside which the picture encoder is ALBEF's too, and fixed.
+    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5. text: a TextEncoder,
+    by default the embedded one. cross: ALBEF's CrossEncoder, with which the picture encoder is ALBEF's too, and fixed.
     `published` is what weights.build notes of the files that the model started from.
     """
 

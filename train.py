@@ -36,11 +36,11 @@ class Config:
     preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data", ("auto", "toy", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation")
     # model
-    size: str = option(None, "tiny, small, or the paper's ViT-B/16 at 256x128 (base) or 384x192 (base-384)", tuple(SIZES))
+    size: str = option(None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)", (*SIZES,))
     editing: bool = option(True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 `w/o editing`")
     feature: str = option("edit", "what is ranked: the edited CLS token, or F_out of the attention module", ("edit", "fused"))
-    vit_weights: str = option(None, "published ViT to start E_e from: a PASS, DeiT, HAP or ALBEF file, or hub:OWNER/NAME")
-    albef: str = option(None, "ALBEF.pth: its text tower and its picture encoder as E_i, its multimodal layers as E_f of t2i")
+    vit_weights: str = option(None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or hub:OWNER/NAME")
+    albef: str = option(None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f of t2i")
     text_model: str = option(None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
     train_text: bool = option(False, "let the text tower learn too")
     # loss
@@ -62,7 +62,7 @@ class Config:
     # machine
     amp: str = option("auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU", ("auto", "bf16", "fp16", "off"))
     device: str = option("auto", "auto takes CUDA if it is there")
-    grad_checkpointing: bool = option(False, "backward computes each ViT layer again: less memory, about a third more time")
+    grad_checkpointing: bool = option(False, "compute each ViT layer again in backward: less memory, a third more time")
     workers: int = option(None, "loader processes; 0 keeps the decoded images in memory")
     evaluate_every: int = option(None, "steps between evaluations; 0 = only after the last step")
     save_every: int = option(500, "steps between checkpoints")
@@ -238,7 +238,7 @@ def preset_config(config, rank=0, world=1):
         print(f"preset {name}: {why}")
     open_fields = {key: value for key, value in PRESETS[name].items() if getattr(config, key) is None}
     config = dataclasses.replace(config, preset=name, **open_fields)
-    config = dataclasses.replace(config, align=config.align and not config.albef)  # ALBEF has an eye for clothes, and is fixed
+    config = dataclasses.replace(config, align=config.align and not config.albef)  # ALBEF's picture encoder is fixed
     for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
         if getattr(config, flag) < least:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least {least}")

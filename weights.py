@@ -51,14 +51,14 @@ def load_checkpoint(path):
 
 
 def read(path, mmap=False):
-    """What torch.save wrote, tensors and plain values only, on the CPU. UserError if it is broken or would execute code."""
+    """What torch.save wrote, tensors and plain values only, on the CPU. UserError if broken or if it would run code."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training programs leave their flags in one: inert
+        with torch.serialization.safe_globals([argparse.Namespace]):  # holds the flags of a training program; inert
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
-            raise UserError(f"{path} holds Python objects that would run code when read: refused; keep only its tensors. Where "
-                            "you trust it: torch.save(torch.load(FILE, weights_only=False)[KEY_OF_WEIGHTS], NEW_FILE)") from error
+            raise UserError(f"{path} holds Python objects that would run code if read: refused; keep only its tensors: "
+                            "where you trust it, torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)") from error
         raise UserError(f"{path} is not a checkpoint: {_what_it_is(path)}") from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint, or is cut off: copy or download it again") from error
@@ -104,7 +104,7 @@ def load_model(path):
 # ---- a model that starts from the files that the flags name ----
 
 def build(config, classes):
-    """(InstructReID, report lines): the model that train.Config asks for, started from the published weights it names."""
+    """(InstructReID, report lines): the model that train.Config asks for, with the published weights that it names."""
     if config.albef and config.text_model:
         raise UserError("--albef brings its own text tower: drop --text-model")
     text, cross, shape, report = None, None, {}, []
@@ -115,31 +115,28 @@ def build(config, classes):
     elif config.text_model or config.train_text:
         text = TextEncoder(*_open_text_model(config.text_model), trainable=config.train_text)
         report += [f"text: BERT in {config.text_model}: {_count(text.bert)}, missing none"] if config.text_model else []
-    if text and len(text.tokenizer) > text.bert.config.vocab_size:
-        raise UserError(f"{config.albef or config.text_model}: its text tower knows {text.bert.config.vocab_size} words, the "
-                        f"tokenizer {len(text.tokenizer)}: they do not belong together")
-    if config.vit_weights or config.albef:  # published ViTs cut the image into patches; ALBEF's is as deep for pictures
+    if text and len(text.tokenizer) > (words := text.bert.config.vocab_size):
+        raise UserError(f"{config.albef or config.text_model}: its text tower knows {words} words, the tokenizer "
+                        f"{len(text.tokenizer)}: they do not belong together")
+    if config.vit_weights or config.albef:  # published ViTs cut an image into patches; ALBEF's is as deep for pictures
         shape = {"stem": "patch", "picture_depth": SIZES[config.size]["depth" if config.albef else "picture_depth"]}
     model = InstructReID({**SIZES[config.size], **shape}, classes, config.editing, text, cross)
     if config.albef:
         report.append("pictures: " + load_vit(model.encoder.picture, config.albef))
     if config.vit_weights:
         report.append("E_e: " + load_vit(model.editor, config.vit_weights))
-    if cross and (width := cross.layers.layer[0].crossattention.self.key.in_features) != model.editor.norm.bias.numel():
-        raise UserError(f"--albef {config.albef}: its multimodal layers read image tokens of width {width}, --size "
-                        f"{config.size} makes others: {_fitting(width)}")
     model.published = _note(model, shape, config)
     return model, report
 
 
 def _note(model, shape, config):
-    """What `rebuild` has to know of the files, in plain values: how the model differs from its SIZES, its text tower."""
+    """What `rebuild` has to know of the files, in plain values: what differs from SIZES, and the text tower."""
     text, note = model.encoder.text, {}
     if shape:
         note["shape"] = {**shape, "part_tokens": model.editor.prefix.shape[1] - 1}
     if config.albef or config.text_model:
-        note["text"] = {"bert": text.bert.config.to_json_string(), "tokenizer": text.tokenizer.backend_tokenizer.to_str(),
-                        "pooling": text.pooling}
+        note["text"] = {"bert": text.bert.config.to_json_string(), "pooling": text.pooling,
+                        "tokenizer": text.tokenizer.backend_tokenizer.to_str()}
     if config.albef:
         note["cross"] = model.cross.layers.config.to_json_string()
     return note
@@ -192,7 +189,7 @@ def _open_text_model(name):
 # ---- published files ----
 
 def published(path):
-    """{name: tensor} of a published file: "hub:OWNER/NAME", .safetensors or torch.save's, out of the dict it is wrapped in."""
+    """{name: tensor} of hub:OWNER/NAME, a .safetensors file or one of torch.save, out of the dict it is wrapped in."""
     path = _fetch(path) if str(path).startswith("hub:") else Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights; README, Published weights, says where to get it")
@@ -209,7 +206,7 @@ def published(path):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights: expected a dict of tensors, alone or under teacher, model or state_dict")
+        raise UserError(f"{path} holds no weights: no dict of tensors, nor one under teacher, model or state_dict")
     return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
@@ -226,8 +223,8 @@ def _fetch(name):
             continue
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/main/{file} in "
-                            f"weights/ by other means and give --vit-weights weights/{file}") from error
+            raise UserError(f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/main/"
+                            f"{file} in weights/ by other means and give --vit-weights weights/{file}") from error
     raise UserError(f"{name}: that repository has neither model.safetensors nor pytorch_model.bin; give a file instead")
 
 
@@ -236,23 +233,25 @@ NAMES = (  # of the same weights: as timm has them (PASS, DeiT, HAP, ALBEF) and 
     ("embeddings.cls_token", "cls_token"), ("embeddings.distillation_token", "dist_token"),
     ("embeddings.position_embeddings", "pos_embed"), ("embeddings.patch_embeddings.projection.", "embed."),
     ("encoder.layer.", "blocks."), ("attention.attention.query.", "attn.q."), ("attention.attention.key.", "attn.k."),
-    ("attention.attention.value.", "attn.v."), ("attention.output.dense.", "attn.out."), ("intermediate.dense.", "mlp.0."),
-    ("output.dense.", "mlp.2."), ("layernorm_before.", "norm1."), ("layernorm_after.", "norm2."), ("layernorm.", "norm."))
+    ("attention.attention.value.", "attn.v."), ("attention.output.dense.", "attn.out."),
+    ("intermediate.dense.", "mlp.0."), ("output.dense.", "mlp.2."),
+    ("layernorm_before.", "norm1."), ("layernorm_after.", "norm2."), ("layernorm.", "norm."))
 OTHERS = re.compile(  # what published files hold beside a ViT: heads, decoders, text towers, queues, momentum twins
-    r"head|fc\b|pooler|\w*classifier|dist_token|mask_token|decoder|visual_encoder|vision_proj|text_|itm_head|\w*queue|temp$")
+    r"head|fc\b|pooler|\w*classifier|dist_token|mask_token|decoder"
+    r"|visual_encoder|vision_proj|text_|itm_head|\w*queue|temp$")
 
 
 def load_vit(vit, path, tower="visual_encoder"):
-    """Puts a published ViT into `vit`: PASS, DeiT, HAP, ALBEF's `tower`, a ViT or DeiT of the hub. Returns a report line.
+    """Puts a published ViT into `vit`: PASS, DeiT, HAP, ALBEF's `tower`, a ViT of the hub. Returns a report line.
 
-    The file says which tokens stand before the patches (CLS, and three parts for PASS), whatever vit.prefix was. Its grid of
-    position embeddings, square or twice as high as wide, is resized to vit.grid. Editing weights stay as they are: with gates
-    at 0 the tokens are those of the published ViT. UserError if vit has another size or a weight is missing.
+    The file says which tokens stand before the patches (CLS, and three parts for PASS), whatever vit.prefix was. Its
+    grid of position embeddings, square or twice as high as wide, is resized to vit.grid. Editing weights stay as they
+    are: with gates at 0 the tokens are the published ones. UserError if vit has another size or a weight is missing.
     """
     state = published(path)
     inside = {key.removeprefix(tower + "."): key for key in state if key.startswith(tower + ".")}  # ALBEF
     names = inside or {re.sub(r"^(backbone|mae|vit|deit)\.", "", key): key for key in state}
-    tensors, whole = {}, {}  # by its name here: a tensor, and the name of the tensor in the file that it is or is a part of
+    tensors, whole = {}, {}  # by the name here: a tensor, and the name of what it is a part of (q, k and v of qkv)
     for name, key in names.items():
         for theirs, ours in NAMES:
             name = name.replace(theirs, ours)
@@ -264,25 +263,29 @@ def load_vit(vit, path, tower="visual_encoder"):
         before, places, positions = _take_tokens(tensors)
         weights = {key: tensors.pop(key) for key in vit.state_dict() if not re.search("instr|gate|prefix|pos", key)}
         vit.load_state_dict(weights, strict=False)
+        if strange := [name for name in tensors if name.startswith("blocks.")]:
+            raise UserError(f"{path} is another kind of ViT: its {strange[0]} is nothing that PASS, DeiT, HAP or ALBEF has")
     except KeyError as error:
         raise UserError(f"{path}: the encoder's {error.args[0]} is missing; fetch the file again") from error
     except RuntimeError as error:
         raise UserError(f"{path} is a ViT of another shape: {str(error).splitlines()[1].strip()}") from error
-    source, mode = _grid(positions.shape[1], path), "bicubic" if kind == "ALBEF" else "bilinear"  # as their authors do it
+    source = _grid(positions.shape[1], path)
+    mode = "bicubic" if kind == "ALBEF" else "bilinear"  # as their authors do it
     if kind == "ViT":
         kind = "DeiT" if source[0] == source[1] else "HAP"
     places = torch.cat([places, resize_grid(positions.float(), source, vit.grid, mode)], 1)
-    vit.prefix, vit.pos = (nn.Parameter(new.to(old), old.requires_grad) for new, old in ((before, vit.prefix), (places, vit.pos)))
+    vit.prefix, vit.pos = (nn.Parameter(new.to(old), old.requires_grad)
+                           for new, old in ((before, vit.prefix), (places, vit.pos)))
     rest = list(dict.fromkeys([whole[name] for name in tensors] + [key for key in state if key not in names.values()]))
-    sizes = [f"{rows}x{columns}" for rows, columns in (source, vit.grid)]
-    moved = f"{sizes[0]} kept" if source == vit.grid else f"{sizes[0]} resized to {sizes[1]} ({mode})"
-    return f"{kind} in {path}: {len(state) - len(rest)} tensors loaded, positions {moved}, {_leftovers(rest)}, missing none"
+    moved = "kept" if source == vit.grid else "resized to {}x{} ({})".format(*vit.grid, mode)
+    return (f"{kind} in {path}: {len(state) - len(rest)} tensors loaded, positions {source[0]}x{source[1]} {moved}, "
+            f"{_leftovers(rest)}, missing none")
 
 
 def _check_vit(vit, tensors, path):
     """UserError unless the tensors are a ViT of vit's width, depth and patches."""
     if not {"cls_token", "pos_embed", "embed.weight"} <= tensors.keys():
-        raise UserError(f"{path} is not a ViT as PASS, DeiT, HAP or ALBEF publish one: it begins with {next(iter(tensors))}")
+        raise UserError(f"{path} is not a ViT as PASS, DeiT, HAP or ALBEF publish one: it begins with {[*tensors][0]}")
     depth = 1 + max((int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), default=-1)
     found = tensors["cls_token"].shape[-1], depth, tensors["embed.weight"].shape[-1]
     wanted = vit.norm.weight.numel(), len(vit.blocks), vit.patch
@@ -292,8 +295,8 @@ def _check_vit(vit, tensors, path):
 
 
 def _fitting(*shape):
-    """The advice which --size has that width (and depth, and patch)."""
-    names = [name for name, size in SIZES.items() if (size["dim"], size["depth"], size["patch"])[:len(shape)] == shape]
+    """The advice which --size has that width, depth and patch."""
+    names = [name for name, size in SIZES.items() if (size["dim"], size["depth"], size["patch"]) == shape]
     return f"give --size {' or '.join(names)}" if names else "no --size has that shape"
 
 
@@ -339,7 +342,7 @@ def _leftovers(names):
 def load_albef_text(path, tower="text_encoder", **config):
     """ALBEF's text tower, a transformers.BertModel without pooler: the layers below the first with cross-attention.
 
-    Sizes are read off the tensors and the number of heads is width / 64; `config` has other values of transformers.BertConfig.
+    Sizes are read off the tensors, the number of heads is width / 64; `config`: other values of a BertConfig.
     """
     from transformers import BertConfig, BertModel
     tensors, sizes, text_layers, _ = _albef_bert(path, tower)
@@ -358,7 +361,7 @@ def load_albef_cross(path, tower="text_encoder", **config):
             for key, value in tensors.items() if _layer(key) >= text_layers}
     if not kept:
         raise UserError(f"{path}: no layer of its text encoder attends to the image; ALBEF.pth is needed")
-    kept |= {key.replace("itm_head", "head"): value for key, value in published(path).items() if key.startswith("itm_head.")}
+    kept |= {key.removeprefix("itm_"): value for key, value in published(path).items() if key.startswith("itm_head.")}
     image_width = kept["layers.layer.0.crossattention.self.key.weight"].shape[1]
     return _load_strictly(CrossEncoder(config, image_width), kept, path).eval()
 
