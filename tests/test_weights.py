@@ -556,12 +556,12 @@ def broken(files, tmp_path, how):
     ("scaled", "blocks.1.ls1.gamma"), ("grid", "60 positions"), ("mlp", "another shape"), ("empty", "no weights")])
 def test_a_wrong_file_of_weights_is_one_line(how, words, files, drawn, command, tmp_path):
     broken(files, tmp_path, how)
-    one_line(command(train, "--data", drawn, "--task", "trad", *FAST, "--vit-weights", "x.pth"), "x.pth", words)
+    one_line(command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST, "--vit-weights", "x.pth"), "x.pth", words)
     assert not (tmp_path / "executed").exists() and not (tmp_path / "runs").exists()
 
 
 def test_a_wrong_albef_is_one_line(files, drawn, command, tmp_path):
-    flags = ("--data", drawn, "--task", "trad", *FAST)
+    flags = ("--data", drawn, "--task", "trad", "--steps", 1, *FAST)
     one_line(command(train, *flags, "--albef", files["deit"]), "deit.pth", "text_encoder")
     one_line(command(train, *flags, "--albef", "nowhere.pth"), "nowhere.pth", "no such file")
     one_line(command(train, *flags, "--albef", files["ALBEF"], "--text-model", "bert"), "--albef", "--text-model")
@@ -572,7 +572,7 @@ def test_a_wrong_albef_is_one_line(files, drawn, command, tmp_path):
 
 
 def test_a_wrong_text_model_is_one_line(bert_folder, drawn, command, tmp_path):
-    flags = ("--data", drawn, "--task", "trad", *FAST, "--text-model", "bert")
+    flags = ("--data", drawn, "--task", "trad", "--steps", 1, *FAST, "--text-model", "bert")
     torch.save({"payload": Payload()}, bert_folder / "pytorch_model.bin")
     (bert_folder / "model.safetensors").rename(tmp_path / "good")
     one_line(command(train, *flags), "--text-model bert")
@@ -589,7 +589,7 @@ def test_a_wrong_text_model_is_one_line(bert_folder, drawn, command, tmp_path):
 def test_without_the_hub_the_line_says_which_file_to_place_where(drawn, command, monkeypatch):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # as the variable of that name sets it
-    flags = ("--data", drawn, "--task", "trad", *FAST)
+    flags = ("--data", drawn, "--task", "trad", "--steps", 1, *FAST)
     one_line(command(train, *flags, "--vit-weights", "hub:facebook/deit-base-patch16-224"), "model.safetensors",
              "huggingface.co/facebook/deit-base-patch16-224", "--vit-weights weights/")
     one_line(command(train, *flags, "--text-model", "bert-base-uncased"), "--text-model bert-base-uncased", "config.json",
