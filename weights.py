@@ -264,7 +264,7 @@ def load_vit(vit, path, tower="visual_encoder"):
         weights = {key: tensors.pop(key) for key in vit.state_dict() if not re.search("instr|gate|prefix|pos", key)}
         vit.load_state_dict(weights, strict=False)
         if strange := [name for name in tensors if name.startswith("blocks.")]:
-            raise UserError(f"{path} is another kind of ViT: its {strange[0]} is nothing that PASS, DeiT, HAP or ALBEF has")
+            raise UserError(f"{path} is another kind of ViT: none of PASS, DeiT, HAP, ALBEF has its {strange[0]}")
     except KeyError as error:
         raise UserError(f"{path}: the encoder's {error.args[0]} is missing; fetch the file again") from error
     except RuntimeError as error:

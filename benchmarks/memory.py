@@ -1,7 +1,7 @@
-"""The memory of a training step of `base`: `python benchmarks/memory.py`. Computed anywhere, and measured where there is a GPU.
+"""The memory of a training step of `base`: `python benchmarks/memory.py`. Computed anywhere, measured where a GPU is.
 
-Computed: autograd says which tensors a forward pass under bf16 autocast keeps for backward; two sizes of batch give what
-each image adds. One sentence for the whole batch. Not counted: the losses and what backward holds for a moment.
+Computed: autograd says which tensors a forward pass under bf16 autocast keeps for backward; two sizes of batch give
+what each image adds. One sentence for the whole batch. Not counted: losses, and what backward holds for a moment.
 """
 
 import sys
@@ -56,7 +56,8 @@ def computed(size):
           + f"; {learning / 1e6:.1f} learn, and take {16 * learning / GIB:.2f} GiB with gradients and AdamW")
     two, three = activation_bytes(model, 2), activation_bytes(model, 3)
     total = [(a + (b - a) * (BATCH - 2)) / GIB for a, b in zip(two, three)]
-    print(f"  activations of {BATCH} images, bf16 autocast: {total[0]:.1f} GiB; with --grad-checkpointing {total[1]:.1f} GiB")
+    print(f"  activations of {BATCH} images, bf16 autocast: {total[0]:.1f} GiB; "
+          f"with --grad-checkpointing {total[1]:.1f} GiB")
 
 
 def measured(size, checkpointing, steps=5):
