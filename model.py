@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cli import UserError
 
@@ -20,6 +21,7 @@ class Instruction(NamedTuple):
     tokens: torch.Tensor  # (b t d), in the width of the editing transformer; the first stands for the whole
     mask: torch.Tensor    # (b t) bool, True = a real token
     pooled: torch.Tensor  # (b k), the encoder's own pooled vector: its cosines are the beta of Eq. 6
+    words: torch.Tensor   # (b t-1 k), the encoder's own tokens, as ALBEF's multimodal layers read them
 
 
 class Output(NamedTuple):
@@ -128,7 +130,7 @@ class ViT(nn.Module):
         super().__init__()
         stride = stride or patch
         assert stem == "patch" or patch == stride == 8, "the convolutional stem has a stride of 8"
-        self.size, self.grid = tuple(size), tuple((side - patch) // stride + 1 for side in size)
+        self.size, self.patch, self.grid = tuple(size), patch, tuple((side - patch) // stride + 1 for side in size)
         self.embed = conv_stem(dim) if stem == "conv" else nn.Conv2d(3, dim, patch, stride)
         self.prefix = nn.Parameter(torch.zeros(1, 1 + part_tokens, dim))  # CLS and part tokens
         self.pos = nn.Parameter(torch.zeros(1, 1 + part_tokens + self.grid[0] * self.grid[1], dim))
@@ -136,6 +138,7 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         nn.init.trunc_normal_(self.prefix, std=0.02), nn.init.trunc_normal_(self.pos, std=0.02)
         self.blocks.apply(_init_linear)
+        self.checkpointing = False  # True: backward computes each layer again instead of keeping its activations
 
     def forward(self, images, instr=None, instr_mask=None):
         if images.shape[-2:] != self.size:
@@ -145,7 +148,10 @@ class ViT(nn.Module):
         patches = rearrange(self.embed(images), "b d h w -> b (h w) d")
         x = torch.cat([self.prefix.expand(len(images), -1, -1), patches], 1) + self.pos
         for block in self.blocks:  # Eq. 1: F_l = F_l(F_{l-1}, F_T)
-            x = block(x, instr, instr_mask)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, instr, instr_mask, use_reentrant=False)
+            else:
+                x = block(x, instr, instr_mask)
         return self.norm(x)
 
 
@@ -155,8 +161,20 @@ def _init_linear(module):
         nn.init.zeros_(module.bias)
 
 
+def text_model(folder):
+    """The BERT, a transformers.BertModel without pooler, and the tokenizer of a folder (or of a name on the hub)."""
+    from transformers import BertModel, BertTokenizer, logging  # here, since importing transformers takes seconds
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options = dict(add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
+    bert, info = BertModel.from_pretrained(folder, **options)
+    if info["missing_keys"]:
+        raise ValueError(f"no {min(info['missing_keys'])} in it")
+    return bert, BertTokenizer.from_pretrained(folder)
+
+
 class TextEncoder(nn.Module):
-    """The language half of E_i: a BERT and its tokenizer from a local folder.
+    """The language half of E_i: a BERT and its tokenizer.
 
     A frozen encoder reads each sentence once: `remember` encodes those that it has not seen, in an order that depends on the
     sentences alone, so that a resumed run computes the same bits. pooling "mean" suits sentence encoders such as MiniLM, whose
@@ -166,15 +184,10 @@ class TextEncoder(nn.Module):
     MAX_TOKENS = 70
     MAX_KEPT = 200_000  # sentences, about 20 kB each; CUHK-PEDES has 80,440, SYNTH-PEDES 12 million
 
-    def __init__(self, folder, pooling="mean", trainable=False):
+    def __init__(self, bert, tokenizer, pooling="mean", trainable=False):
         super().__init__()
-        from transformers import AutoTokenizer, BertModel, logging  # here, since importing transformers takes seconds
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.bert = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
-        self.pooling, self.trainable, self.width, self.memory = pooling, trainable, self.bert.config.hidden_size, {}
-        self.bert.requires_grad_(trainable)
+        self.bert, self.tokenizer = bert.requires_grad_(trainable), tokenizer
+        self.pooling, self.trainable, self.width, self.memory = pooling, trainable, bert.config.hidden_size, {}
 
     def forward(self, sentences):
         """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
@@ -215,11 +228,14 @@ class TextEncoder(nn.Module):
 
 
 class InstructionEncoder(nn.Module):
-    """E_i: a sentence through a BERT, a picture of clothes through a small ViT, both projected once to the editing width."""
+    """E_i: a sentence through a BERT, a picture of clothes through a ViT, both projected once to the editing width.
 
-    def __init__(self, dim, text, picture):
+    picture_pooling: "mean" of the patches, or "cls" for a pre-trained ViT whose CLS token stands for the picture.
+    """
+
+    def __init__(self, dim, text, picture, picture_pooling="mean"):
         super().__init__()
-        self.text, self.picture = text, picture
+        self.text, self.picture, self.picture_pooling = text, picture, picture_pooling
         self.from_text = nn.Sequential(nn.LayerNorm(text.width), nn.Linear(text.width, dim))
         self.from_picture = nn.Linear(dim, dim)
 
@@ -228,13 +244,14 @@ class InstructionEncoder(nn.Module):
         if what is None:
             return None
         if isinstance(what, torch.Tensor):
-            tokens, project = self.picture(what), self.from_picture
-            mask, pooled = tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens[:, 1:].mean(1)
+            words, project = self.picture(what), self.from_picture
+            mask = words.new_ones(words.shape[:2], dtype=torch.bool)
+            pooled = words[:, 0] if self.picture_pooling == "cls" else words[:, 1:].mean(1)
         else:
             what = what[:1] if len(set(what)) == 1 else what  # one sentence for the whole batch costs one row
-            (tokens, mask, pooled), project = self.text(what), self.from_text
-        tokens = project(torch.cat([pooled[:, None], tokens], 1))  # the whole first, then its parts
-        return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled)
+            (words, mask, pooled), project = self.text(what), self.from_text
+        tokens = project(torch.cat([pooled[:, None], words], 1))  # the whole first, then its parts
+        return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled, words)
 
 
 class AttentionModule(nn.Module):
@@ -262,6 +279,28 @@ class AttentionModule(nn.Module):
         return self.norm(self.blocks[-1](x, mask=mask, rows=1)[:, 0])  # nobody reads the last layer's other tokens
 
 
+class CrossEncoder(nn.Module):
+    """E_f of T2I as ALBEF has it (Li et al. 2021): in every layer the words attend to each other, then to the image.
+
+    config: a transformers.BertConfig with is_decoder and add_cross_attention, the way to such layers; image_width: that
+    of the image tokens. `head` is ALBEF's matching head, C_e of Eq. 8.
+    """
+
+    def __init__(self, config, image_width):
+        super().__init__()
+        from transformers.models.bert.modeling_bert import BertEncoder
+        self.layers, width = BertEncoder(config), config.hidden_size
+        for layer in self.layers.layer:
+            image = layer.crossattention.self
+            image.key, image.value = nn.Linear(image_width, width), nn.Linear(image_width, width)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, words, mask, image_tokens, image_mask=None):
+        """words (b t k), image_tokens (b n d); mask (b t), image_mask (b n) bool, True = real -> (b t k)."""
+        # a mask is always given: without one, layers built as a decoder's let no word see the words behind it
+        return self.layers(words, _as_keys(mask), image_tokens, _as_keys(image_mask), use_cache=False).last_hidden_state
+
+
 SIZES = {  # person images and the editing transformer; instruction pictures and their encoder; E_f
     "tiny": dict(size=(64, 32), patch=8, dim=128, depth=3, heads=4, stem="conv",
                  picture_size=(32, 32), picture_depth=2, fusion_depth=1),
@@ -269,23 +308,30 @@ SIZES = {  # person images and the editing transformer; instruction pictures and
                   picture_size=(128, 128), picture_depth=6, fusion_depth=2),
     "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch",
                  picture_size=(128, 128), picture_depth=12, fusion_depth=2),
+    "base-384": dict(size=(384, 192), patch=16, dim=768, depth=12, heads=12, stem="patch",
+                     picture_size=(128, 128), picture_depth=12, fusion_depth=2),
 }
 
 
 class InstructReID(nn.Module):
     """The whole model. `classes` maps each training data set to its number of identities: one classifier per data set.
 
-    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5.
+    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5. text: a TextEncoder,
+    by default the embedded one. cross: ALBEF's CrossEncoder, with which the picture encoder is ALBEF's too, and fixed.
+    `published` is what weights.build notes of the files that the model started from.
     """
 
-    def __init__(self, size="tiny", classes=None, editing=True, text=None):
+    def __init__(self, size="tiny", classes=None, editing=True, text=None, cross=None):
         super().__init__()
         shape = SIZES[size] if isinstance(size, str) else size
         dim, heads, patch, stem = (shape[key] for key in ("dim", "heads", "patch", "stem"))
         self.size, self.picture_size, self.editing = shape["size"], shape["picture_size"], editing
         picture = ViT(self.picture_size, patch, None, dim, shape["picture_depth"], heads, stem=stem)
-        self.encoder = InstructionEncoder(dim, text or TextEncoder(embedded_text_model()), picture)
-        self.editor = ViT(self.size, patch, None, dim, shape["depth"], heads, instr_dim=dim if editing else None, stem=stem)
+        picture.requires_grad_(cross is None)
+        self.encoder = InstructionEncoder(dim, text or TextEncoder(*text_model(embedded_text_model())), picture,
+                                          "cls" if cross else "mean")
+        self.editor = ViT(self.size, patch, None, dim, shape["depth"], heads, shape.get("part_tokens", 0),
+                          instr_dim=dim if editing else None, stem=stem)
         self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
         self.neck, self.fused_neck = neck(dim), neck(2 * dim)
         self.classifiers, self.fused_classifiers = (
@@ -294,7 +340,9 @@ class InstructReID(nn.Module):
         for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(classifier.weight, std=0.02)
         self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone
-        self.match_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 2))  # T2I: C_e of Eq. 8
+        self.cross, self.published = cross, {}
+        if cross is None:
+            self.match_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 2))  # T2I: C_e of Eq. 8
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
 
     def instruct(self, what):
@@ -324,7 +372,10 @@ class InstructReID(nn.Module):
 
     def match(self, image_tokens, instr):
         """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""
-        return self.match_head(self.attention(image_tokens, instr))
+        if self.cross is None:
+            return self.match_head(self.attention(image_tokens, instr))
+        words, mask = (x.expand(len(image_tokens), *x.shape[1:]) for x in (instr.words, instr.mask[:, 1:]))
+        return self.cross.head(self.cross(words, mask, image_tokens)[:, 0])
 
 
 def neck(dim):

@@ -23,8 +23,8 @@ import toy
 from cli import UserError, option, run
 from features import Features
 from instructions import SENTENCES, TASKS
-from model import SIZES, InstructReID
-from weights import load_checkpoint, model_state, restore_model, save_checkpoint
+from model import SIZES
+from weights import build, load_checkpoint, model_state, rebuild, restore_model, save_checkpoint
 
 
 @dataclasses.dataclass
@@ -38,9 +38,13 @@ class Config:
     preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data", ("auto", "toy", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation")
     # model
-    size: str = option(None, "tiny, small or base (the paper's ViT-B/16)", ("tiny", "small", "base"))
+    size: str = option(None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)", (*SIZES,))
     editing: bool = option(True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 `w/o editing`")
     feature: str = option("edit", "what is ranked: the edited CLS token, or F_out of the attention module", ("edit", "fused"))
+    vit_weights: str = option(None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or hub:OWNER/NAME")
+    albef: str = option(None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f of t2i")
+    text_model: str = option(None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
+    train_text: bool = option(False, "let the text tower learn too")
     # loss
     loss: str = option("adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5", ("adaptive", "triplet"))
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
@@ -60,6 +64,7 @@ class Config:
     # machine
     amp: str = option("auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU", ("auto", "bf16", "fp16", "off"))
     device: str = option("auto", "auto takes CUDA if it is there")
+    grad_checkpointing: bool = option(False, "compute each ViT layer again in backward: less memory, a third more time")
     workers: int = option(None, "loader processes; 0 keeps the decoded images in memory")
     evaluate_every: int = option(None, "steps between evaluations; 0 = only after the last step")
     save_every: int = option(500, "steps between checkpoints")
@@ -87,7 +92,9 @@ def main(config):
     datasets, shape = data.without_overlap(data.open_all(config.data, config.task, config.val)), SIZES[config.size]
     batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images,
                            seed=config.seed * world + rank, ratios=task_ratios(config, datasets))
-    model = InstructReID(config.size, batches.classes, config.editing).to(device)
+    model, report = (rebuild(checkpoint), []) if checkpoint else build(config, batches.classes)
+    model.to(device)
+    model.editor.checkpointing = model.encoder.picture.checkpointing = config.grad_checkpointing
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp_mode(config.amp, device))
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
@@ -95,7 +102,7 @@ def main(config):
     if checkpoint:
         step = restore(checkpoint, model, optimiser, scaler, device, config.resume)
     if rank == 0:
-        print("\n".join(data.counts_table(dataset) for dataset in datasets))
+        print("\n".join([*report, *map(data.counts_table, datasets)]))
     model.encoder.text.remember(sentences_of(datasets), lambda chunks: tqdm(chunks, "sentences", disable=rank > 0))
 
     interrupted = []  # Ctrl-C: finish the step, save, leave
@@ -223,6 +230,7 @@ def preset_config(config, rank=0, world=1):
         print(f"preset {name}: {why}")
     open_fields = {key: value for key, value in PRESETS[name].items() if getattr(config, key) is None}
     config = dataclasses.replace(config, preset=name, **open_fields)
+    config = dataclasses.replace(config, align=config.align and not config.albef)  # ALBEF's picture encoder is fixed
     for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
         if getattr(config, flag) < least:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least {least}")
@@ -273,7 +281,7 @@ def save(folder, config, classes, model, optimiser, scaler, step):
     rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     save_checkpoint(folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None}, "classes": classes, "step": step, "model": model_state(model),
-        "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
+        "published": model.published, "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
 
 
 def restore(checkpoint, model, optimiser, scaler, device, path):

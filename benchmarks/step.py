@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import toy
-from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model
+from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model, text_model
 from train import PRESETS, Config, loss_terms
 
 
@@ -50,7 +50,7 @@ def editing(repeats=5):
 
 def sentences(repeats=20):
     """A frozen text tower reads a sentence once: a batch of 96 sentences the first time and every time after."""
-    text = TextEncoder(embedded_text_model())
+    text = TextEncoder(*text_model(embedded_text_model()))
     batch = [f"a person with short hair wears a red coat and blue trousers, number {i}" for i in range(96)]
 
     def first():

@@ -160,7 +160,7 @@ class ColourModel(torch.nn.Module):
 
     def instruct(self, what):
         colour = torch.stack([colour_of(s) for s in what]) if isinstance(what, list) else what.mean((2, 3))
-        return Instruction(colour[:, None], torch.ones(len(colour), 1, dtype=torch.bool), colour)
+        return Instruction(colour[:, None], torch.ones(len(colour), 1, dtype=torch.bool), colour, colour[:, None])
 
     def embed(self, images, instr, feature="edit"):
         colour = images.mean((2, 3))

@@ -1,0 +1,92 @@
+"""The memory of a training step of `base`: `python benchmarks/memory.py`. Computed anywhere, measured where a GPU is.
+
+Computed: autograd says which tensors a forward pass under bf16 autocast keeps for backward; two sizes of batch give
+what each image adds. One sentence for the whole batch. Not counted: losses, and what backward holds for a moment.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from data import Batch
+from model import SIZES, InstructReID
+from train import Config, loss_terms
+
+BATCH, GIB, SENTENCE = 128, 2**30, "do not change clothes"
+
+
+def kept_bytes(forward, module):
+    """Bytes, less the module's parameters, that autograd keeps for the backward pass of forward()."""
+    known, storages = {p.untyped_storage().data_ptr() for p in module.parameters()}, {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage  # held, so that no other takes its address
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        forward()
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in known)
+
+
+def activation_bytes(model, b):
+    """Of b images: (all kept; kept with checkpointing, one layer's own counted as its backward needs them)."""
+    images, instr, inputs = torch.randn(b, 3, *model.size), model.instruct([SENTENCE]), []
+    hooks = [block.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for block in model.editor.blocks]
+    model.editor.checkpointing = False
+    everything = kept_bytes(lambda: model(images, instr), model)
+    first = inputs[0].detach().requires_grad_()
+    layer = kept_bytes(lambda: model.editor.blocks[0](first, *instr[:2]), model)
+    for hook in hooks:
+        hook.remove()
+    model.editor.checkpointing = True
+    outside = kept_bytes(lambda: model(images, instr), model)
+    return everything, outside + layer + sum(x.nbytes for x in inputs[:len(model.editor.blocks)])
+
+
+def computed(size):
+    model = InstructReID(size, {"market": 751}).train()
+    parts = {"E_e": model.editor, "E_f": model.attention, "pictures": model.encoder.picture, "text": model.encoder.text}
+    numbers = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{size}, {'x'.join(map(str, model.size))}, {model.editor.pos.shape[1]} tokens: million parameters "
+          + ", ".join(f"{name} {number:.1f}" for name, number in numbers.items())
+          + f"; {learning / 1e6:.1f} learn, and take {16 * learning / GIB:.2f} GiB with gradients and AdamW")
+    two, three = activation_bytes(model, 2), activation_bytes(model, 3)
+    total = [(a + (b - a) * (BATCH - 2)) / GIB for a, b in zip(two, three)]
+    print(f"  activations of {BATCH} images, bf16 autocast: {total[0]:.1f} GiB; "
+          f"with --grad-checkpointing {total[1]:.1f} GiB")
+
+
+def measured(size, checkpointing, steps=5):
+    """Peak memory and speed of whole training steps on the GPU."""
+    model = InstructReID(size, {"market": 751}).cuda().train()
+    model.editor.checkpointing = checkpointing
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    images, labels = torch.randn(BATCH, 3, *model.size, device="cuda"), torch.arange(BATCH) // 4
+    batch = Batch(images, labels, labels, "market", "trad", [SENTENCE] * BATCH)
+    for i in range(steps + 1):
+        if i == 1:  # the first one is not timed
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = sum(loss_terms(model, images, batch.instr, batch, Config(margin=0.3, mining="all")).values())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+    speed = steps * BATCH / (time.perf_counter() - start)
+    print(f"  measured{', checkpointing' * checkpointing}: peak {torch.cuda.max_memory_allocated() / GIB:.1f} GiB, "
+          f"{speed:.0f} images/s")
+
+
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}")
+    for size in [name for name in SIZES if name.startswith("base")]:
+        computed(size)
+        for checkpointing in (False, True) if torch.cuda.is_available() else ():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            measured(size, checkpointing)
