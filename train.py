@@ -35,7 +35,8 @@ class Config:
     val: bool = option(False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
     name: str = option(None, "the run's folder under ./runs (default: the task)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
-    preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data", ("auto", "toy", "paper"))
+    preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data",
+                         ("auto", "toy", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation")
     # model
     size: str = option(None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)", (*SIZES,))

@@ -1,4 +1,5 @@
-"""What a training step costs: `python benchmarks/step.py`. Medians over interleaved repeats in one process; ratios travel, times do not."""
+"""What a training step costs: `python benchmarks/step.py`. Medians over interleaved repeats in one process; ratios
+travel, times do not."""
 
 import dataclasses
 import itertools
@@ -44,8 +45,10 @@ def editing(repeats=5):
     """The base ViT at 256x128, batch 8, with and without an 8-word instruction per image (10 tokens with [CLS] and [SEP])."""
     torch.manual_seed(0)
     images, instr, mask = torch.randn(8, 3, 256, 128), torch.randn(8, 10, 768), torch.ones(8, 10, dtype=torch.bool)
-    t = medians({"edited": training_step(ViT(instr_dim=768), images, instr, mask), "plain": training_step(ViT(), images)}, repeats)
-    print(f"editing, base 256x128, batch 8: {t['edited']:.2f} s against {t['plain']:.2f} s a step, ratio {t['edited'] / t['plain']:.3f}")
+    t = medians({"edited": training_step(ViT(instr_dim=768), images, instr, mask),
+                 "plain": training_step(ViT(), images)}, repeats)
+    print(f"editing, base 256x128, batch 8: {t['edited']:.2f} s against {t['plain']:.2f} s a step, "
+          f"ratio {t['edited'] / t['plain']:.3f}")
 
 
 def sentences(repeats=20):

@@ -66,6 +66,7 @@ def test_query_and_gallery_sides():
     assert instructions.query_instruction("ctcc", record) == "template 1:2"
     assert instructions.gallery_instruction("ctcc", record) == "crop 1:2"
     assert instructions.query_instruction("li", record) == instructions.gallery_instruction("li", record) == "words 1:2"
-    assert instructions.query_instruction("t2i", record) == "words 1:2" and instructions.gallery_instruction("t2i", record) is None
+    assert instructions.query_instruction("t2i", record) == "words 1:2"
+    assert instructions.gallery_instruction("t2i", record) is None
     for task in ("trad", "cc", "vi"):
         assert instructions.query_instruction(task, record, 3) == instructions.gallery_instruction(task, record, 3)

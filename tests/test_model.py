@@ -8,7 +8,8 @@ from torch import nn
 from model import SIZES, AttentionModule, EditingAttention, InstructReID, ViT
 from tests.golden import golden
 
-TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch", picture_size=(16, 16), picture_depth=1, fusion_depth=1)
+TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch",
+            picture_size=(16, 16), picture_depth=1, fusion_depth=1)
 
 
 class Letters(nn.Module):
@@ -39,7 +40,8 @@ def tiny_model(open_gates=True, **kwargs):
 def test_editing_attention_reproduces_the_equations(gate, mask):
     ref = {key: torch.tensor(value) for key, value in golden("gated_attention/paper_equation.npz").items()}
     attn = EditingAttention(24, int(ref["num_heads"]), 18).double()
-    for module, name in ((attn.q, "q"), (attn.k, "k"), (attn.v, "v"), (attn.k_instr, "k_ins"), (attn.v_instr, "v_ins"), (attn.out, "o")):
+    for module, name in ((attn.q, "q"), (attn.k, "k"), (attn.v, "v"),
+                         (attn.k_instr, "k_ins"), (attn.v_instr, "v_ins"), (attn.out, "o")):
         module.weight.data, module.bias.data = ref[f"w_{name}"], ref[f"b_{name}"]
     attn.gate.data = ref[f"gate_{gate}"].expand(attn.heads).clone()
     instr_mask = ref["instruction_mask"].bool() if mask == "mask" else None
@@ -112,7 +114,8 @@ def test_retrieval_features_pass_the_bn_neck():
     assert not torch.allclose(model.embed(images, instr), F.normalize(feat, dim=1), atol=1e-2)
 
 
-@pytest.mark.parametrize("size,patch,stride,grid", [((32, 16), 8, None, (4, 2)), ((48, 16), 16, 8, (5, 1)), ((16, 32), 16, None, (1, 2))])
+@pytest.mark.parametrize("size,patch,stride,grid", [
+    ((32, 16), 8, None, (4, 2)), ((48, 16), 16, 8, (5, 1)), ((16, 32), 16, None, (1, 2))])
 def test_patch_grids_that_are_not_square(size, patch, stride, grid):
     vit = ViT(size, patch, stride, 16, 1, 2, part_tokens=3)
     assert vit.grid == grid and vit(torch.randn(1, 3, *size)).shape == (1, 4 + grid[0] * grid[1], 16)

@@ -72,7 +72,8 @@ def test_all_six_tasks_take_a_step_and_get_a_row(drawn, command):
     assert "Instruction matrix" in out
 
 
-@pytest.mark.parametrize("flags", [["--no-editing"], ["--loss", "triplet", "--mining", "all"], ["--feature", "fused"], ["--mining", "hard"]])
+@pytest.mark.parametrize("flags", [
+    ["--no-editing"], ["--loss", "triplet", "--mining", "all"], ["--feature", "fused"], ["--mining", "hard"]])
 def test_every_ablation_is_one_flag(drawn, command, flags):
     code, _, err = command(train, "--data", drawn, "--task", "li", "--steps", 2, *FAST, *flags)
     assert code == 0, err
@@ -101,7 +102,8 @@ def test_kill_9_and_resume_give_the_same_weights_as_no_interruption(drawn, tmp_p
 
 def test_two_processes_average_their_gradients(drawn, tmp_path):
     """Both end with the weights that rank 0 saves: the run goes through, and its step counts twice the images."""
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611", ROOT / "train.py", "--data", drawn,
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+                           "--master_port=29611", ROOT / "train.py", "--data", drawn,
                            "--task", "trad", "--steps", "2", *FAST], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
