@@ -72,8 +72,8 @@ class Config:
 
 
 PRESETS = {
-    "toy": dict(size="tiny", mining="all", margin=5.0, steps=2450, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, erase=0.0, ratios="trad:2,cc:7,ctcc:3,vi:2,t2i:2,li:3", workers=0, evaluate_every=0),
+    "toy": dict(size="tiny", mining="all", margin=5.0, steps=2350, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
+                gate_lr=10.0, erase=0.0, ratios="trad:5,cc:8,ctcc:2,vi:2,t2i:2,li:2", workers=0, evaluate_every=0),
     "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
                   gate_lr=1.0, erase=0.5, ratios="", workers=4, evaluate_every=4000),
 }
