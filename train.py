@@ -71,6 +71,8 @@ class Config:
     save_every: int = option(500, "steps between checkpoints")
 
 
+# toy: trad and cc ask opposite things of the same kind of picture, and only much of both teaches to hear which; the margin
+# is in the scale of squared distances between LayerNorm's outputs.
 PRESETS = {
     "toy": dict(size="tiny", mining="all", margin=5.0, steps=2350, ids=16, images=4, lr=2e-3, warmup=100, weight_decay=0.05,
                 gate_lr=10.0, erase=0.0, ratios="trad:5,cc:8,ctcc:2,vi:2,t2i:2,li:2", workers=0, evaluate_every=0),
