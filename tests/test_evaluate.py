@@ -436,10 +436,10 @@ def run_folder(tmp_path):
             Image.new("RGB", (16, 32), rgb).save(tmp_path / "market" / folder / f"{pid:04d}_c{cam}s1_000001_01.jpg")
     size = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
                 picture_size=(16, 16), picture_depth=1, fusion_depth=1)
-    config = {"size": size, "editing": True, "data": str(tmp_path / "market"), "task": "trad", "feature": "edit"}
+    config = {"size": "tiny", "editing": True, "data": str(tmp_path / "market"), "task": "trad", "feature": "edit"}
     model = InstructReID(size, {"market": 4})
     weights.save_checkpoint(tmp_path / "last.pt", {"model": weights.model_state(model), "config": config,
-                                                   "classes": {"market": 4}})
+                                                   "classes": {"market": 4}, "published": {"shape": size}})
     return tmp_path
 
 

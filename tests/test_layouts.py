@@ -21,7 +21,7 @@ import toy as toy_module
 import train
 from cli import UserError
 from layouts import Record
-from model import TextEncoder, embedded_text_model
+from model import TextEncoder, embedded_text_model, text_model
 from tests.test_data import PEDES, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
@@ -232,7 +232,7 @@ def test_an_index_that_cannot_be_kept_is_said(toy, monkeypatch):
 
 
 def test_not_all_of_its_sentences_are_kept(monkeypatch):
-    text_tower = TextEncoder(embedded_text_model())
+    text_tower = TextEncoder(*text_model(embedded_text_model()))
     monkeypatch.setattr(TextEncoder, "MAX_KEPT", 2)
     first = text_tower(["one", "two", "three"])
     text_tower(["four"])
