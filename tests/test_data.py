@@ -219,13 +219,6 @@ def test_counts_are_compared_with_the_published_ones_except_for_drawn_data(tmp_p
 
 # ---- finding ----
 
-@pytest.mark.parametrize("name", TREES)
-def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(toy, name):
-    root = TREES[name](toy / "zip" / "zip" / "tree")
-    for start in (root, root.parent, toy / "zip", toy):
-        assert data.find_datasets(start) == [(name, root)]
-
-
 def test_a_folder_of_several_sets_serves_every_task(toy):
     for name, build in TREES.items():
         build(toy / name)

@@ -22,7 +22,7 @@ import train
 from cli import UserError
 from layouts import Record
 from model import TextEncoder, embedded_text_model, text_model
-from tests.test_data import PEDES, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
+from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
 
@@ -360,9 +360,9 @@ def test_published_counts_of_the_variant(tmp_path):
 
 # ---- finding ----
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", FIVE | TREES)
 def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(toy, name):
-    root = TREES[name](toy / "zip" / "zip" / "tree")
+    root = (FIVE | TREES)[name](toy / "zip" / "zip" / "tree")
     for start in (root, root.parent, toy / "zip", toy):
         assert data.find_datasets(start) == [(name, root)]
 
