@@ -61,12 +61,16 @@ def hit_ranks(dist, hits, removed):
     """Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed. dist, removed (g,).
 
     The rank of an item is 1 + the number of items ahead of it: the nearer ones and, where distances tie, those that are
-    earlier in the gallery, as in a stable sort. To count them takes no sort, and no look behind the farthest hit.
+    earlier in the gallery, as in a stable sort. To count them takes the distances up to the farthest hit alone, sorted
+    without a trace of whose they are.
         distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its rank is 4
     """
     near = np.flatnonzero((dist <= dist[hits].max()) & ~removed)
-    dist, hits = dist[near], np.searchsorted(near, hits)  # the hits' places among the near ones
-    return np.sort([1 + np.count_nonzero(dist[:i] <= dist[i]) + np.count_nonzero(dist[i:] < dist[i]) for i in hits])
+    ordered = np.sort(dist[near])
+    ahead, no_farther = (np.searchsorted(ordered, dist[hits], side) for side in ("left", "right"))
+    for i in np.flatnonzero(no_farther - ahead > 1):  # others are as far as this hit
+        ahead[i] += np.count_nonzero(dist[near[near < hits[i]]] == dist[hits[i]])
+    return np.sort(1 + ahead)
 
 
 def summary(rows, length):

@@ -226,7 +226,7 @@ def preset_config(config, rank=0, world=1):
         toy.make_toy(config.data)
     if world > 1:
         dist.barrier()
-    is_toy = any((folder / "toy.json").is_file() for folder in (Path(config.data), Path(config.data).parent))
+    is_toy = data.is_drawn(config.data)
     name = ("toy" if is_toy else "paper") if config.preset == "auto" else config.preset
     why = ("drawn data (toy.json is there)" if is_toy else "no toy.json: photographs") if config.preset == "auto" else "--preset"
     if rank == 0:

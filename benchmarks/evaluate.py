@@ -4,8 +4,6 @@ interleaved repeats in one process. Ratios to the bare matrix product of the sam
 `--scale 0.1` shrinks every size, for a first look.
 """
 
-import itertools
-import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import cli
 from evaluate import GENERAL, Columns, evaluate_features
+from timing import medians
 
 CHUNK = 256
 
@@ -49,17 +48,6 @@ def planted(queries, gallery, ids, cams, dim=768):
 def product(qf, gf):
     for some in qf.split(CHUNK):
         some @ gf.T
-
-
-def medians(jobs, repeats):
-    """{name: function} -> {name: median seconds}, the jobs in turn."""
-    times = {name: [] for name in jobs}
-    for i, (name, job) in itertools.product(range(repeats), jobs.items()):
-        start = time.perf_counter()
-        job()
-        times[name].append(time.perf_counter() - start)
-        print(f"  {name} {i + 1}/{repeats}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def peak(job):

@@ -3,10 +3,8 @@ travel, times do not."""
 
 import dataclasses
 import itertools
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -15,19 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import toy
 from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model, text_model
+from timing import medians
 from train import PRESETS, Config, loss_terms
-
-
-def medians(jobs, repeats):
-    """{name: function} -> {name: median seconds}, one untimed call each, then the jobs in turn."""
-    times = {name: [] for name in jobs}
-    for i in range(repeats + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if i:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def training_step(model, *inputs):
