@@ -302,7 +302,7 @@ class CrossEncoder(nn.Module):
 
 
 SIZES = {  # person images and the editing transformer; instruction pictures and their encoder; E_f
-    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=3, heads=4, stem="conv",
+    "tiny": dict(size=(64, 32), patch=8, dim=128, depth=2, heads=4, stem="conv",
                  picture_size=(32, 32), picture_depth=2, fusion_depth=1),
     "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch",
                   picture_size=(128, 128), picture_depth=6, fusion_depth=2),
