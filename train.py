@@ -75,7 +75,7 @@ class Config:
 # is in the scale of squared distances between LayerNorm's outputs.
 PRESETS = {
     "toy": dict(size="tiny", mining="all", margin=5.0, steps=2750, ids=16, images=4, lr=1.5e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, erase=0.0, ratios="trad:5,cc:9,ctcc:2,vi:2,t2i:2,li:7", workers=0, evaluate_every=0),
+                gate_lr=10.0, erase=0.0, ratios="trad:6,cc:10,ctcc:2,vi:2,t2i:2,li:6", workers=0, evaluate_every=0),
     "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
                   gate_lr=1.0, erase=0.5, ratios="", workers=4, evaluate_every=4000),
 }
