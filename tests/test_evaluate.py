@@ -187,9 +187,12 @@ def root(tmp_path):
 
 
 def cocas(root, task):
-    """Two people; each query is grey and wants one of two outfits that the gallery shows under its own instruction."""
+    """Two people; each query is grey and wants one of two outfits that the gallery shows under its own instruction. What a
+    gallery image would ask for if it were a query, grey, must not be looked at."""
     def record(role, image, pid, cam, clothes, instr):
-        what = {"captions": (f"wears {instr}",)} if task == "li" else {"crop_path": f"{instr}.png"}
+        asks = instr if role == "query" else "grey"
+        what = ({"captions": (f"wears {asks}", f"wears {instr}")} if task == "li" else
+                {"template_path": f"{asks}.png", "crop_path": f"{instr}.png"})
         return Record("cocas", role, f"{image}.png", pid, cam, **what,
                       **({"target_clothes": clothes} if role == "query" else {"clothes": clothes}))
     return Dataset("cocas", "COCAS+", task, root, (
