@@ -9,7 +9,6 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -176,7 +175,7 @@ def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore
     """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists. qf (q d), gf (g d) tensors.
 
     q, g: `columns`. rescore(start, dist): new distances (c g) for the queries start, start + 1, ... from -cosine (c g);
-    rerank: that of k_reciprocal. The product runs on `device`, the counting in as many threads as torch has.
+    rerank: that of k_reciprocal. The product runs on `device`, the counting on the CPU.
     Returns what ranking_metrics does, gallery, without (queries without a hit), "chance mAP", "chance R1", and "each":
     mAP and R1 of each query alone, (q,), NaN without a hit.
     """
@@ -189,11 +188,10 @@ def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore
         return query_figures(dist, positive, removed, ap_window, g.pid if protocol.people else None)
 
     rows = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for start in range(0, len(qf), chunk):
-            dist = (-qf[start:start + chunk] @ gf.T).cpu().numpy()
-            dist = dist if rescore is None else rescore(start, dist)
-            rows += pool.map(figures, range(start, start + len(dist)), dist)
+    for start in range(0, len(qf), chunk):
+        dist = (-qf[start:start + chunk] @ gf.T).cpu().numpy()
+        dist = dist if rescore is None else rescore(start, dist)
+        rows += map(figures, range(start, start + len(dist)), dist)
     result = summary(rows, len(gf))
     ap, _, first, hits, kept = np.array(rows).T
     luck = dict(zip(("chance mAP", "chance R1"), chance(hits, kept.astype(int))))
