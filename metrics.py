@@ -65,11 +65,12 @@ def hit_ranks(dist, hits, removed):
     without a trace of whose they are.
         distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its rank is 4
     """
-    near = np.flatnonzero((dist <= dist[hits].max()) & ~removed)
+    far = dist[hits]
+    near = np.flatnonzero((dist <= far.max()) & ~removed)
     ordered = np.sort(dist[near])
-    ahead, no_farther = (np.searchsorted(ordered, dist[hits], side) for side in ("left", "right"))
+    ahead, no_farther = (np.searchsorted(ordered, far, side) for side in ("left", "right"))
     for i in np.flatnonzero(no_farther - ahead > 1):  # others are as far as this hit
-        ahead[i] += np.count_nonzero(dist[near[near < hits[i]]] == dist[hits[i]])
+        ahead[i] += np.count_nonzero(dist[near[near < hits[i]]] == far[i])
     return np.sort(1 + ahead)
 
 
