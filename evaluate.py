@@ -514,7 +514,8 @@ def open_run(path, config, device):
     """(Features, the config it was trained with or what its features file tells) of a checkpoint or a features file."""
     if not path.endswith(".safetensors"):
         model, trained = weights.load_model(path)
-        return Features(model.to(device), config.feature or trained["feature"], config.batch, config.flip), trained
+        feature, amp = config.feature or trained["feature"], trained.get("amp", "off")
+        return Features(model.to(device), feature, config.batch, config.flip, amp), trained
     return load_features(path, device)
 
 
@@ -529,7 +530,7 @@ def draw(features, datasets, folder):
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
         done[f"ranking_{name}"] = pictures.rankings(rows)
         if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
-            with evaluating(features.model) as device:
+            with evaluating(features.model, features.amp) as device:
                 image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
                 words = pictures.attention(features.model, image, rows[0].instruction)
             done[f"attention_{name}"] = words

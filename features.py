@@ -20,13 +20,26 @@ import data
 from cli import UserError
 
 
+def amp_dtype(name, device):
+    """What --amp means on a device: torch.bfloat16, torch.float16, or None for float32.
+
+    auto is float32 on the CPU; on CUDA bf16 where the GPU computes it (older ones only emulate it, slowly), else fp16.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name]
+
+
 @contextmanager
-def evaluating(model):
-    """Inference with BN necks in test mode, bfloat16 on CUDA. Gives the device; the model keeps its mode."""
+def evaluating(model, amp="off"):
+    """Inference with BN necks in test mode, in the precision `amp` of training. Gives the device; the model keeps its mode."""
     device, training = next(model.parameters()).device, model.training
+    dtype = amp_dtype(amp, device)
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
             yield device
     finally:
         model.train(training)
@@ -58,17 +71,18 @@ def encode_instructions(model, dataset, wanted, device, turned=False):
     return type(encoded)(*(part[index] for part in encoded))
 
 
-def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False):
+def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False, amp="off"):
     """Retrieval features of records under several lists of instructions, (n d) float32 each, on the CPU, normalised.
 
     asks: lists of one instruction per record: a sentence, for ctcc the path of a picture below dataset.root, None for
     the gallery of t2i. Images are read once for all lists and, where they never meet the instruction, embedded once.
     Records without a picture (t2i queries) are embedded by their sentence alone.
     flip: the sum of the features of both views; the picture of an instruction turns with the image, as in training.
+    amp: the precision, see amp_dtype.
     """
     blind = not model.editing and feature == "edit" and records[0].path is not None
     feats = [[] for _ in (asks[:1] if blind else asks)]
-    with evaluating(model) as device:
+    with evaluating(model, amp) as device:
         for i in tqdm(range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None):
             some = records[i:i + batch]
             images = None if some[0].path is None else load_batch(dataset, [r.path for r in some], model.size, device)
@@ -94,6 +108,7 @@ class Features:
     feature: str = "edit"
     batch: int = 64
     flip: bool = False
+    amp: str = "off"  # the precision of the model
     device: torch.device | str | None = None  # where distances are computed; None = beside the model
     known: dict = field(default_factory=dict)
 
@@ -107,7 +122,7 @@ class Features:
         if new:
             self.need_model(new[0])
             asks = [named[key] for key in new]
-            feats = extract(self.model, dataset, records, asks, self.feature, self.batch, self.flip)
+            feats = extract(self.model, dataset, records, asks, self.feature, self.batch, self.flip, self.amp)
             self.known |= {key: (tensor, digest(records, named[key])) for key, tensor in zip(new, feats)}
         for key, wanted in named.items():
             if self.known[key][1] != digest(records, wanted):
@@ -121,7 +136,7 @@ class Features:
         if near not in self.known:
             self.need_model(near)
             nearest = torch.cat([(rows @ gf.T).topk(min(top, len(gf))).indices for rows in qf.split(256)])
-            scores = match(self.model, dataset, gallery, sentences, nearest, self.batch)
+            scores = match(self.model, dataset, gallery, sentences, nearest, self.batch, self.amp)
             if not scores.isfinite().all():
                 raise UserError("the matching head gives NaN or infinity: take an earlier checkpoint or a lower --lr")
             self.known |= {near: (nearest, ""), logits: (scores, "")}
@@ -163,13 +178,13 @@ def load_features(path, device="cpu"):
         raise UserError(f"{path} holds no features that --save-features wrote ({error}); save them again") from error
 
 
-def match(model, dataset, gallery, sentences, near, batch=64):
+def match(model, dataset, gallery, sentences, near, batch=64, amp="off"):
     """Matching logits of Eq. 8 of each sentence and the gallery images near (q top), (q top).
 
     The tokens of the whole gallery stay in memory; a sentence and its images are one batch of pairs.
     """
     paths = [record.path for record in gallery]
-    with evaluating(model) as device:
+    with evaluating(model, amp) as device:
         tokens = torch.cat([model.edit(load_batch(dataset, paths[i:i + batch], model.size, device)).cpu()
                             for i in range(0, len(paths), batch)])
         pairs = tqdm(zip(sentences, near), f"{dataset.title} matching", len(near), leave=False, disable=None)

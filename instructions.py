@@ -145,10 +145,15 @@ def training_instructions(task, records, pool, rng):
         return [rng.choice(SENTENCES[task])] * len(records)
     if task == "t2i":
         return [rng.choice(record.captions) for record in records]
-    others = set(rng.sample(range(len(records)), int(len(records) * OTHERS_SHARE)))
-    own = gallery_instruction
-    return [query_instruction(task, rng.choice(pool[record.pid])) if i in others else own(task, record)
-            for i, record in enumerate(records)]
+    asking = set(rng.sample(range(len(records)), int(len(records) * OTHERS_SHARE)))
+    chosen = []
+    for i, record in enumerate(records):
+        if i in asking:
+            others = [other for other in pool[record.pid] if other != record] or [record]
+            chosen.append(query_instruction(task, rng.choice(others)))
+        else:
+            chosen.append(gallery_instruction(task, record))
+    return chosen
 
 
 def query_instruction(task, record, sentence=0):

@@ -6,8 +6,14 @@ import torch.nn.functional as F
 TIE = 1e-6  # betas closer than this are equal: the rounding of a float32 cosine
 
 
+def full(x):
+    """Half precision becomes float32, in which losses are computed: outside autocast, which would undo it. float64 stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def distances(feats, squared=True):
     """Pairwise Euclidean distances (b d) -> (b b). Eq. 5 has the squared one."""
+    feats = full(feats)
     square = feats.square().sum(1)
     squares = (square[:, None] + square[None] - 2 * feats @ feats.T).clamp(min=0)
     return squares if squared else squares.clamp(min=1e-12).sqrt()
@@ -15,7 +21,7 @@ def distances(feats, squared=True):
 
 def relatedness(ids, instr):
     """beta of Eq. 6, (b b): the cosine of two instructions where the identities agree, else 0. No gradient."""
-    instr = F.normalize(instr.detach(), dim=-1)
+    instr = F.normalize(full(instr.detach()), dim=-1)
     return (ids[:, None] == ids[None]) * (instr @ instr.T)  # Eq. 6: b = 1(y_a = y_r) cos(F_T^a, F_T^r)
 
 
@@ -32,7 +38,8 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
     A same-identity reference whose cosine is negative has b below the 0 of another identity, and Eq. 5 then pushes it further
     away than the other identity: the equation is kept as printed.
     """
-    dist, beta = distances(feats, squared), relatedness(ids, instr.to(feats.dtype))
+    dist = distances(feats, squared)
+    beta = relatedness(ids, instr).to(dist.dtype)
     if mining == "hard":
         return _hard_triplets(dist, beta, ids, margin)
     gap = beta[:, :, None] - beta[:, None, :]                                                  # (a r1 r2): b1 - b2
@@ -77,7 +84,7 @@ def triplet(feats, ids, margin=0.3, squared=True, mining="all"):
 
 def identity(logits, labels, smoothing=0.0):
     """L_id: cross-entropy over the identities of one data set. logits (b classes), labels (b) -> scalar."""
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    return F.cross_entropy(full(logits), labels, label_smoothing=smoothing)
 
 
 def contrastive(image_feats, text_feats, ids, temperature):
@@ -85,8 +92,8 @@ def contrastive(image_feats, text_feats, ids, temperature):
 
     image_feats, text_feats (b d) L2-normalised, ids (b), temperature a scalar tensor -> scalar.
     """
-    logits = (image_feats @ text_feats.T).float() / temperature
-    same = (ids[:, None] == ids[None]).float()
+    logits = full(image_feats) @ full(text_feats).T / temperature
+    same = (ids[:, None] == ids[None]).to(logits.dtype)
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -94,7 +101,7 @@ def contrastive(image_feats, text_feats, ids, temperature):
 def hard_negatives(similarity, ids, generator=None):
     """For each image a text, and for each text an image, of another identity, drawn in proportion to the softmax of their
     similarity, as in ALBEF (Li et al. 2021). similarity (b b) image x text logits, ids (b) -> text index (b), image index (b)."""
-    logits = similarity.detach().float().masked_fill(ids[:, None] == ids[None], -torch.inf)
+    logits = full(similarity.detach()).masked_fill(ids[:, None] == ids[None], -torch.inf)
     text = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
     image = torch.multinomial(logits.T.softmax(1), 1, generator=generator).squeeze(1)
     return text, image
@@ -105,6 +112,6 @@ def matching(positive_logits, negative_logits):
 
     positive_logits (b 2), negative_logits (m 2) -> scalar.
     """
-    logits = torch.cat([positive_logits, negative_logits]).float()
+    logits = full(torch.cat([positive_logits, negative_logits]))
     labels = torch.cat([torch.ones(len(positive_logits)), torch.zeros(len(negative_logits))]).long().to(logits.device)
     return F.cross_entropy(logits, labels)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ import evaluate
 import losses
 import toy
 from cli import UserError, option, run
-from features import Features
+from features import Features, amp_dtype
 from instructions import SENTENCES, TASKS
 from model import SIZES
 from weights import build, load_checkpoint, model_state, rebuild, restore_model, save_checkpoint
@@ -99,8 +100,9 @@ def main(config):
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
     model.editor.checkpointing = model.encoder.picture.checkpointing = config.grad_checkpointing
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp_mode(config.amp, device))
-    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    dtype = amp_dtype(config.amp, device)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     folder, step = run_folder(config, rank), 0
     if checkpoint:
         step = restore(checkpoint, model, optimiser, scaler, device, config.resume)
@@ -117,10 +119,11 @@ def main(config):
     for batch in bar:
         for group in optimiser.param_groups:
             group["lr"] = config.lr * group["scale"] * schedule(step, config)
+        chance = generator(batches.seed, step, device)
         pictures = batch.instr.to(device) if isinstance(batch.instr, torch.Tensor) else None
-        images, pictures = data.augment(batch.images.to(device), pictures, pad=batches.size[0] // 16, erase_prob=config.erase)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            terms = loss_terms(model, images, batch.instr if pictures is None else pictures, batch, config)
+        images, pictures = data.augment(batch.images.to(device), pictures, batches.size[0] // 16, config.erase, chance)
+        what = batch.instr if pictures is None else pictures
+        terms = loss_terms(model, images, what, batch, config, autocast, chance)
         scaler.scale(sum(terms.values())).backward()
         average_gradients(model, world)
         scaler.unscale_(optimiser)
@@ -138,7 +141,7 @@ def main(config):
         if rank == 0 and step < config.steps and step % config.save_every == 0:
             save(folder, config, batches.classes, model, optimiser, scaler, step)
         if rank == 0 and step < config.steps and config.evaluate_every and step % config.evaluate_every == 0:
-            log(folder, step, evaluate.evaluate_all(Features(model.eval(), config.feature), datasets))
+            log(folder, step, evaluate.evaluate_all(Features(model.eval(), config.feature, amp=config.amp), datasets))
             model.train()
     bar.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -150,48 +153,56 @@ def main(config):
             finish(model.eval(), datasets, config, folder, step, time.time() - started)
 
 
-def loss_terms(model, images, what, batch, config):
-    """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others."""
-    labels, instr = batch.labels.to(images.device), model.instruct(what)
+def generator(seed, step, device):
+    """The random numbers of one step of one process, on its device: a function of (seed, step), as the batches are."""
+    return torch.Generator(device).manual_seed(random.Random(f"{seed}:augment {step}").getrandbits(63))
+
+
+def loss_terms(model, images, what, batch, config, autocast, chance=None):
+    """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others.
+
+    The model runs under `autocast`; the losses do not: a squared distance is the difference of terms of about 1500, where
+    bf16 moves in steps of 8, and a margin of 0.3 would drown. chance: the generator that hard negatives are drawn from.
+    """
+    labels = batch.labels.to(images.device)
+    with autocast:
+        instr = model.instruct(what)
     if batch.task == "t2i":
-        return text_to_image_terms(model, images, instr, labels)
-    out = model(images, instr)
+        return text_to_image_terms(model, images, instr, labels, autocast, chance)
+    with autocast:
+        out = model(images, instr)
 
     def metric(feat):
         if config.loss == "triplet":
-            return losses.triplet(feat.float(), labels, config.margin, mining=config.mining)
-        pooled = instr.pooled.float().expand(len(images), -1)
-        return losses.adaptive_triplet(feat.float(), labels, pooled, config.margin, mining=config.mining)
+            return losses.triplet(feat, labels, config.margin, mining=config.mining)
+        pooled = instr.pooled.expand(len(images), -1)
+        return losses.adaptive_triplet(feat, labels, pooled, config.margin, mining=config.mining)
 
     terms = {}
     for name, feat, neck, heads in (("", out.feat, out.neck, model.classifiers),                    # Eq. 7: on F
                                     ("_out", out.fused, out.fused_neck, model.fused_classifiers)):  # and on F_out
         terms["tri" + name] = metric(feat)
-        terms["id" + name] = losses.identity(heads[batch.dataset](neck), labels, config.smoothing)
+        terms["id" + name] = losses.identity(heads[batch.dataset](losses.full(neck)), labels, config.smoothing)
     if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
-        looks = F.normalize(instr.pooled.float(), dim=1)
+        looks = F.normalize(losses.full(instr.pooled), dim=1)
         terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), torch.tensor(0.1))
     return terms
 
 
-def text_to_image_terms(model, images, instr, labels):
+def text_to_image_terms(model, images, instr, labels, autocast, chance=None):
     """Eq. 8: contrast of image and sentence, and matching of true pairs against hard false ones through E_f."""
-    out, instr = model(images, None), type(instr)(*(x.expand(len(images), *x.shape[1:]) for x in instr))
-    image_feats, text_feats = F.normalize(out.neck.float(), dim=1), model.embed_text(instr).float()
+    with autocast:
+        out, instr = model(images, None), type(instr)(*(x.expand(len(images), *x.shape[1:]) for x in instr))
+        text_feats = losses.full(model.embed_text(instr))
+    image_feats = F.normalize(losses.full(out.neck), dim=1)
     temperature = model.log_temperature.exp().clamp(0.01, 0.5)
-    text, image = losses.hard_negatives(image_feats @ text_feats.T / temperature, labels)
+    text, image = losses.hard_negatives(image_feats @ text_feats.T / temperature, labels, chance)
     pairs = torch.cat([out.tokens, out.tokens, out.tokens[image]])
     instr = type(instr)(*(torch.cat([x, x[text], x]) for x in instr))
-    logits = model.match(pairs, instr)
+    with autocast:
+        logits = model.match(pairs, instr)
     return {"con": losses.contrastive(image_feats, text_feats, labels, temperature),
             "match": losses.matching(logits[:len(images)], logits[len(images):])}
-
-
-def amp_mode(name, device):
-    """off on the CPU; on CUDA bf16 where the GPU has it, else fp16 with a loss scaler."""
-    if name == "auto":
-        return "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return name
 
 
 def schedule(step, config):
@@ -300,7 +311,7 @@ def restore(checkpoint, model, optimiser, scaler, device, path):
 
 def finish(model, datasets, config, folder, step, seconds):
     """Evaluates the last step, writes the metrics line, prints the tables."""
-    features = Features(model, config.feature)
+    features = Features(model, config.feature, amp=config.amp)
     rows, matrix = evaluate.evaluate_all(features, datasets), evaluate.instruction_matrix(features, datasets)
     log(folder, step, rows, matrix)
     print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")
