@@ -185,7 +185,7 @@ def loss_terms(model, images, what, batch, config, autocast, chance=None):
         terms["id" + name] = losses.identity(heads[batch.dataset](losses.full(neck)), labels, config.smoothing)
     if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
         looks = F.normalize(losses.full(instr.pooled), dim=1)
-        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), torch.tensor(0.1))
+        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), 0.1)
     return terms
 
 

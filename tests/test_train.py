@@ -17,6 +17,7 @@ import evaluate
 import toy
 import train
 import weights
+from model import InstructReID
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--ids", "4", "--images", "4", "--warmup", "5")
@@ -80,6 +81,20 @@ def test_every_ablation_is_one_flag(drawn, command, flags):
     _, config = weights.load_model("runs/li/last.pt")
     key, value = flags[0].removeprefix("--").removeprefix("no-"), (flags[1:] or [False])[0]
     assert config[key] == value
+
+
+def test_a_run_is_evaluated_in_the_precision_that_it_was_trained_in(drawn, command, monkeypatch):
+    seen, embed = [], InstructReID.embed
+
+    def spy(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return embed(*args, **kwargs)
+
+    monkeypatch.setattr(InstructReID, "embed", spy)
+    flags = ("--data", drawn, "--task", "trad", "--steps", 2, "--evaluate-every", 1, "--amp", "bf16", *FAST)
+    assert command(train, *flags)[0] == 0
+    assert command(evaluate, "--checkpoint", "runs/trad/last.pt")[0] == 0
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_kill_9_and_resume_give_the_same_weights_as_no_interruption(drawn, tmp_path):
