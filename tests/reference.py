@@ -1,4 +1,4 @@
-"""Reference numbers of tests/golden, recorded from public programs: its README says which and how."""
+"""Reference numbers of tests/golden, recorded from public programs; its README says which."""
 
 from pathlib import Path
 
@@ -72,10 +72,12 @@ def recorded(name):
 def decoys(tensors):
     """Tensors of the same names and shapes with other values, which a loader must not take."""
     generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+    others = {}
+    for name, tensor in tensors.items():
+        others[name] = tensor  # the numbers of the positions are the same in every model
+        if tensor.is_floating_point():
+            others[name] = torch.randn(tensor.shape, generator=generator)
+    return others
 
 
 def under(prefix, tensors):
