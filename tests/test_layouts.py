@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -111,21 +112,38 @@ def test_cuhk03_takes_the_detected_boxes_unless_pointed_at_the_others(toy):
     assert labeled.split("query")[0].path == "query/0003_c2_27.jpg"
 
 
-def cuhk03_listed(root, kind="detected"):
-    io = pytest.importorskip("scipy.io")
+@pytest.fixture
+def savemat(monkeypatch):
+    """SciPy's savemat. SciPy is optional: where it is missing, NumPy's files stand in for MATLAB's."""
+    try:
+        from scipy.io import savemat
+        return savemat
+    except ImportError:
+        stand_in = ModuleType("scipy.io")
+
+    def save(path, arrays):
+        with open(path, "wb") as file:  # given a path, NumPy would add .npz to it
+            np.savez(file, **{name: np.array(array.tolist()) for name, array in arrays.items()})
+
+    stand_in.loadmat = np.load
+    monkeypatch.setitem(sys.modules, "scipy.io", stand_in)
+    return save
+
+
+def cuhk03_listed(root, savemat, kind="detected"):
     names = ["1_001_1_01.png", "1_003_2_08.png", "5_049_2_10.png"]
     put(root, *(f"images_{kind}/{name}" for name in names))
     cells = np.empty((3, 1), object)
     cells[:, 0] = names
-    io.savemat(root / f"cuhk03_new_protocol_config_{kind}.mat", {
+    savemat(root / f"cuhk03_new_protocol_config_{kind}.mat", {
         "filelist": cells, "labels": np.array([[1], [3], [3]], "uint16"), "camId": np.array([[1], [2], [1]], "uint8"),
         "train_idx": np.array([[1]]), "query_idx": np.array([[2]]), "gallery_idx": np.array([[3]])})
     return root
 
 
-def test_cuhk03_from_extracted_images_and_the_list_of_the_split(toy):
+def test_cuhk03_from_extracted_images_and_the_list_of_the_split(toy, savemat):
     for kind in ("detected", "labeled"):
-        root = cuhk03_listed(toy / "cuhk03", kind)
+        root = cuhk03_listed(toy / "cuhk03", savemat, kind)
     for start, kind, prefix in ((root, "detected", "images_detected/"), (root / "images_labeled", "labeled", "")):
         dataset = data.open_dataset(start, "trad")
         assert dataset.title == f"CUHK03 {kind}"
@@ -406,8 +424,8 @@ def test_mistakes_are_one_line(toy, command):
     tell(toy / "np", "0003_c3_27.png", "0001_c1_1.png")
 
 
-def test_broken_lists_of_cuhk03(toy):
-    root = cuhk03_listed(toy / "cuhk03")
+def test_broken_lists_of_cuhk03(toy, savemat):
+    root = cuhk03_listed(toy / "cuhk03", savemat)
     (root / "images_detected/1_003_2_08.png").unlink()
     with pytest.raises(UserError, match="1_003_2_08.png: the split lists it"):
         data.open_dataset(root, "trad")
@@ -417,6 +435,13 @@ def test_broken_lists_of_cuhk03(toy):
         data.open_dataset(root, "trad")
     config.unlink()
     with pytest.raises(UserError, match="config_detected.mat: list is missing"):
+        data.open_dataset(root, "trad")
+
+
+def test_the_lists_of_cuhk03_need_scipy(toy, savemat, monkeypatch):
+    root = cuhk03_listed(toy / "cuhk03", savemat)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # importing it fails
+    with pytest.raises(UserError, match="config_detected.mat: MATLAB files need SciPy; pip install scipy"):
         data.open_dataset(root, "trad")
 
 

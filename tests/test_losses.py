@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from tests.golden import golden
+from tests.reference import golden
 
 
 def batch(seed, n=12, people=4, d=6, k=5):

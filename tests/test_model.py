@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import SIZES, AttentionModule, EditingAttention, InstructReID, ViT
-from tests.golden import golden
+from tests.reference import golden
 
 TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch",
             picture_size=(16, 16), picture_depth=1, fusion_depth=1)
@@ -50,6 +50,38 @@ def test_editing_attention_reproduces_the_equations(gate, mask):
     if gate == "perhead":
         maps = attn.maps(ref["x"], ref["instruction"], instr_mask)
         assert (maps - ref[f"attn_separate_perhead_head_{mask}"]).abs().max() < 1e-10
+
+
+def released_block(ref, gate):
+    """The attention of the released code in ours: one packed projection serves image and instruction."""
+    attn = EditingAttention(24, int(ref["num_heads"]), 24).double()
+    weights, biases = ref["qkv_weight"].chunk(3), ref["qkv_bias"].chunk(3)
+    for modules, weight, bias in (
+        ([attn.q], weights[0], biases[0]),
+        ([attn.k, attn.k_instr], weights[1], biases[1]),
+        ([attn.v, attn.v_instr], weights[2], biases[2]),
+        ([attn.out], ref["proj_weight"], ref["proj_bias"]),
+    ):
+        for module in modules:
+            module.weight.data, module.bias.data = weight.double(), bias.double()
+    attn.gate.data = gate.double()
+    return attn
+
+
+def test_editing_attention_reproduces_the_released_block():
+    ref = {key: torch.tensor(value)
+           for key, value in golden("gated_attention/released_block.npz").items()}
+    x, instr = ref["x"].double(), ref["instruction"].double()
+    exact = ref["gate_raw"].flatten().double().tanh()  # the released code squashes its gate, the paper does not
+
+    out = released_block(ref, exact)(x, instr)
+    assert (out - ref["out_exact_tanh_nonzero"]).abs().max() < 1e-10
+    out = released_block(ref, exact.half())(x, instr)  # and then rounds it
+    assert (out - ref["out_released_nonzero"]).abs().max() < 2e-5
+
+    closed = released_block(ref, torch.zeros_like(exact))
+    assert (closed(x, instr) - ref["out_released_zero"]).abs().max() < 2e-5
+    assert (closed(x) - ref["out_no_instruction"]).abs().max() < 2e-5
 
 
 def test_gate_zero_is_the_plain_vit_exactly():

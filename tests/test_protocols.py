@@ -8,7 +8,7 @@ import torch
 
 from data import Record
 from evaluate import PROTOCOLS, columns, masks, ranking_metrics, score, trials
-from tests.golden import golden
+from tests.reference import golden
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 GOLDEN = {

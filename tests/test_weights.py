@@ -19,7 +19,8 @@ import train
 import weights
 from cli import UserError
 from model import SIZES, ViT
-from tests.golden import golden
+from tests.reference import (PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, golden,
+                             pass_checkpoint, under)
 from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 
@@ -31,48 +32,46 @@ def near(ours, theirs, limit):
 
 # ---- reference files ----
 
-def check_vit(vit, path, image, outputs, positions, tower="visual_encoder"):
-    """outputs: (float32, float64) tokens; positions: of the patches, after resizing."""
+def check_vit(vit, path, io, tower="visual_encoder"):
+    """The weights at `path` give the recorded positions and tokens; returns the report of loading."""
     report = weights.load_vit(vit, path, tower)
+    positions = io["pos_embed_resized"]
     near(vit.pos[:, -positions.shape[1]:], positions, 1e-6)
+
     vit.eval()
+    image = torch.tensor(io["image"])
     with torch.no_grad():
-        near(vit(torch.tensor(image)), outputs[0], 2e-5)
-        near(vit.double()(torch.tensor(image).double()), outputs[1], 1e-6)
+        near(vit(image), io["out"], 2e-5)
+        near(vit.double()(image.double()), io["out"], 1e-6)
     return report
 
 
-@pytest.mark.parametrize("file", ["checkpoint", "layout_flat", "layout_state_dict", "layout_teacher_module",
-                                  "layout_teacher_plain"])
+@pytest.mark.parametrize("layout", PASS_LAYOUTS)
 @pytest.mark.parametrize("part_tokens", [0, 3])
-def test_pass_reference(file, part_tokens):
-    io = golden("vit_pass/io.npz" if file == "checkpoint" else "vit_pass/layout_io.npz")
-    dim, depth = (60, 3) if file == "checkpoint" else (12, 1)
-    stride = int(io.get("stride", 16))
-    vit = ViT(io["image"].shape[2:], 16, stride, dim, depth, int(io["num_heads"]), part_tokens)
-    outputs = [np.concatenate([*(io[f"out{bits}_{token}"][:, None] for token in ("cls", "part1", "part2", "part3")),
-                               io[f"out{bits}_patch"]], 1) for bits in (32, 64)]
-    report = check_vit(vit, golden(f"vit_pass/{file}.pth"), io["image"], outputs, io["pos_embed_resized"])
-    assert vit.grid == tuple(io["grid_hw"]) and "PASS" in report and "16x8 resized" in report
-    assert "not known: none" in report and ("head" in report) == (file != "layout_flat" and file != "layout_state_dict")
+def test_pass_reference(layout, part_tokens, tmp_path):
+    io = golden("vit_pass/io.npz")
+    vit = ViT(io["image"].shape[2:], 16, None, 12, 1, int(io["num_heads"]), part_tokens)
+    report = check_vit(vit, pass_checkpoint(layout, tmp_path / "pass.pth"), io)
+    assert vit.grid == tuple(io["grid_hw"])
+    assert "PASS" in report and "16x8 resized" in report and "not known: none" in report
+    assert ("head" in report) == layout.startswith("teacher")
 
 
 @pytest.mark.parametrize("kind,dim,depth", [("plain", 48, 2), ("distilled", 24, 1)])
-def test_deit_reference(kind, dim, depth):
+def test_deit_reference(kind, dim, depth, tmp_path):
     io = golden(f"deit/io_{kind}.npz")
     vit = ViT(io["image"].shape[2:], 16, int(io["stride"]), dim, depth, int(io["num_heads"]))
-    report = check_vit(vit, golden(f"deit/checkpoint_{kind}.pth"), io["image"], (io["out32"], io["out64"]),
-                       io["pos_embed_resized"])
+    report = check_vit(vit, deit_checkpoint(kind, tmp_path / "vit.pth"), io)
     assert vit.grid == tuple(io["grid_hw"])
     assert "DeiT" in report and "14x14 resized" in report and "not known: none" in report
 
 
 @pytest.mark.parametrize("tower", ["visual_encoder", "visual_encoder_m"])
-def test_albef_picture_reference(tower):
+def test_albef_picture_reference(tower, tmp_path):
     io = golden("vit_albef/io.npz")
     vit = ViT(io["image"].shape[2:], 16, None, 36, 2, int(io["num_heads"]))
-    report = check_vit(vit, golden("albef/checkpoint.pth"), io["image"], (io[f"{tower}_out32"], io[f"{tower}_out64"]),
-                       io[f"{tower}_pos_embed_resized"], tower)
+    path = albef_checkpoint(tmp_path / "file.pth", recorded_in_momentum=tower.endswith("_m"))
+    report = check_vit(vit, path, io, tower)
     assert "ALBEF" in report and "(bicubic)" in report and "not known: none" in report
 
 
@@ -87,25 +86,31 @@ def test_resized_positions_reference(file, mode, cls):
             near(weights.resize_grid(source, weights._grid(source.shape[1], file), target, mode), table[:, cls:], 1e-6)
 
 
-@pytest.mark.parametrize("bits,limit", [(32, 2e-5), (64, 1e-6)])
-def test_albef_text_reference(bits, limit):
+@pytest.mark.parametrize("kind,limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)])
+def test_albef_text_reference(kind, limit, tmp_path):
     io = golden("bert_albef/io.npz")
-    path, heads = golden("albef/checkpoint.pth"), {"num_attention_heads": int(io["num_heads"])}
     ids, real = torch.tensor(io["input_ids"]), torch.tensor(io["attention_mask"])
-    kind, image = {32: torch.float32, 64: torch.float64}[bits], torch.tensor(io["encoder_hidden_states"])
+    image = torch.tensor(io["encoder_hidden_states"]).to(kind)
+
+    path = albef_checkpoint(tmp_path / "ALBEF.pth")
+    heads = {"num_attention_heads": int(io["num_heads"])}
     text = weights.load_albef_text(path, **heads).to(kind)
-    momentum = weights.load_albef_text(path, tower="text_encoder_m", **heads).to(kind)
     cross = weights.load_albef_cross(path, **heads).to(kind)
     with torch.no_grad():
         words = text(ids, attention_mask=real).last_hidden_state
-        near(words, io[f"text_encoder_text_out{bits}"], limit)
-        near(text(ids).last_hidden_state, io[f"text_encoder_text_nomask_out{bits}"], limit)
-        near(momentum(ids, attention_mask=real).last_hidden_state, io[f"text_encoder_m_text_out{bits}"], limit)
+        near(words, io["text_out"], limit)
+        near(text(ids).last_hidden_state, io["text_nomask_out"], limit)
         for seen in ("full", "partial"):
-            out = cross(words, real.bool(), image.to(kind), torch.tensor(io[f"encoder_mask_{seen}"]).bool())
-            near(out, io[f"text_encoder_fusion_{seen}_out{bits}"], limit)
+            image_mask = torch.tensor(io[f"encoder_mask_{seen}"]).bool()
+            out = cross(words, real.bool(), image, image_mask)
+            near(out, io[f"fusion_{seen}_out"], limit)
     assert text.pooler is None and len(text.encoder.layer) == int(io["fusion_layer"])
     assert len(cross.layers.layer) == int(io["num_layers"]) - int(io["fusion_layer"])
+
+    path = albef_checkpoint(tmp_path / "swapped.pth", recorded_in_momentum=True)
+    momentum = weights.load_albef_text(path, tower="text_encoder_m", **heads).to(kind)
+    with torch.no_grad():
+        near(momentum(ids, attention_mask=real).last_hidden_state, io["text_out"], limit)
 
 
 # ---- files made here, in other sizes, against slow twins ----
@@ -143,10 +148,6 @@ def bert_file(width, layers, fusion, words, image_width, seed, inner=None):
         for name, shape in parts.items():
             shapes |= {f"encoder.layer.{i}.{name}.weight": shape, f"encoder.layer.{i}.{name}.bias": shape[:1]}
     return random_tensors(shapes, seed)
-
-
-def under(prefix, tensors):
-    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def albef_file(dim, depth, patch, grid, width, layers, fusion, words, seed, inner=None):
