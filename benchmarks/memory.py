@@ -72,7 +72,8 @@ def measured(size, checkpointing, steps=5):
             torch.cuda.synchronize()
             start = time.perf_counter()
         with torch.autocast("cuda", torch.bfloat16):
-            loss = sum(loss_terms(model, images, batch.instr, batch, Config(margin=0.3, mining="all")).values())
+            loss = sum(loss_terms(model, images, batch.instr, batch, Config(margin=0.3, mining="all"),
+                                      torch.autocast("cpu", enabled=False)).values())
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

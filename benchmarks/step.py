@@ -70,7 +70,7 @@ def feeding(people=64, steps=30):
 
         def step():
             batch, images = feed(False)
-            sum(loss_terms(model, images, batch.instr, batch, config).values()).backward()
+            sum(loss_terms(model, images, batch.instr, batch, config, torch.autocast("cpu", enabled=False)).values()).backward()
             model.zero_grad()
         t = medians({"feed": lambda: feed(False), "decode": lambda: feed(True), "step": step}, steps)
     train, n = t["step"] - t["feed"], config.ids * config.images

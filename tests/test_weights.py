@@ -434,7 +434,8 @@ def eq8(model, folder):
     torch.manual_seed(0)
     with torch.no_grad():
         for batch in (batches[step] for step in range(3)):
-            terms = train.loss_terms(model, evaluate.data.normalise(batch.images), batch.instr, batch, config)
+            terms = train.loss_terms(model, evaluate.data.normalise(batch.images), batch.instr, batch, config,
+                                     torch.autocast("cpu", enabled=False))
             total = {name: total.get(name, 0) + term.item() / 3 for name, term in terms.items()}
     return total
 
