@@ -73,6 +73,7 @@ def query_figures(dist, positive, removed, ap_window=None, gallery_ids=None):
     hits_so_far = np.arange(1, len(ranks) + 1)
     ap = np.mean(hits_so_far / ranks)
     inp = len(ranks) / ranks[-1]
+
     first_rank = ranks[0]
     if gallery_ids is not None:
         first_rank = person_rank(dist, hits, removed, gallery_ids)
@@ -104,26 +105,29 @@ def hit_ranks(dist, hits, removed):
 def person_rank(dist, hits, removed, gallery_ids):
     """The first rank of a hit where people are ranked: 1 + the ids ahead of the nearest hit."""
     nearest = hits[np.argmin(dist[hits])]
-    nearer = dist < dist[nearest]
-    tied_and_earlier = (dist == dist[nearest]) & (np.arange(len(dist)) < nearest)
-    ahead = ~removed & (nearer | tied_and_earlier)
-    return 1 + len(np.unique(np.asarray(gallery_ids)[ahead]))
+    ahead = dist < dist[nearest]
+    ahead[:nearest] |= dist[:nearest] == dist[nearest]  # a tie: the earlier one comes first
+    ahead &= ~removed
+
+    ids_ahead = np.asarray(gallery_ids)[ahead]
+    return 1 + len(np.unique(ids_ahead))
 
 
 def summary(rows, gallery_size):
     """Means over the QueryFigures of all queries, as ranking_metrics returns them."""
-    ap, inp, first_rank, _, _ = np.array(rows, float).reshape(-1, 5).T
-    has_hit = ~np.isnan(ap)
+    figures = np.array(rows, float).reshape(-1, 5)
+    has_hit = ~np.isnan(figures[:, 0])
     queries = int(has_hit.sum())
     if not queries:
         raise UserError("no query has a hit in the gallery: query and gallery must hold the same "
                         "people, seen by other cameras, and the protocol must fit the data set")
 
+    ap, inp, first_rank, _, _ = figures[has_hit].T
     found = first_rank[np.isfinite(first_rank)].astype(int)
-    first_hits = np.bincount(found, minlength=gallery_size + 1)[1:]  # queries that hit at rank k first
+    first_hits = np.bincount(found, minlength=gallery_size + 1)[1:]  # queries by first rank
     return {
-        "mAP": float(ap[has_hit].mean()),
-        "mINP": float(inp[has_hit].mean()),
+        "mAP": float(ap.mean()),
+        "mINP": float(inp.mean()),
         "cmc": first_hits.cumsum() / queries,
         "queries": queries,
     }

@@ -4,10 +4,12 @@ Drawn with Pillow, at most WIDTH pixels wide, so that README shows them unscaled
 Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l layers.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from cli import UserError
@@ -18,14 +20,14 @@ SMALL = ImageFont.load_default(12)
 
 # pixels
 WIDTH = 830
-GAP = 6           # between cells
-LINE = 20         # a line of TEXT
+GAP = 6            # between cells
+LINE = 20          # a line of TEXT
 SMALL_LINE = SMALL.size + 3
 QUERY = (144, 72)  # (height, width) of a query
-CELL = 66         # width of a ranked image, at most; it is twice as high
-FRAME = 4         # thickness of its frame
-WORD = 56         # width of the map of a word; it is twice as high
-GATE = (56, 30)   # (width, height) of a gate
+CELL = 66          # width of a ranked image, at most; it is twice as high
+FRAME = 4          # thickness of its frame
+WORD = (112, 56)   # (height, width) of the map of a word
+GATE = (30, 56)    # (height, width) of a gate
 
 TOP = 10      # ranked images of a row
 LEFT_OUT = 2  # removed ones that are shown among them
@@ -89,30 +91,35 @@ def ranking_list(rows):
     protocol leaves out a dotted grey one and pale colours; they take no rank.
     """
     left = QUERY[1] + 3 * GAP
-    cell = _cell_width(rows, WIDTH - left - 3 * GAP)
-    titles = [_wrap(row.title, TEXT, WIDTH - left - GAP) for row in rows]
-    heights = [len(lines) * LINE + SMALL.size + 2 * cell + 5 * GAP for lines in titles]
-    y = LINE + 4 * GAP  # below the legend
+    room = WIDTH - left - GAP
+    cell = _cell_width(rows, room - 2 * GAP)
+    titles = [_wrap(row.title, TEXT, room) for row in rows]
 
-    picture = Image.new("RGB", (WIDTH, y + sum(heights)), "white")
+    legend_height = LINE + 4 * GAP
+    ranking_height = SMALL.size + 2 * cell + 5 * GAP
+    title_lines = sum(len(title) for title in titles)
+    height = legend_height + title_lines * LINE + len(rows) * ranking_height
+    picture = _blank(WIDTH, height)
     draw = ImageDraw.Draw(picture)
-    _legend(draw, left)
 
+    _legend(draw, left)
+    y = legend_height
     query = None
-    for row, lines, height in zip(rows, titles, heights):
+    for row, title in zip(rows, titles):
         if row.query is not query:
             query = row.query
             _query(picture, row, y)
-        _text(draw, (left, y), lines)
-        _ranking(picture, row, left, y + len(lines) * LINE, cell)
-        y += height
+        _text(draw, left, y, title)
+        y += len(title) * LINE
+        _ranking(picture, row, left, y, cell)
+        y += ranking_height
     return picture
 
 
 def stack(pictures):
     """Pictures one below the other."""
-    heights = [picture.height for picture in pictures]
-    whole = Image.new("RGB", (WIDTH, sum(heights)), "white")
+    height = sum(picture.height for picture in pictures)
+    whole = _blank(WIDTH, height)
     y = 0
     for picture in pictures:
         whole.paste(picture, (0, y))
@@ -130,7 +137,7 @@ def _cell_width(rows, width):
 
 def _legend(draw, x):
     for verdict, (meaning, _, _) in enumerate(FRAMES):
-        _frame(draw, (x, GAP, x + 24, GAP + LINE), verdict)
+        _frame(draw, x, GAP, 24, LINE, verdict)
         draw.text((x + 32, GAP + 1), meaning, "black", TEXT)
         x += 110
 
@@ -138,10 +145,14 @@ def _legend(draw, x):
 def _query(picture, row, y):
     """A line above the rows of a query, and its photo, which a query by text alone has not."""
     draw = ImageDraw.Draw(picture)
-    draw.line((GAP, y - GAP, WIDTH - GAP - 1, y - GAP), GREY)
-    if row.query.path is not None:
-        draw.text((GAP, y), "query", "black", TEXT)
-        picture.paste(photo(row.dataset, row.query.path, QUERY), (GAP, y + LINE))
+    above = y - GAP
+    draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
+    if row.query.path is None:
+        return
+
+    draw.text((GAP, y), "query", "black", TEXT)
+    query = photo(row.dataset, row.query.path, QUERY)
+    picture.paste(query, (GAP, y + LINE))
 
 
 def _ranking(picture, row, x, y, width):
@@ -152,87 +163,93 @@ def _ranking(picture, row, x, y, width):
 
     if row.by_picture:
         clothes = photo(row.dataset, row.instruction, (width, width))
-        picture.paste(clothes, (x, top + (height - width) // 2))
+        middle = top + (height - width) // 2
+        picture.paste(clothes, (x, middle))
         x += width + 3 * GAP
 
     rank = 0
     for record, verdict in row.ranking:
         image = photo(row.dataset, record.path, (height, width))
         if verdict == REMOVED:
-            white = Image.new("RGB", image.size, "white")
-            image = Image.blend(image, white, 0.5)
+            image = Image.blend(image, _blank(width, height), 0.5)
         else:
             rank += 1
-            _centred(draw, (x + width // 2, y), str(rank))
+            _centred(draw, x + width // 2, y, str(rank))
         picture.paste(image, (x, top))
-        _frame(draw, (x, top, x + width, top + height), verdict)
+        _frame(draw, x, top, width, height, verdict)
         x += width + GAP
 
 
-def _frame(draw, box, verdict):
-    """The frame of a verdict just inside a box (left, top, right, bottom)."""
-    left, top, right, bottom = box
+def _frame(draw, left, top, width, height, verdict):
+    """The frame of a verdict, just inside the edges of what it frames."""
+    right = left + width
+    bottom = top + height
     _, colour, dash = FRAMES[verdict]
     if dash is None:
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=FRAME)
+        _box(draw, left, top, width, height, outline=colour, width=FRAME)
         return
 
     on, off = dash
     for x in range(left, right, on + off):
-        end = min(x + on, right)
-        for y in (top, bottom - FRAME):
-            draw.rectangle((x, y, end - 1, y + FRAME - 1), fill=colour)
+        length = min(on, right - x)
+        _box(draw, x, top, length, FRAME, fill=colour)
+        _box(draw, x, bottom - FRAME, length, FRAME, fill=colour)
     for y in range(top, bottom, on + off):
-        end = min(y + on, bottom)
-        for x in (left, right - FRAME):
-            draw.rectangle((x, y, x + FRAME - 1, end - 1), fill=colour)
+        length = min(on, bottom - y)
+        _box(draw, left, y, FRAME, length, fill=colour)
+        _box(draw, right - FRAME, y, FRAME, length, fill=colour)
 
 
 # ---- gates ----
+
+GATES = ("The gate g of every head, 0 before training: how much of what it reads\n"
+         "from the instruction is added (orange) or subtracted (blue)")
+
 
 def gates(model):
     """The gates of Eq. 2, one row per layer and one column per head, and the mean |g| of a layer.
 
     Blue is negative, orange positive, white 0.
     """
-    values = torch.stack([block.attn.gate.detach() for block in model.editor.blocks])
-    values = values.float().cpu().numpy()  # (l h)
-    layers, heads = values.shape
+    layers = [block.attn.gate.detach() for block in model.editor.blocks]
+    values = torch.stack(layers).float().cpu().numpy()  # (l h)
+    largest = max(np.abs(values).max(), 1e-6)
+    height, width = GATE
     left = 80
     top = 4 * LINE
-    width = max(left + (heads + 1) * GATE[0] + GAP, 480)  # 480: the text above
-    picture = Image.new("RGB", (width, top + layers * GATE[1] + GAP), "white")
+    right = left + width * (values.shape[1] + 1)
+    bottom = top + height * len(values)
+    picture = _blank(max(right + GAP, 480), bottom + GAP)  # 480: as wide as the text
     draw = ImageDraw.Draw(picture)
+    draw.multiline_text((GAP, GAP), GATES, "black", TEXT)
 
-    draw.multiline_text(
-        (GAP, GAP),
-        "The gate g of every head, 0 before training: how much of what it reads\n"
-        "from the instruction is added (orange) or subtracted (blue)", "black", TEXT)
-    names = [f"head {head + 1}" for head in range(heads)]
-    for column, name in enumerate([*names, "mean |g|"]):
-        x = left + column * GATE[0]
-        _centred(draw, (x + GATE[0] // 2, top - LINE), name)
+    for head in range(values.shape[1]):
+        middle = left + head * width + width // 2
+        _centred(draw, middle, top - LINE, f"head {head + 1}")
+    _centred(draw, right - width // 2, top - LINE, "mean |g|")
 
-    largest = max(np.abs(values).max(), 1e-6)
     for layer, row in enumerate(values):
-        y = top + layer * GATE[1]
+        y = top + layer * height
         draw.text((GAP, y + 6), f"layer {layer + 1}", "black", TEXT)
         for head, value in enumerate(row):
-            _gate(draw, left + head * GATE[0], y, f"{value:+.2f}", _shade(value / largest))
-        _gate(draw, left + heads * GATE[0], y, f"{np.abs(row).mean():.2f}", _shade(0))
+            x = left + head * width
+            _gate(draw, x, y, f"{value:+.2f}", _shade(value / largest))
+        mean = np.abs(row).mean()
+        _gate(draw, right - width, y, f"{mean:.2f}", "white")
     return picture
 
 
 def _gate(draw, x, y, text, colour):
-    width, height = GATE
-    draw.rectangle((x, y, x + width - 3, y + height - 3), outline=GREY, fill=colour)
-    _centred(draw, (x + width // 2 - 1, y + 7), text)
+    height, width = GATE
+    _box(draw, x, y, width - 2, height - 2, outline=GREY, fill=colour)
+    _centred(draw, x + width // 2 - 1, y + 7, text)
 
 
 def _shade(value):
     """White at 0, orange at 1, blue at -1."""
     hue = ORANGE if value > 0 else BLUE
-    return tuple(round(255 + abs(value) * (channel - 255)) for channel in hue)
+    channels = [255 + abs(value) * (channel - 255) for channel in hue]
+    return tuple(round(channel) for channel in channels)
 
 
 # ---- attention to the instruction, word by word ----
@@ -246,15 +263,18 @@ def word_attention(model, image, sentence):
     """
     attention = instruction_attention(model, image, model.instruct([sentence]))
     rows, columns = model.editor.grid
-    patches = attention[-rows * columns:]  # they come last
+    patches = attention[-rows * columns:]  # they come last, row by row
     words = _words(model.encoder.text, sentence)
-    captions = _shares(words, attention[0], patches.mean(0))
+    captions = _captions(words, attention[0], patches.mean(0))
+
+    heat = patches - patches.amin(0)
+    heat = 255 * heat / heat.max().clamp(min=1e-6)
+    heat = rearrange(heat.byte(), "(row column) t -> t row column", row=rows)
 
     person = _person(image)
-    heat = (patches - patches.amin(0)).T.view(-1, rows, columns)
     cells = [(person, ["query"])]
-    for one_word, caption in zip(_masks(heat, person.size), captions):
-        cells.append((_lit(person, one_word), caption))
+    for word_heat, caption in zip(heat, captions):
+        cells.append((_lit(person, word_heat), caption))
     return _table(f"Where each word is read: {sentence}", cells)
 
 
@@ -264,30 +284,35 @@ def instruction_attention(model, image, instr):
     That is the second softmax of Eq. 2 times |g|, mean over the heads and summed over the layers.
     image (1 3 H W), instr an Instruction of one.
     """
-    read = []
+    layers = []
 
-    def note(attention, args, _):
+    def record(attention, args, _):
         x, instr, mask = args[:3]
-        maps = attention.maps(x, instr, mask)       # (b h n n+t)
-        to_instr = maps[..., x.shape[1]:].abs()     # |g * softmax|, (b h n t)
-        read.append(to_instr.mean(1).float())
+        n = x.shape[1]
+        maps = attention.maps(x, instr, mask)  # M of Eq. 2, (b h n n+t)
+        to_instr = maps[..., n:].abs()         # |g * softmax|, (b h n t)
+        layers.append(to_instr.mean(1).float())
 
-    hooks = [block.attn.register_forward_hook(note) for block in model.editor.blocks]
+    hooks = []
+    for block in model.editor.blocks:
+        hooks.append(block.attn.register_forward_hook(record))
     try:
         model.edit(image, instr)
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(read).sum(0)[0].cpu()
+    return torch.stack(layers).sum(0)[0].cpu()
 
 
 def _words(text, sentence):
     """The instruction tokens as words: the first stands for the whole sentence."""
-    ids = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)["input_ids"]
-    return ["(whole)", *text.tokenizer.convert_ids_to_tokens(ids)]
+    tokenizer = text.tokenizer
+    encoded = tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    return ["(whole)", *tokens]
 
 
-def _shares(words, cls, patch):
+def _captions(words, cls, patch):
     """The lines below each map. cls, patch (t,): what they read of each word."""
     cls_shares = (cls / cls.sum()).tolist()
     patch_shares = (patch / patch.sum()).tolist()
@@ -301,42 +326,46 @@ def _person(image):
     """The picture of a normalised image (1 3 H W), in the size of a map."""
     mean = torch.tensor(MEAN).view(3, 1, 1)
     std = torch.tensor(STD).view(3, 1, 1)
-    pixels = (image[0].float().cpu() * std + mean).clamp(0, 1)
-    picture = _picture((pixels * 255).byte())
-    return picture.resize((WORD, 2 * WORD), Image.Resampling.BICUBIC)
+    pixels = image[0].float().cpu() * std + mean
+    pixels = pixels.clamp(0, 1) * 255
+    return _map_size(_picture(pixels.byte()))
 
 
-def _masks(heat, size):
-    """Grey pictures of `size` from maps (t rows columns), the largest value of all white."""
-    grey = (255 * heat / heat.max().clamp(min=1e-6)).byte().numpy()
-    return [Image.fromarray(one_map).resize(size, Image.Resampling.BICUBIC) for one_map in grey]
-
-
-def _lit(person, mask):
-    """The person in the dark, yellow where the mask is white."""
-    dark = person.convert("L").point(lambda grey: grey // 2).convert("RGB")
+def _lit(person, heat):
+    """The person in the dark, yellow where heat, uint8 (rows columns), is 255."""
+    mask = _map_size(Image.fromarray(heat.numpy()))
+    darker = person.convert("L").point(lambda value: value // 2)
     yellow = Image.new("RGB", person.size, YELLOW)
-    return Image.composite(yellow, dark, mask)
+    return Image.composite(yellow, darker.convert("RGB"), mask)
+
+
+def _map_size(picture):
+    height, width = WORD
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _table(title, cells):
     """Cells (picture, lines below it) side by side, as many in a row as fit, below a title."""
     lines = _wrap(title, TEXT, WIDTH - 2 * GAP)
-    top = len(lines) * LINE + 3 * GAP
-    width = WORD + 3 * GAP
-    height = 2 * WORD + 3 * SMALL_LINE + 2 * GAP
+    map_height, map_width = WORD
+    width = map_width + 3 * GAP
+    height = map_height + 3 * SMALL_LINE + 2 * GAP
     across = (WIDTH - GAP) // width
-    down = -(-len(cells) // across)
+    down = math.ceil(len(cells) / across)
 
-    table = Image.new("RGB", (WIDTH, top + down * height), "white")
+    top = len(lines) * LINE + 3 * GAP
+    table = _blank(WIDTH, top + down * height)
     draw = ImageDraw.Draw(table)
-    _text(draw, (GAP, GAP), lines)
+    _text(draw, GAP, GAP, lines)
+
     for k, (picture, caption) in enumerate(cells):
         x = GAP + k % across * width
         y = top + k // across * height
         table.paste(picture, (x, y))
-        for i, line in enumerate(caption):
-            _centred(draw, (x + WORD // 2, y + 2 * WORD + 2 + i * SMALL_LINE), line)
+        y += map_height + 2
+        for line in caption:
+            _centred(draw, x + map_width // 2, y, line)
+            y += SMALL_LINE
     return table
 
 
@@ -344,7 +373,8 @@ def _table(title, cells):
 
 def photo(dataset, path, size):
     """An image file of a data set as a picture of `size` (height, width)."""
-    return _picture(load_image(dataset.root / path, size))
+    pixels = load_image(dataset.root / path, size)
+    return _picture(pixels)
 
 
 def save(picture, path, flag):
@@ -359,16 +389,28 @@ def save(picture, path, flag):
 
 def _picture(pixels):
     """uint8 (3 H W) -> Pillow."""
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    channels_last = rearrange(pixels, "c h w -> h w c")
+    return Image.fromarray(channels_last.numpy())
 
 
-def _text(draw, corner, lines):
-    draw.multiline_text(corner, "\n".join(lines), "black", TEXT, spacing=LINE - TEXT.size)
+def _blank(width, height):
+    return Image.new("RGB", (width, height), "white")
 
 
-def _centred(draw, middle, line):
-    """A small line whose top centre is at `middle`."""
-    draw.text(middle, line, "black", SMALL, anchor="ma")
+def _box(draw, x, y, box_width, box_height, **style):
+    right = x + box_width - 1  # Pillow draws the last pixel too
+    bottom = y + box_height - 1
+    draw.rectangle((x, y, right, bottom), **style)
+
+
+def _text(draw, x, y, lines):
+    text = "\n".join(lines)
+    draw.multiline_text((x, y), text, "black", TEXT, spacing=LINE - TEXT.size)
+
+
+def _centred(draw, middle, y, line):
+    """A small line below y, its middle at the given x."""
+    draw.text((middle, y), line, "black", SMALL, anchor="ma")
 
 
 def _wrap(text, font, width):

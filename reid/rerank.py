@@ -29,9 +29,11 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from
     their -cosine (c g). UserError if the gallery is too small.
     """
-    if not 1 <= k2 <= k1 < len(gallery_feats):
+    q = len(query_feats)
+    g = len(gallery_feats)
+    if not 1 <= k2 <= k1 < g:
         raise UserError(f"re-ranking by {k1} neighbours and {k2} of them: the gallery must hold "
-                        f"more images than that, and holds {len(gallery_feats)}; go without --rerank")
+                        f"more images than that, and holds {g}; go without --rerank")
 
     feats = torch.cat([query_feats, gallery_feats])
     near, farthest = neighbours(feats, k1 + 1, chunk)
@@ -39,16 +41,17 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
 
     vectors = []
     for nearest in near[:, :k2]:
-        sets_nearby = [sets[j] for j in nearest]
-        vectors.append(mean_vector(sets_nearby))
-    gallery = inverted(vectors[len(query_feats):], len(feats))
+        nearest_sets = [sets[j] for j in nearest]
+        vectors.append(mean_vector(nearest_sets))
+    gallery = inverted(vectors[q:], q + g)
 
     def rescore(start, dist):
         new_dist = np.empty_like(dist)
-        for row, cosine_dist in enumerate(dist):
+        for row, minus_cosine in enumerate(dist):
             i = start + row
+            cosine_dist = 1 + minus_cosine
             jaccard = jaccard_distance(vectors[i], gallery)
-            new_dist[row] = weight * (1 + cosine_dist) / farthest[i] + (1 - weight) * jaccard
+            new_dist[row] = weight * cosine_dist / farthest[i] + (1 - weight) * jaccard
         return new_dist
 
     return rescore
@@ -58,13 +61,18 @@ def neighbours(feats, k, chunk=256):
     """Of each of n images: the k nearest, itself first, (n k); its largest 1 - cosine, (n,)."""
     near = []
     farthest = []
-    for start, rows in zip(range(0, len(feats), chunk), feats.split(chunk)):
-        dist = 1 - rows @ feats.T
-        itself = dist[:, start:start + chunk]
-        itself.fill_diagonal_(-1)  # each image first in its own list, duplicates or not
-        near.append(dist.topk(k, largest=False).indices.int().cpu())
-        farthest.append(dist.amax(1).clamp(min=1e-6).cpu())
-    return torch.cat(near).numpy(), torch.cat(farthest).numpy()
+    for start in range(0, len(feats), chunk):
+        end = start + chunk
+        dist = 1 - feats[start:end] @ feats.T
+        dist[:, start:end].fill_diagonal_(-1)  # each image first in its own list, duplicates or not
+
+        nearest = dist.topk(k, largest=False).indices
+        near.append(nearest.int().cpu())
+        farthest.append(dist.amax(1).cpu())
+
+    near = torch.cat(near)
+    farthest = torch.cat(farthest).clamp(min=1e-6)
+    return near.numpy(), farthest.numpy()
 
 
 # ---- R*, the expanded k-reciprocal sets ----
@@ -86,7 +94,11 @@ def reciprocal_vectors(feats, near, farthest, k1):
 
 def reciprocal(near):
     """(n k) bool: is image i among the k nearest of its own neighbour near[i, j]?"""
-    return np.stack([(near[row] == i).any(1) for i, row in enumerate(near)])
+    mutual = np.empty(near.shape, bool)
+    for i, neighbours_of_i in enumerate(near):
+        their_neighbours = near[neighbours_of_i]  # (k k)
+        mutual[i] = (their_neighbours == i).any(1)
+    return mutual
 
 
 def expanded(near, mutual, mutual_half, i):
@@ -96,20 +108,29 @@ def expanded(near, mutual, mutual_half, i):
     half_sets = near[own, :mutual_half.shape[1]]  # (r k/2): the nearest of each neighbour
     in_set = mutual_half[own]                     # (r k/2): those of them that are reciprocal
 
-    shared = (half_sets[:, :, None] == own).any(2) & in_set
+    shared = in_set & (half_sets[:, :, None] == own).any(2)
     joins = 3 * shared.sum(1) > 2 * in_set.sum(1)
-    joining = half_sets[joins][in_set[joins]]
-    return np.unique(np.concatenate([own, joining]))
+
+    in_set &= joins[:, None]
+    members = np.concatenate([own, half_sets[in_set]])
+    return np.unique(members)
 
 
 # ---- sparse vectors ----
 
 def mean_vector(vectors):
     """Mean of sparse vectors."""
-    all_members = np.concatenate([members for members, _ in vectors])
-    all_values = np.concatenate([values for _, values in vectors])
-    members, place = np.unique(all_members, return_inverse=True)
-    return members, np.bincount(place, all_values) / len(vectors)
+    members, values, _ = joined(vectors)
+    members, place = np.unique(members, return_inverse=True)
+    return members, np.bincount(place, values) / len(vectors)
+
+
+def joined(vectors):
+    """Sparse vectors behind each other: their members, values and lengths."""
+    members = [vector[0] for vector in vectors]
+    values = [vector[1] for vector in vectors]
+    lengths = [len(vector[0]) for vector in vectors]
+    return np.concatenate(members), np.concatenate(values), lengths
 
 
 class InvertedIndex(NamedTuple):
@@ -122,15 +143,14 @@ class InvertedIndex(NamedTuple):
 
 def inverted(vectors, n):
     """The InvertedIndex of sparse vectors whose members are among n images."""
-    members = np.concatenate([members for members, _ in vectors])
-    values = np.concatenate([values for _, values in vectors])
-    lengths = [len(members) for members, _ in vectors]
-    images = np.repeat(np.arange(len(vectors)), lengths)
+    size = len(vectors)
+    members, values, lengths = joined(vectors)
+    images = np.repeat(np.arange(size), lengths)
 
     order = np.argsort(members, kind="stable")
-    ends = np.bincount(members, minlength=n).cumsum()
-    begin = np.concatenate([[0], ends])
-    return InvertedIndex(len(vectors), begin, images[order], values[order])
+    counts = np.bincount(members, minlength=n)
+    begin = np.concatenate([[0], counts.cumsum()])
+    return InvertedIndex(size, begin, images[order], values[order])
 
 
 def jaccard_distance(vector, index):
@@ -144,6 +164,7 @@ def jaccard_distance(vector, index):
     their_values = np.concatenate([index.values[part] for part in sharing])
     own_values = np.repeat(own_values, end - begin)
 
-    minima = np.bincount(images, np.minimum(own_values, their_values), index.size)
+    smaller = np.minimum(own_values, their_values)
+    minima = np.bincount(images, smaller, index.size)
     maxima = 2 - minima  # both vectors sum to 1
     return 1 - minima / maxima

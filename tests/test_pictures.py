@@ -106,9 +106,9 @@ def test_every_word_has_a_map(model):
         block.attn.gate.fill_(1.0)
     image = torch.randn(1, 3, 32, 16)
     few, many = (pictures.word_attention(model, image, " ".join(["red"] * n)) for n in (3, 30))
-    across = (pictures.WIDTH - pictures.GAP) // (pictures.WORD + 3 * pictures.GAP)
+    across = (pictures.WIDTH - pictures.GAP) // (pictures.WORD[1] + 3 * pictures.GAP)
     assert few.width == many.width == pictures.WIDTH
-    row = 2 * pictures.WORD + 3 * (pictures.SMALL.size + 3) + 2 * pictures.GAP
+    row = pictures.WORD[0] + 3 * pictures.SMALL_LINE + 2 * pictures.GAP
     more = -(-(30 + 4) // across) - 1  # rows of cells: the query, the whole, [CLS], the words and [SEP]
     assert many.height - few.height == more * row + pictures.LINE
 
