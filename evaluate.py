@@ -2,7 +2,7 @@
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
 in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
-The features come from features.py, the metrics from metrics.py, the drawing is in pictures.py.
+The features come from features.py, the metrics from metrics.py, the drawing is in reid/pictures.py.
 """
 
 import os

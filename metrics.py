@@ -134,8 +134,9 @@ def summary(rows, gallery_size):
 
 
 def chance(hits, ranked):
-    """(expected mAP, expected rank-1) of a random order; exact. hits, ranked (q,): QueryFigures.
+    """(expected mAP, expected rank-1) of a random order; exact.
 
+    hits, ranked (q,): as in QueryFigures.
     With m hits among n ranked items, rank k holds a hit with probability m/n, and then
     (k-1)(m-1)/(n-1) of the k-1 before it are hits on average:
         E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n

@@ -186,24 +186,24 @@ def _frame(draw, left, top, width, height, verdict):
     bottom = top + height
     _, colour, dash = FRAMES[verdict]
     if dash is None:
-        _box(draw, left, top, width, height, outline=colour, width=FRAME)
+        draw.rectangle(_corners(left, top, width, height), outline=colour, width=FRAME)
         return
 
     on, off = dash
     for x in range(left, right, on + off):
         length = min(on, right - x)
-        _box(draw, x, top, length, FRAME, fill=colour)
-        _box(draw, x, bottom - FRAME, length, FRAME, fill=colour)
+        draw.rectangle(_corners(x, top, length, FRAME), fill=colour)
+        draw.rectangle(_corners(x, bottom - FRAME, length, FRAME), fill=colour)
     for y in range(top, bottom, on + off):
         length = min(on, bottom - y)
-        _box(draw, left, y, FRAME, length, fill=colour)
-        _box(draw, right - FRAME, y, FRAME, length, fill=colour)
+        draw.rectangle(_corners(left, y, FRAME, length), fill=colour)
+        draw.rectangle(_corners(right - FRAME, y, FRAME, length), fill=colour)
 
 
 # ---- gates ----
 
-GATES = ("The gate g of every head, 0 before training: how much of what it reads\n"
-         "from the instruction is added (orange) or subtracted (blue)")
+GATES_TITLE = ("The gate g of every head, 0 before training: how much of what it reads\n"
+               "from the instruction is added (orange) or subtracted (blue)")
 
 
 def gates(model):
@@ -211,19 +211,21 @@ def gates(model):
 
     Blue is negative, orange positive, white 0.
     """
-    layers = [block.attn.gate.detach() for block in model.editor.blocks]
-    values = torch.stack(layers).float().cpu().numpy()  # (l h)
+    values = [block.attn.gate.detach() for block in model.editor.blocks]
+    values = torch.stack(values).float().cpu().numpy()  # (l h)
     largest = max(np.abs(values).max(), 1e-6)
+    layers, heads = values.shape
+
     height, width = GATE
     left = 80
     top = 4 * LINE
-    right = left + width * (values.shape[1] + 1)
-    bottom = top + height * len(values)
-    picture = _blank(max(right + GAP, 480), bottom + GAP)  # 480: as wide as the text
+    right = left + (heads + 1) * width
+    bottom = top + layers * height
+    picture = _blank(max(right + GAP, 480), bottom + GAP)  # 480: as wide as the title
     draw = ImageDraw.Draw(picture)
-    draw.multiline_text((GAP, GAP), GATES, "black", TEXT)
+    draw.multiline_text((GAP, GAP), GATES_TITLE, "black", TEXT)
 
-    for head in range(values.shape[1]):
+    for head in range(heads):
         middle = left + head * width + width // 2
         _centred(draw, middle, top - LINE, f"head {head + 1}")
     _centred(draw, right - width // 2, top - LINE, "mean |g|")
@@ -241,7 +243,7 @@ def gates(model):
 
 def _gate(draw, x, y, text, colour):
     height, width = GATE
-    _box(draw, x, y, width - 2, height - 2, outline=GREY, fill=colour)
+    draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
     _centred(draw, x + width // 2 - 1, y + 7, text)
 
 
@@ -286,7 +288,7 @@ def instruction_attention(model, image, instr):
     """
     layers = []
 
-    def record(attention, args, _):
+    def keep(attention, args, _):
         x, instr, mask = args[:3]
         n = x.shape[1]
         maps = attention.maps(x, instr, mask)  # M of Eq. 2, (b h n n+t)
@@ -295,7 +297,7 @@ def instruction_attention(model, image, instr):
 
     hooks = []
     for block in model.editor.blocks:
-        hooks.append(block.attn.register_forward_hook(record))
+        hooks.append(block.attn.register_forward_hook(keep))
     try:
         model.edit(image, instr)
     finally:
@@ -397,10 +399,9 @@ def _blank(width, height):
     return Image.new("RGB", (width, height), "white")
 
 
-def _box(draw, x, y, box_width, box_height, **style):
-    right = x + box_width - 1  # Pillow draws the last pixel too
-    bottom = y + box_height - 1
-    draw.rectangle((x, y, right, bottom), **style)
+def _corners(x, y, width, height):
+    """Of a rectangle, as Pillow wants them: it draws the last pixel too."""
+    return x, y, x + width - 1, y + height - 1
 
 
 def _text(draw, x, y, lines):

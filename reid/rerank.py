@@ -37,12 +37,12 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
 
     feats = torch.cat([query_feats, gallery_feats])
     near, farthest = neighbours(feats, k1 + 1, chunk)
-    sets = reciprocal_vectors(feats.cpu().numpy(), near, farthest, k1)
+    own_vectors = reciprocal_vectors(feats.cpu().numpy(), near, farthest, k1)
 
     vectors = []
     for nearest in near[:, :k2]:
-        nearest_sets = [sets[j] for j in nearest]
-        vectors.append(mean_vector(nearest_sets))
+        nearby = [own_vectors[j] for j in nearest]
+        vectors.append(mean_vector(nearby))
     gallery = inverted(vectors[q:], q + g)
 
     def rescore(start, dist):
@@ -111,9 +111,8 @@ def expanded(near, mutual, mutual_half, i):
     shared = in_set & (half_sets[:, :, None] == own).any(2)
     joins = 3 * shared.sum(1) > 2 * in_set.sum(1)
 
-    in_set &= joins[:, None]
-    members = np.concatenate([own, half_sets[in_set]])
-    return np.unique(members)
+    joining = half_sets[in_set & joins[:, None]]
+    return np.unique(np.concatenate([own, joining]))
 
 
 # ---- sparse vectors ----
@@ -166,5 +165,5 @@ def jaccard_distance(vector, index):
 
     smaller = np.minimum(own_values, their_values)
     minima = np.bincount(images, smaller, index.size)
-    maxima = 2 - minima  # both vectors sum to 1
+    maxima = 2 - minima  # both vectors sum to 1, so minima and maxima together to 2
     return 1 - minima / maxima

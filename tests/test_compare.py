@@ -1,8 +1,23 @@
-"""The interval of a difference: how often it holds the truth. (Whole runs are compared in test_evaluate.py.)"""
+"""The difference of two runs by hand, and how often its interval holds the truth."""
 
 import numpy as np
+import pytest
 
-from reid.compare import paired_bootstrap
+from reid.compare import differences, paired_bootstrap
+
+
+def test_a_query_counts_with_its_mean_over_the_trials_and_only_with_a_hit():
+    first = [{"mAP": np.array([0.2, np.nan, 0.4]), "R1": np.array([0.0, np.nan, 1.0])},
+             {"mAP": np.array([0.4, np.nan, 0.4]), "R1": np.array([1.0, np.nan, 1.0])}]
+    second = [{"mAP": np.array([0.5, np.nan, 0.6]), "R1": np.array([1.0, np.nan, 1.0])}]
+    mAP, R1 = differences(first, second)
+
+    assert mAP["figure"] == "mAP" and R1["figure"] == "R1"
+    assert mAP["queries"] == R1["queries"] == 2
+    assert mAP["first"] == pytest.approx(0.35) and mAP["second"] == pytest.approx(0.55)
+    assert mAP["difference"] == mAP["low"] == mAP["high"] == pytest.approx(0.2)  # of both queries
+    assert R1["difference"] == pytest.approx(0.25)
+    assert (R1["low"], R1["high"]) == pytest.approx((0, 0.5))
 
 
 def test_paired_bootstrap_knows_noise_from_difference():
