@@ -2,7 +2,7 @@
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
 in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
-The features come from features.py, the metrics from metrics.py, the drawing is in pictures.py.
+The features come from features.py, the metrics from metrics.py, the drawing is in reid/pictures.py.
 """
 
 import os
@@ -20,12 +20,14 @@ import torch.nn.functional as F
 import cli
 import data
 import instructions
-import pictures
 import weights
 from cli import UserError
 from features import Features, evaluating, load_batch, load_features, matched_first, save_features
 from metrics import ranking_metrics  # noqa: F401  (users find it here)
-from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, summary
+from metrics import chance, query_figures, summary
+from reid import pictures
+from reid.compare import differences
+from reid.rerank import k_reciprocal
 
 
 # ---- protocols ----
@@ -310,15 +312,14 @@ def evaluate_sentences(features, dataset, **options):
 
 
 def compare(first, second, dataset, **options):
-    """Rows: mAP and R1 of two runs on the same queries, second - first and its 95 % interval (paired_bootstrap)."""
+    """Rows: mAP and R1 of two runs on the same queries, second - first and its 95 % interval."""
     rows = []
-    for (head, one), (_, two) in zip(rankings(first, dataset, **options), rankings(second, dataset, **options)):
-        for figure in ("mAP", "R1"):
-            a, b = (np.mean([run["each"][figure] for run in runs], 0) for runs in (one, two))  # over the trials, (q,)
-            a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-            difference, low, high = paired_bootstrap(a, b)
-            rows.append(head | {"figure": figure, "queries": len(a), "first": a.mean(), "second": b.mean(),
-                                "difference": difference, "low": low, "high": high})
+    pairs = zip(rankings(first, dataset, **options), rankings(second, dataset, **options))
+    for (head, first_runs), (_, second_runs) in pairs:
+        first_trials = [run["each"] for run in first_runs]
+        second_trials = [run["each"] for run in second_runs]
+        for row in differences(first_trials, second_trials):
+            rows.append(head | row)
     return rows
 
 
@@ -504,8 +505,9 @@ def main(config):
         save_features(target, features, **told)
         print(f"wrote {target}")
     if config.rank_list:
-        rows = [rank_rows(features, dataset) for dataset in datasets]
-        write(pictures.stack([pictures.rankings(some) for some in rows if some]), config.rank_list, "--rank-list")
+        lists = [rank_rows(features, dataset) for dataset in datasets]
+        drawn = [pictures.ranking_list(rows) for rows in lists if rows]  # no rows: no query has a hit
+        pictures.save(pictures.stack(drawn), config.rank_list, "--rank-list")
     if config.pictures:
         draw(features, datasets, Path(config.checkpoint).parent)
 
@@ -528,22 +530,14 @@ def draw(features, datasets, folder):
         if not rows:  # no query has a hit
             continue
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
-        done[f"ranking_{name}"] = pictures.rankings(rows)
+        done[f"ranking_{name}"] = pictures.ranking_list(rows)
         if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
             with evaluating(features.model, features.amp) as device:
                 image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
-                words = pictures.attention(features.model, image, rows[0].instruction)
+                words = pictures.word_attention(features.model, image, rows[0].instruction)
             done[f"attention_{name}"] = words
     for name, picture in done.items():
-        write(picture, folder / f"{name}.png", "--pictures")
-
-
-def write(picture, path, flag):
-    try:
-        picture.quantize().save(path, "PNG", optimize=True)
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write {path} ({error}); name a .png in a folder that takes it") from error
-    print(f"wrote {path}")
+        pictures.save(picture, folder / f"{name}.png", "--pictures")
 
 
 def pick_device(name):

@@ -15,8 +15,9 @@ from cli import UserError
 from data import Dataset, Record
 from evaluate import PROTOCOLS, columns, evaluate_features, evaluate_task, masks
 from features import Features, extract, load_features, matched_first, save_features
-from metrics import k_reciprocal, ranking_metrics
+from metrics import ranking_metrics
 from model import Instruction, InstructReID
+from reid.rerank import k_reciprocal
 
 
 # ---- ranking by features ----

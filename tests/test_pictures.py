@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 import evaluate
-import pictures
 from features import Features
 from model import InstructReID
-from pictures import FRAMES, HIT, MISS, REMOVED, RankRow, top_of
+from reid import pictures
+from reid.pictures import FRAMES, HIT, MISS, REMOVED, RankRow, top_of
 from tests.test_evaluate import PAINT, ColourModel, cocas, ltcc, root  # noqa: F401  (root is a fixture)
 
 
@@ -42,7 +42,7 @@ def test_frames_differ_in_style_and_in_colour(root):
     dataset = ltcc(root)
     record = dataset.records[-1]
     ranking = [(record, verdict) for verdict in (HIT, MISS, REMOVED)]
-    picture = pictures.rankings([RankRow(dataset, dataset.records[0], "wanted", "change your clothes", ranking)])
+    picture = pictures.ranking_list([RankRow(dataset, dataset.records[0], "wanted", "change your clothes", ranking)])
     x, y = 3 * pictures.GAP + pictures.QUERY[1], 2 * pictures.LINE + 5 * pictures.GAP + pictures.SMALL.size
     shares = []
     for k, (_, colour, _) in enumerate(FRAMES):
@@ -60,7 +60,7 @@ def test_no_sentence_is_cut(root, words):
     row = RankRow(dataset, dataset.records[0], "wanted", sentence, [(dataset.records[-1], HIT)] * 12)
     lines = pictures._wrap(f"wanted: {sentence}", pictures.TEXT, 700)
     assert " ".join(lines) == f"wanted: {sentence}" and all(pictures.TEXT.getlength(line) <= 700 for line in lines)
-    picture = pictures.rankings([row, row])
+    picture = pictures.ranking_list([row, row])
     assert picture.width == pictures.WIDTH
     pixels = np.array(picture)
     assert (pixels[:, -pictures.GAP:] == 255).all() and (pixels[-2:] == 255).all()  # nothing runs into the border
@@ -68,7 +68,7 @@ def test_no_sentence_is_cut(root, words):
 
 def test_the_instruction_picture_is_shown(root):
     rows = evaluate.rank_rows(Features(ColourModel(listen=1.0)), cocas(root, "ctcc"), people=1)
-    picture = pictures.rankings(rows)
+    picture = pictures.ranking_list(rows)
     assert PAINT["red"] in frame_colours(picture, 3 * pictures.GAP + pictures.QUERY[1] + 20, 140, 20)
 
 
@@ -105,10 +105,10 @@ def test_every_word_has_a_map(model):
     for block in model.editor.blocks:
         block.attn.gate.fill_(1.0)
     image = torch.randn(1, 3, 32, 16)
-    few, many = (pictures.attention(model, image, " ".join(["red"] * n)) for n in (3, 30))
-    across = (pictures.WIDTH - pictures.GAP) // (pictures.WORD + 3 * pictures.GAP)
+    few, many = (pictures.word_attention(model, image, " ".join(["red"] * n)) for n in (3, 30))
+    across = (pictures.WIDTH - pictures.GAP) // (pictures.WORD[1] + 3 * pictures.GAP)
     assert few.width == many.width == pictures.WIDTH
-    row = 2 * pictures.WORD + 3 * (pictures.SMALL.size + 3) + 2 * pictures.GAP
+    row = pictures.WORD[0] + 3 * pictures.SMALL_LINE + 2 * pictures.GAP
     more = -(-(30 + 4) // across) - 1  # rows of cells: the query, the whole, [CLS], the words and [SEP]
     assert many.height - few.height == more * row + pictures.LINE
 

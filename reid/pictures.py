@@ -1,0 +1,426 @@
+"""Pictures that show whether an instruction was followed: ranking lists, gates, word attention.
+
+Drawn with Pillow, at most WIDTH pixels wide, so that README shows them unscaled.
+Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l layers.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+
+from cli import UserError
+from data import MEAN, STD, Dataset, Record, load_image
+
+TEXT = ImageFont.load_default(15)
+SMALL = ImageFont.load_default(12)
+
+# pixels
+WIDTH = 830
+GAP = 6            # between cells
+LINE = 20          # a line of TEXT
+SMALL_LINE = SMALL.size + 3
+QUERY = (144, 72)  # (height, width) of a query
+CELL = 66          # width of a ranked image, at most; it is twice as high
+FRAME = 4          # thickness of its frame
+WORD = (112, 56)   # (height, width) of the map of a word
+GATE = (30, 56)    # (height, width) of a gate
+
+TOP = 10      # ranked images of a row
+LEFT_OUT = 2  # removed ones that are shown among them
+
+HIT = 0
+MISS = 1
+REMOVED = 2
+FRAMES = (  # by verdict: what it means, colour, (dash, space); the styles differ without colour too
+    ("right", (0, 130, 60), None),
+    ("wrong", (215, 30, 30), (12, 6)),
+    ("left out by the protocol", (130, 130, 130), (3, 5)),
+)
+GREY = (200, 200, 200)
+ORANGE = (230, 120, 0)
+BLUE = (40, 110, 220)
+YELLOW = (255, 225, 0)
+
+
+# ---- ranking lists ----
+
+class RankRow(NamedTuple):
+    """One line of a ranking list: a query under one instruction."""
+    dataset: Dataset
+    query: Record
+    name: str  # of the instruction: wanted, own, random, or the sentence itself
+    instruction: str  # a sentence, or the path of a picture
+    ranking: list  # [(record, HIT, MISS or REMOVED)], nearest first
+
+    @property
+    def by_picture(self):
+        """Is the instruction a picture of clothes?"""
+        return self.dataset.task == "ctcc"
+
+    @property
+    def title(self):
+        if self.by_picture:
+            return f"{self.name} clothes"
+        if self.name == self.instruction:
+            return self.instruction
+        return f"{self.name}: {self.instruction}"
+
+
+def top_of(order, verdicts):
+    """The part of a ranking that is shown, as indices of the gallery.
+
+    That is its first TOP images and, of the removed ones among them, the first LEFT_OUT.
+    order (g,): indices of the gallery, nearest first; verdicts (g,): HIT, MISS or REMOVED.
+    """
+    removed = verdicts[order] == REMOVED
+    ranked = np.flatnonzero(~removed)
+    end = ranked[:TOP][-1] + 1
+    shown = ~removed | (removed.cumsum() <= LEFT_OUT)
+    return order[:end][shown[:end]]
+
+
+def ranking_list(rows):
+    """A picture as in Supp. Fig. 1-2: a query, its instructions one below the other, and under each
+    the ranking. rows: RankRows of one data set, those of one query behind each other.
+
+    The right answers have a solid green frame, the wrong ones a dashed red one, those that the
+    protocol leaves out a dotted grey one and pale colours; they take no rank.
+    """
+    left = QUERY[1] + 3 * GAP
+    room = WIDTH - left - GAP
+    cell = _cell_width(rows, room - 2 * GAP)
+    titles = [_wrap(row.title, TEXT, room) for row in rows]
+
+    legend_height = LINE + 4 * GAP
+    ranking_height = SMALL.size + 2 * cell + 5 * GAP
+    title_lines = sum(len(title) for title in titles)
+    height = legend_height + title_lines * LINE + len(rows) * ranking_height
+    picture = _blank(WIDTH, height)
+    draw = ImageDraw.Draw(picture)
+
+    _legend(draw, left)
+    y = legend_height
+    query = None
+    for row, title in zip(rows, titles):
+        if row.query is not query:
+            query = row.query
+            _query(picture, row, y)
+        _text(draw, left, y, title)
+        y += len(title) * LINE
+        _ranking(picture, row, left, y, cell)
+        y += ranking_height
+    return picture
+
+
+def stack(pictures):
+    """Pictures one below the other."""
+    height = sum(picture.height for picture in pictures)
+    whole = _blank(WIDTH, height)
+    y = 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height
+    return whole
+
+
+def _cell_width(rows, width):
+    """Of every ranked image, so that the longest row fits into `width`."""
+    cells = max(len(row.ranking) for row in rows)
+    if rows[0].by_picture:
+        cells += 1
+    return min(CELL, width // cells - GAP)
+
+
+def _legend(draw, x):
+    for verdict, (meaning, _, _) in enumerate(FRAMES):
+        _frame(draw, x, GAP, 24, LINE, verdict)
+        draw.text((x + 32, GAP + 1), meaning, "black", TEXT)
+        x += 110
+
+
+def _query(picture, row, y):
+    """A line above the rows of a query, and its photo, which a query by text alone has not."""
+    draw = ImageDraw.Draw(picture)
+    above = y - GAP
+    draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
+    if row.query.path is None:
+        return
+
+    draw.text((GAP, y), "query", "black", TEXT)
+    query = photo(row.dataset, row.query.path, QUERY)
+    picture.paste(query, (GAP, y + LINE))
+
+
+def _ranking(picture, row, x, y, width):
+    """The instruction if it is a picture, and the ranked images with ranks above them."""
+    draw = ImageDraw.Draw(picture)
+    height = 2 * width
+    top = y + SMALL.size + GAP
+
+    if row.by_picture:
+        clothes = photo(row.dataset, row.instruction, (width, width))
+        middle = top + (height - width) // 2
+        picture.paste(clothes, (x, middle))
+        x += width + 3 * GAP
+
+    rank = 0
+    for record, verdict in row.ranking:
+        image = photo(row.dataset, record.path, (height, width))
+        if verdict == REMOVED:
+            image = Image.blend(image, _blank(width, height), 0.5)
+        else:
+            rank += 1
+            _centred(draw, x + width // 2, y, str(rank))
+        picture.paste(image, (x, top))
+        _frame(draw, x, top, width, height, verdict)
+        x += width + GAP
+
+
+def _frame(draw, left, top, width, height, verdict):
+    """The frame of a verdict, just inside the edges of what it frames."""
+    right = left + width
+    bottom = top + height
+    _, colour, dash = FRAMES[verdict]
+    if dash is None:
+        draw.rectangle(_corners(left, top, width, height), outline=colour, width=FRAME)
+        return
+
+    on, off = dash
+    for x in range(left, right, on + off):
+        length = min(on, right - x)
+        draw.rectangle(_corners(x, top, length, FRAME), fill=colour)
+        draw.rectangle(_corners(x, bottom - FRAME, length, FRAME), fill=colour)
+    for y in range(top, bottom, on + off):
+        length = min(on, bottom - y)
+        draw.rectangle(_corners(left, y, FRAME, length), fill=colour)
+        draw.rectangle(_corners(right - FRAME, y, FRAME, length), fill=colour)
+
+
+# ---- gates ----
+
+GATES_TITLE = ("The gate g of every head, 0 before training: how much of what it reads\n"
+               "from the instruction is added (orange) or subtracted (blue)")
+
+
+def gates(model):
+    """The gates of Eq. 2, one row per layer and one column per head, and the mean |g| of a layer.
+
+    Blue is negative, orange positive, white 0.
+    """
+    values = [block.attn.gate.detach() for block in model.editor.blocks]
+    values = torch.stack(values).float().cpu().numpy()  # (l h)
+    largest = max(np.abs(values).max(), 1e-6)
+    layers, heads = values.shape
+
+    height, width = GATE
+    left = 80
+    top = 4 * LINE
+    right = left + (heads + 1) * width
+    bottom = top + layers * height
+    picture = _blank(max(right + GAP, 480), bottom + GAP)  # 480: as wide as the title
+    draw = ImageDraw.Draw(picture)
+    draw.multiline_text((GAP, GAP), GATES_TITLE, "black", TEXT)
+
+    for head in range(heads):
+        middle = left + head * width + width // 2
+        _centred(draw, middle, top - LINE, f"head {head + 1}")
+    _centred(draw, right - width // 2, top - LINE, "mean |g|")
+
+    for layer, row in enumerate(values):
+        y = top + layer * height
+        draw.text((GAP, y + 6), f"layer {layer + 1}", "black", TEXT)
+        for head, value in enumerate(row):
+            x = left + head * width
+            _gate(draw, x, y, f"{value:+.2f}", _shade(value / largest))
+        mean = np.abs(row).mean()
+        _gate(draw, right - width, y, f"{mean:.2f}", "white")
+    return picture
+
+
+def _gate(draw, x, y, text, colour):
+    height, width = GATE
+    draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
+    _centred(draw, x + width // 2 - 1, y + 7, text)
+
+
+def _shade(value):
+    """White at 0, orange at 1, blue at -1."""
+    hue = ORANGE if value > 0 else BLUE
+    channels = [255 + abs(value) * (channel - 255) for channel in hue]
+    return tuple(round(channel) for channel in channels)
+
+
+# ---- attention to the instruction, word by word ----
+
+def word_attention(model, image, sentence):
+    """One small map per word of the sentence: where on the body it is read, and its share of all
+    that the CLS token and the mean patch read. image (1 3 H W), normalised.
+
+    Bright yellow: this patch reads the word more than the patch that reads it least; one scale for
+    all words.
+    """
+    attention = instruction_attention(model, image, model.instruct([sentence]))
+    rows, columns = model.editor.grid
+    patches = attention[-rows * columns:]  # they come last, row by row
+    words = _words(model.encoder.text, sentence)
+    captions = _captions(words, attention[0], patches.mean(0))
+
+    heat = patches - patches.amin(0)
+    heat = 255 * heat / heat.max().clamp(min=1e-6)
+    heat = rearrange(heat.byte(), "(row column) t -> t row column", row=rows)
+
+    person = _person(image)
+    cells = [(person, ["query"])]
+    for word_heat, caption in zip(heat, captions):
+        cells.append((_lit(person, word_heat), caption))
+    return _table(f"Where each word is read: {sentence}", cells)
+
+
+def instruction_attention(model, image, instr):
+    """How much each image token reads from each instruction token, (n t).
+
+    That is the second softmax of Eq. 2 times |g|, mean over the heads and summed over the layers.
+    image (1 3 H W), instr an Instruction of one.
+    """
+    layers = []
+
+    def keep(attention, args, _):
+        x, instr, mask = args[:3]
+        n = x.shape[1]
+        maps = attention.maps(x, instr, mask)  # M of Eq. 2, (b h n n+t)
+        to_instr = maps[..., n:].abs()         # |g * softmax|, (b h n t)
+        layers.append(to_instr.mean(1).float())
+
+    hooks = []
+    for block in model.editor.blocks:
+        hooks.append(block.attn.register_forward_hook(keep))
+    try:
+        model.edit(image, instr)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(layers).sum(0)[0].cpu()
+
+
+def _words(text, sentence):
+    """The instruction tokens as words: the first stands for the whole sentence."""
+    tokenizer = text.tokenizer
+    encoded = tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    return ["(whole)", *tokens]
+
+
+def _captions(words, cls, patch):
+    """The lines below each map. cls, patch (t,): what they read of each word."""
+    cls_shares = (cls / cls.sum()).tolist()
+    patch_shares = (patch / patch.sum()).tolist()
+    captions = []
+    for word, cls_share, patch_share in zip(words, cls_shares, patch_shares):
+        captions.append([word, f"CLS {cls_share:.0%}", f"patches {patch_share:.0%}"])
+    return captions
+
+
+def _person(image):
+    """The picture of a normalised image (1 3 H W), in the size of a map."""
+    mean = torch.tensor(MEAN).view(3, 1, 1)
+    std = torch.tensor(STD).view(3, 1, 1)
+    pixels = image[0].float().cpu() * std + mean
+    pixels = pixels.clamp(0, 1) * 255
+    return _map_size(_picture(pixels.byte()))
+
+
+def _lit(person, heat):
+    """The person in the dark, yellow where heat, uint8 (rows columns), is 255."""
+    mask = _map_size(Image.fromarray(heat.numpy()))
+    darker = person.convert("L").point(lambda value: value // 2)
+    yellow = Image.new("RGB", person.size, YELLOW)
+    return Image.composite(yellow, darker.convert("RGB"), mask)
+
+
+def _map_size(picture):
+    height, width = WORD
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _table(title, cells):
+    """Cells (picture, lines below it) side by side, as many in a row as fit, below a title."""
+    lines = _wrap(title, TEXT, WIDTH - 2 * GAP)
+    map_height, map_width = WORD
+    width = map_width + 3 * GAP
+    height = map_height + 3 * SMALL_LINE + 2 * GAP
+    across = (WIDTH - GAP) // width
+    down = math.ceil(len(cells) / across)
+
+    top = len(lines) * LINE + 3 * GAP
+    table = _blank(WIDTH, top + down * height)
+    draw = ImageDraw.Draw(table)
+    _text(draw, GAP, GAP, lines)
+
+    for k, (picture, caption) in enumerate(cells):
+        x = GAP + k % across * width
+        y = top + k // across * height
+        table.paste(picture, (x, y))
+        y += map_height + 2
+        for line in caption:
+            _centred(draw, x + map_width // 2, y, line)
+            y += SMALL_LINE
+    return table
+
+
+# ---- images, text, files ----
+
+def photo(dataset, path, size):
+    """An image file of a data set as a picture of `size` (height, width)."""
+    pixels = load_image(dataset.root / path, size)
+    return _picture(pixels)
+
+
+def save(picture, path, flag):
+    """Writes a .png with 256 colours and says so; UserError that names the flag if it cannot."""
+    try:
+        picture.quantize().save(path, "PNG", optimize=True)
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write {path} ({error}); "
+                        "name a .png in a folder that takes it") from error
+    print(f"wrote {path}")
+
+
+def _picture(pixels):
+    """uint8 (3 H W) -> Pillow."""
+    channels_last = rearrange(pixels, "c h w -> h w c")
+    return Image.fromarray(channels_last.numpy())
+
+
+def _blank(width, height):
+    return Image.new("RGB", (width, height), "white")
+
+
+def _corners(x, y, width, height):
+    """Of a rectangle, as Pillow wants them: it draws the last pixel too."""
+    return x, y, x + width - 1, y + height - 1
+
+
+def _text(draw, x, y, lines):
+    text = "\n".join(lines)
+    draw.multiline_text((x, y), text, "black", TEXT, spacing=LINE - TEXT.size)
+
+
+def _centred(draw, middle, y, line):
+    """A small line below y, its middle at the given x."""
+    draw.text((middle, y), line, "black", SMALL, anchor="ma")
+
+
+def _wrap(text, font, width):
+    """Lines of whole words, none wider than `width` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

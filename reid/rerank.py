@@ -1,0 +1,169 @@
+"""Re-ranking by shared neighbours (Zhong et al. 2017), without a matrix of all images.
+
+Letters in shapes: q queries, g gallery images, n both together (queries first), d feature width,
+k neighbours, c queries of a chunk, m members of a sparse vector, r neighbours of one image.
+A sparse vector is a pair (members (m,), values (m,)): indices among the n images, their weights.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cli import UserError
+
+
+def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256):
+    """Re-ranking with the k1, k2 and lambda = weight of Zhong et al. No label is looked at.
+
+    query_feats (q d), gallery_feats (g d): L2-normalised tensors. Each image becomes a sparse
+    vector: exp(-distance) to the members of its expanded k-reciprocal set R*, summing to 1,
+    averaged over its k2 nearest images. Images are near if theirs overlap: Jaccard distance =
+    1 - sum of minima / sum of maxima. The result is weight * distance + (1 - weight) * Jaccard.
+
+    Only neighbour lists and sparse vectors are kept, never an (n n) matrix. As in the authors'
+    code, which published figures come from, a list of k neighbours has the image itself ahead of
+    them, squared distances are divided by the largest of their row, and half of a neighbour's set
+    must be shared by MORE than 2/3.
+
+    Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from
+    their -cosine (c g). UserError if the gallery is too small.
+    """
+    q = len(query_feats)
+    g = len(gallery_feats)
+    if not 1 <= k2 <= k1 < g:
+        raise UserError(f"re-ranking by {k1} neighbours and {k2} of them: the gallery must hold "
+                        f"more images than that, and holds {g}; go without --rerank")
+
+    feats = torch.cat([query_feats, gallery_feats])
+    near, farthest = neighbours(feats, k1 + 1, chunk)
+    own_vectors = reciprocal_vectors(feats.cpu().numpy(), near, farthest, k1)
+
+    vectors = []
+    for nearest in near[:, :k2]:
+        nearby = [own_vectors[j] for j in nearest]
+        vectors.append(mean_vector(nearby))
+    gallery = inverted(vectors[q:], q + g)
+
+    def rescore(start, dist):
+        new_dist = np.empty_like(dist)
+        for row, minus_cosine in enumerate(dist):
+            i = start + row
+            cosine_dist = 1 + minus_cosine
+            jaccard = jaccard_distance(vectors[i], gallery)
+            new_dist[row] = weight * cosine_dist / farthest[i] + (1 - weight) * jaccard
+        return new_dist
+
+    return rescore
+
+
+def neighbours(feats, k, chunk=256):
+    """Of each of n images: the k nearest, itself first, (n k); its largest 1 - cosine, (n,)."""
+    near = []
+    farthest = []
+    for start in range(0, len(feats), chunk):
+        end = start + chunk
+        dist = 1 - feats[start:end] @ feats.T
+        dist[:, start:end].fill_diagonal_(-1)  # each image first in its own list, duplicates or not
+
+        nearest = dist.topk(k, largest=False).indices
+        near.append(nearest.int().cpu())
+        farthest.append(dist.amax(1).cpu())
+
+    near = torch.cat(near)
+    farthest = torch.cat(farthest).clamp(min=1e-6)
+    return near.numpy(), farthest.numpy()
+
+
+# ---- R*, the expanded k-reciprocal sets ----
+
+def reciprocal_vectors(feats, near, farthest, k1):
+    """A sparse vector of each of n images: its R*, weighted by nearness, summing to 1."""
+    half = int(np.around(k1 / 2)) + 1  # the image itself comes on top
+    mutual = reciprocal(near)
+    mutual_half = reciprocal(near[:, :half])
+
+    vectors = []
+    for i in range(len(near)):
+        members = expanded(near, mutual, mutual_half, i)
+        dist = 1 - feats[members] @ feats[i]
+        closeness = np.exp(-dist / farthest[i])
+        vectors.append((members, closeness / closeness.sum()))
+    return vectors
+
+
+def reciprocal(near):
+    """(n k) bool: is image i among the k nearest of its own neighbour near[i, j]?"""
+    mutual = np.empty(near.shape, bool)
+    for i, neighbours_of_i in enumerate(near):
+        their_neighbours = near[neighbours_of_i]  # (k k)
+        mutual[i] = (their_neighbours == i).any(1)
+    return mutual
+
+
+def expanded(near, mutual, mutual_half, i):
+    """R* of image i: its k-reciprocal neighbours, and the k/2-reciprocal sets of these if more than
+    2/3 of them is shared."""
+    own = near[i][mutual[i]]
+    half_sets = near[own, :mutual_half.shape[1]]  # (r k/2): the nearest of each neighbour
+    in_set = mutual_half[own]                     # (r k/2): those of them that are reciprocal
+
+    shared = in_set & (half_sets[:, :, None] == own).any(2)
+    joins = 3 * shared.sum(1) > 2 * in_set.sum(1)
+
+    joining = half_sets[in_set & joins[:, None]]
+    return np.unique(np.concatenate([own, joining]))
+
+
+# ---- sparse vectors ----
+
+def mean_vector(vectors):
+    """Mean of sparse vectors."""
+    members, values, _ = joined(vectors)
+    members, place = np.unique(members, return_inverse=True)
+    return members, np.bincount(place, values) / len(vectors)
+
+
+def joined(vectors):
+    """Sparse vectors behind each other: their members, values and lengths."""
+    members = [vector[0] for vector in vectors]
+    values = [vector[1] for vector in vectors]
+    lengths = [len(vector[0]) for vector in vectors]
+    return np.concatenate(members), np.concatenate(values), lengths
+
+
+class InvertedIndex(NamedTuple):
+    """Sparse vectors of g images by member: that of images[begin[j]:begin[j + 1]] have member j."""
+    size: int           # g
+    begin: np.ndarray   # (n + 1,)
+    images: np.ndarray  # which of the g images
+    values: np.ndarray  # the weight of the member in that image's vector
+
+
+def inverted(vectors, n):
+    """The InvertedIndex of sparse vectors whose members are among n images."""
+    size = len(vectors)
+    members, values, lengths = joined(vectors)
+    images = np.repeat(np.arange(size), lengths)
+
+    order = np.argsort(members, kind="stable")
+    counts = np.bincount(members, minlength=n)
+    begin = np.concatenate([[0], counts.cumsum()])
+    return InvertedIndex(size, begin, images[order], values[order])
+
+
+def jaccard_distance(vector, index):
+    """1 - sum of minima / sum of maxima, of a sparse vector and the g vectors of an index, (g,)."""
+    members, own_values = vector
+    begin = index.begin[members]
+    end = index.begin[members + 1]
+    sharing = [slice(*bounds) for bounds in zip(begin, end)]  # a slice for each member
+
+    images = np.concatenate([index.images[part] for part in sharing])
+    their_values = np.concatenate([index.values[part] for part in sharing])
+    own_values = np.repeat(own_values, end - begin)
+
+    smaller = np.minimum(own_values, their_values)
+    minima = np.bincount(images, smaller, index.size)
+    maxima = 2 - minima  # both vectors sum to 1, so minima and maxima together to 2
+    return 1 - minima / maxima
