@@ -17,15 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import cli
 import data
 import instructions
 import pictures
-import weights
-from cli import UserError
 from features import Features, evaluating, load_batch, load_features, matched_first, save_features
 from metrics import ranking_metrics  # noqa: F401  (users find it here)
 from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, summary
+from reid import checkpoints, cli
+from reid.cli import UserError
 
 
 # ---- protocols ----
@@ -513,7 +512,7 @@ def main(config):
 def open_run(path, config, device):
     """(Features, the config it was trained with or what its features file tells) of a checkpoint or a features file."""
     if not path.endswith(".safetensors"):
-        model, trained = weights.load_model(path)
+        model, trained = checkpoints.load_model(path)
         return Features(model.to(device), config.feature or trained["feature"], config.batch, config.flip), trained
     return load_features(path, device)
 

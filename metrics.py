@@ -6,7 +6,7 @@ Figures are fractions. Letters in shapes: q queries, g gallery images, n both to
 import numpy as np
 import torch
 
-from cli import UserError
+from reid.cli import UserError
 
 
 # ---- exact ranking ----

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cli import UserError
 from data import Record
 from evaluate import PROTOCOLS, columns, masks, ranking_metrics
 from metrics import chance, k_reciprocal, paired_bootstrap
+from reid.cli import UserError
 from tests.golden import golden
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
