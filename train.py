@@ -292,7 +292,7 @@ def save(folder, config, classes, model, optimiser, scaler, step):
     rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     save_checkpoint(folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None}, "classes": classes, "step": step, "model": model_state(model),
-        "published": architecture(model), "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
+        "published": architecture(model, config.size), "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
 
 
 def restore(checkpoint, model, optimiser, scaler, device, path):

@@ -128,28 +128,31 @@ def restore_model(model, state, path):
 
 
 def load_model(path):
-    """(InstructReID in evaluation mode, dict): a checkpoint's model, the config of its training."""
+    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
     state = load_checkpoint(path)
     model = rebuild(state)
     restore_model(model, state["model"], path)
     return model.eval(), state["config"]
 
 
-def architecture(model):
-    """What published weights decide about a model, in plain values: the "published" of a checkpoint.
+def architecture(model, size):
+    """What published weights change about a model of that size, in plain values.
 
-    `rebuild` reads it, so that a checkpoint needs none of the files that training started from.
+    It is the "published" of a checkpoint: `rebuild` reads it in place of the files that training
+    started from. {} where they are not used.
     """
-    text = model.encoder.text
-    stem = "patch" if isinstance(model.editor.embed, nn.Conv2d) else "conv"
-    parts = {
-        "shape": {
-            "stem": stem,
-            "picture_depth": len(model.encoder.picture.blocks),
-            "part_tokens": model.editor.prefix.shape[1] - 1,
-        },
+    parts = {}
+    usual = {**SIZES[size], "part_tokens": 0}
+    shape = {
+        "stem": "patch" if isinstance(model.editor.embed, nn.Conv2d) else "conv",
+        "picture_depth": len(model.encoder.picture.blocks),
+        "part_tokens": model.editor.prefix.shape[1] - 1,
     }
+    changed = {key: value for key, value in shape.items() if value != usual[key]}
+    if changed:
+        parts["shape"] = changed
 
+    text = model.encoder.text
     if not isinstance(text, EmbeddedTextEncoder):
         parts["text"] = {
             "bert": text.bert.config.to_json_string(),

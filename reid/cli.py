@@ -1,4 +1,4 @@
-"""The command line: flags are the fields of a dataclass, and a user's mistake is one line that says the fix."""
+"""Flags are the fields of a dataclass, a user's mistake is one line that says the fix."""
 
 import argparse
 import dataclasses
@@ -63,7 +63,7 @@ def _unknown_flag(parser, given):
 
 
 def run(main, config_class):
-    """Parses the command line and calls `main(config)`; a UserError ends in one line and exit code 2."""
+    """Calls `main(config)` of the command line; a UserError ends in one line and exit code 2."""
     try:
         main(parse(config_class))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The BERT that reads the sentences, and its tokenizer: the embedded one, or that of --text-model."""
+"""The BERT of the sentences and its tokenizer: the embedded one, or that of --text-model."""
 
 import hashlib
 import importlib.util
@@ -15,7 +15,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # o
 
 
 class EmbeddedTextEncoder(TextEncoder):
-    """The default TextEncoder, of the embedded BERT; while it is frozen, checkpoints leave it out."""
+    """TextEncoder of the embedded BERT, the default; while it is frozen, checkpoints leave it out."""
 
     def __init__(self, trainable=False):
         bert, tokenizer = embedded_text_model()

@@ -1,4 +1,4 @@
-"""A model that starts from published weights: PASS, DeiT, HAP and ALBEF files, and ViTs of the hub."""
+"""A model that starts from published weights: PASS, DeiT, HAP, ALBEF, ViTs of the hub."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ from reid.text import EmbeddedTextEncoder, embedded_text_model, named_text_model
 
 
 def build(config, classes):
-    """(InstructReID, report lines): the model of a train.Config, with the published weights it names.
+    """(InstructReID, report lines): the model of a train.Config with the weights that it names.
 
     classes: {data set: number of identities}. UserError, in one line, for a file that does not fit.
     """
@@ -84,21 +84,26 @@ def read_published(path):
             f"{path}: no such file of weights; README, Published weights, says where to get it"
         )
 
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else read(path, mmap=True)
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    else:
+        state = read(path, mmap=True)
+
     # PASS in training has a teacher; DeiT, HAP, ALBEF a model; released Instruct-ReID a state_dict
     for key in ("teacher", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
 
     tensors = {}
-    if isinstance(state, dict):
-        tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, torch.Tensor):
+            tensors[str(key).removeprefix("module.")] = value
     if not tensors:
         raise UserError(
             f"{path} holds no weights: no dict of tensors, "
             "nor one under teacher, model or state_dict"
         )
-    return {str(key).removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors
 
 
 def _read_safetensors(path):
@@ -192,9 +197,15 @@ def load_vit(vit, path, tower="visual_encoder"):
     vit.prefix = _replaced(vit.prefix, prefix)
     vit.pos = _replaced(vit.pos, torch.cat([prefix_pos, patch_pos], 1))
 
-    outside = state.keys() - keys.values()
-    rest = [*tensors, *(key for key in state if key in outside)]
-    return _report(kind, path, len(state), rest, grid, vit.grid, mode)
+    outside = [key for key in state if key not in keys.values()]
+    rest = list(dict.fromkeys([*tensors, *outside]))
+    moved = "kept"
+    if grid != vit.grid:
+        moved = "resized to {}x{} ({})".format(*vit.grid, mode)
+    return (
+        f"{kind} in {path}: {len(state) - len(rest)} tensors loaded, "
+        f"positions {grid[0]}x{grid[1]} {moved}, {_leftovers(rest)}, missing none"
+    )
 
 
 def _encoder_keys(state, tower):
@@ -260,12 +271,13 @@ def _take(tensors, name, path):
 
 
 def _take_tokens(tensors, path):
-    """Takes the tokens before the patches (1 s d), their positions (1 s d), the patches' (1 n d)."""
+    """Takes out the tokens before the patches (1 s d) and the positions of both (1 s d), (1 n d)."""
     cls = _take(tensors, "cls_token", path)
     pos = _take(tensors, "pos_embed", path)
     if "part_token1" not in tensors:
-        # a distilled DeiT has a second token, which goes with its position
-        skipped = 2 if "dist_token" in tensors else 1
+        skipped = 1
+        if "dist_token" in tensors:  # a distilled DeiT's second token goes with its position
+            skipped = 2
         return cls, pos[:, :1], pos[:, skipped:]
 
     # PASS: every token before the patches has a position of its own name
@@ -286,11 +298,11 @@ def _load_layers(vit, tensors, path):
         reason = str(error).splitlines()[1].strip()
         raise UserError(f"{path} is a ViT of another shape: {reason}") from error
 
-    unknown = [name for name in tensors if name.startswith("blocks.")]
-    if unknown:
-        raise UserError(
-            f"{path} is another kind of ViT: none of PASS, DeiT, HAP, ALBEF has its {unknown[0]}"
-        )
+    for name in tensors:
+        if name.startswith("blocks."):
+            raise UserError(
+                f"{path} is another kind of ViT: none of PASS, DeiT, HAP, ALBEF has its {name}"
+            )
 
 
 def _grid(count, path):
@@ -332,31 +344,25 @@ def resize_grid(positions, source, target, mode):
 
 
 def _replaced(parameter, tensor):
-    """A parameter with the values of `tensor`, on the device and in the precision of the old one."""
+    """`tensor` as a parameter, on the device and in the precision of the one that it replaces."""
     return nn.Parameter(tensor.to(parameter), parameter.requires_grad)
 
 
-def _report(kind, path, count, rest, source, target, mode):
-    """load_vit's line: `rest` are the names, of `count` in the file, that were not loaded."""
-    rest = list(dict.fromkeys(rest))
-    moved = "kept"
-    if source != target:
-        moved = "resized to {}x{} ({})".format(*target, mode)
-    return (
-        f"{kind} in {path}: {count - len(rest)} tensors loaded, "
-        f"positions {source[0]}x{source[1]} {moved}, {_leftovers(rest)}, missing none"
-    )
-
-
 def _leftovers(names):
-    """What a file holds beside the encoder: known parts by their number, unknown entries by name."""
-    parts = Counter(name.split(".")[0] for name in names if OTHERS.match(name))
-    dropped = " ".join(f"{part} {count}" for part, count in parts.items())
+    """What a file holds beside the encoder: how many of each known part, the names of the others."""
+    parts = Counter()
+    unknown = []
+    for name in names:
+        if OTHERS.match(name):
+            parts[name.split(".")[0]] += 1
+        else:
+            unknown.append(name)
 
-    unknown = [name for name in names if not OTHERS.match(name)]
-    shown = " ".join(unknown[:3])
-    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-    return f"dropped: {dropped or 'none'}, not known: {shown or 'none'}{more}"
+    dropped = " ".join(f"{part} {count}" for part, count in parts.items()) or "none"
+    shown = " ".join(unknown[:3]) or "none"
+    if len(unknown) > 3:
+        shown += f" and {len(unknown) - 3} more"
+    return f"dropped: {dropped}, not known: {shown}"
 
 
 # ---- ALBEF's BERT: text tower below, multimodal layers above ----
@@ -380,7 +386,7 @@ def load_albef_text(path, tower="text_encoder", **config):
 
 
 def load_albef_cross(path, tower="text_encoder", **config):
-    """ALBEF's multimodal layers and matching head, a CrossEncoder; `config` as in load_albef_text."""
+    """ALBEF's multimodal layers and matching head, a CrossEncoder; config: see load_albef_text."""
     from transformers import BertConfig
 
     tensors = _albef_tensors(path, tower)
