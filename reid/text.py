@@ -15,7 +15,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # o
 
 
 class EmbeddedTextEncoder(TextEncoder):
-    """TextEncoder of the embedded BERT, the default; while it is frozen, checkpoints leave it out."""
+    """The default: the embedded BERT; checkpoints leave it out while it is frozen."""
 
     def __init__(self, trainable=False):
         bert, tokenizer = embedded_text_model()

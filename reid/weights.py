@@ -95,9 +95,10 @@ def read_published(path):
             state = state[key]
 
     tensors = {}
-    for key, value in state.items() if isinstance(state, dict) else ():
-        if isinstance(value, torch.Tensor):
-            tensors[str(key).removeprefix("module.")] = value
+    if isinstance(state, dict):
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor):
+                tensors[str(key).removeprefix("module.")] = value
     if not tensors:
         raise UserError(
             f"{path} holds no weights: no dict of tensors, "
@@ -271,7 +272,10 @@ def _take(tensors, name, path):
 
 
 def _take_tokens(tensors, path):
-    """Takes out the tokens before the patches (1 s d) and the positions of both (1 s d), (1 n d)."""
+    """Takes tokens and positions out of `tensors`.
+
+    Returns the tokens before the patches (1 s d), their positions (1 s d), the patches' (1 n d).
+    """
     cls = _take(tensors, "cls_token", path)
     pos = _take(tensors, "pos_embed", path)
     if "part_token1" not in tensors:
@@ -349,7 +353,7 @@ def _replaced(parameter, tensor):
 
 
 def _leftovers(names):
-    """What a file holds beside the encoder: how many of each known part, the names of the others."""
+    """What a file holds beside the encoder: known parts by number, unknown entries by name."""
     parts = Counter()
     unknown = []
     for name in names:
