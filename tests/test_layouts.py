@@ -450,6 +450,7 @@ def test_readmes_diff_adds_a_data_set(tmp_path):
         pytest.skip("git is not here to apply the diff")
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
+    shutil.copytree(ROOT / "reid", tmp_path / "reid")
     done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     rng = random.Random(0)
