@@ -23,10 +23,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 from tqdm import tqdm
 
-import cli
 import instructions
-from cli import UserError
 from layouts import LAYOUTS, Dataset, Entries, Record, column, recognise, tasks_of
+from reid import cli
+from reid.cli import UserError
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for person images and instruction pictures, in training and test alike
 STD = (0.229, 0.224, 0.225)
@@ -328,7 +328,7 @@ def loader(batches, first, last, workers=0):
         yield from DataLoader(batches, batch_size=None, sampler=range(first, last), num_workers=workers, generator=own)
     except UserError as error:  # from a worker it arrives inside a traceback, whose last line is the message
         traceback.clear_frames(error.__traceback__)  # they hold the loader, and its workers would take seconds to end
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("cli.UserError: ")) from None
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("reid.cli.UserError: ")) from None
 
 
 # ---- transforms: uint8 until the device, so that a whole batch is augmented there at once ----

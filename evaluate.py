@@ -17,17 +17,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import cli
 import data
 import instructions
-import weights
-from cli import UserError
 from features import Features, evaluating, load_batch, load_features, matched_first, save_features
 from metrics import ranking_metrics  # noqa: F401  (users find it here)
 from metrics import chance, query_figures, summary
 from reid import pictures
 from reid.compare import differences
 from reid.rerank import k_reciprocal
+from reid import checkpoints, cli
+from reid.cli import UserError
 
 
 # ---- protocols ----
@@ -515,9 +514,9 @@ def main(config):
 def open_run(path, config, device):
     """(Features, the config it was trained with or what its features file tells) of a checkpoint or a features file."""
     if not path.endswith(".safetensors"):
-        model, trained = weights.load_model(path)
         feature, amp = config.feature or trained["feature"], trained.get("amp", "off")
         return Features(model.to(device), feature, config.batch, config.flip, amp), trained
+        model, trained = checkpoints.load_model(path)
     return load_features(path, device)
 
 

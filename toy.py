@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-import cli
 from doll import Body, Doll, Pose, attributes_of, draw_body, dress, paints, shade
 from instructions import describe
+from reid import cli
 
 VERSION = 2
 WIDTH, HEIGHT, PICTURE = 64, 128, 64  # person pictures are 128x64 (HxW), templates and crops 64x64

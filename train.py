@@ -21,11 +21,19 @@ import data
 import evaluate
 import losses
 import toy
-from cli import UserError, option, run
 from features import Features, amp_dtype
 from instructions import SENTENCES, TASKS
 from model import SIZES
-from weights import build, load_checkpoint, model_state, rebuild, restore_model, save_checkpoint
+from reid.checkpoints import (
+    architecture,
+    load_checkpoint,
+    model_state,
+    rebuild,
+    restore_model,
+    save_checkpoint,
+)
+from reid.cli import UserError, option, run
+from reid.weights import build
 
 
 @dataclasses.dataclass
@@ -295,7 +303,7 @@ def save(folder, config, classes, model, optimiser, scaler, step):
     rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     save_checkpoint(folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None}, "classes": classes, "step": step, "model": model_state(model),
-        "published": model.published, "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
+        "published": architecture(model, config.size), "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
 
 
 def restore(checkpoint, model, optimiser, scaler, device, path):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import cli
 from evaluate import GENERAL, Columns, evaluate_features
+from reid import cli
 from timing import medians
 
 CHUNK = 256

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import cli
 import data
 import train
+from reid import cli
 
 SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 

@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from data import Batch
 from model import SIZES, InstructReID
+from reid.text import EmbeddedTextEncoder
 from train import Config, loss_terms
 
 BATCH, GIB, SENTENCE = 128, 2**30, "do not change clothes"
@@ -47,7 +48,7 @@ def activation_bytes(model, b):
 
 
 def computed(size):
-    model = InstructReID(size, {"market": 751}).train()
+    model = InstructReID(size, {"market": 751}, text=EmbeddedTextEncoder()).train()
     parts = {"E_e": model.editor, "E_f": model.attention, "pictures": model.encoder.picture, "text": model.encoder.text}
     numbers = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -62,7 +63,7 @@ def computed(size):
 
 def measured(size, checkpointing, steps=5):
     """Peak memory and speed of whole training steps on the GPU."""
-    model = InstructReID(size, {"market": 751}).cuda().train()
+    model = InstructReID(size, {"market": 751}, text=EmbeddedTextEncoder()).cuda().train()
     model.editor.checkpointing = checkpointing
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     images, labels = torch.randn(BATCH, 3, *model.size, device="cuda"), torch.arange(BATCH) // 4

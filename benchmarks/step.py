@@ -12,7 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import toy
-from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model, text_model
+from model import SIZES, InstructReID, ViT
+from reid.text import EmbeddedTextEncoder
 from timing import medians
 from train import PRESETS, Config, loss_terms
 
@@ -40,7 +41,7 @@ def editing(repeats=5):
 
 def sentences(repeats=20):
     """A frozen text tower reads a sentence once: a batch of 96 sentences the first time and every time after."""
-    text = TextEncoder(*text_model(embedded_text_model()))
+    text = EmbeddedTextEncoder()
     batch = [f"a person with short hair wears a red coat and blue trousers, number {i}" for i in range(96)]
 
     def first():
@@ -59,7 +60,7 @@ def feeding(people=64, steps=30):
         datasets = data.open_all(f"{folder}/toy", "cc")
         shape = SIZES["tiny"]
         batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)
-        model = InstructReID("tiny", batches.classes).train()
+        model = InstructReID("tiny", batches.classes, text=EmbeddedTextEncoder()).train()
         turn = itertools.count()
 
         def feed(clear):

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from cli import UserError
+from reid.cli import UserError
 from data import MEAN, STD, Dataset, Record, load_image
 
 TEXT = ImageFont.load_default(15)

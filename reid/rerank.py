@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cli import UserError
+from reid.cli import UserError
 
 
 def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256):

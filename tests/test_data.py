@@ -13,8 +13,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
-from cli import UserError
 from data import Dataset, PKSampler, Record
+from reid.cli import UserError
 
 PLAIN = Image.effect_noise((8, 16), 60).convert("RGB")
 

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import cli
 import data
 import evaluate
 import instructions
-import weights
-from cli import UserError
 from data import Dataset, Record
 from evaluate import PROTOCOLS, columns, evaluate_features, evaluate_task, masks
 from features import Features, extract, load_features, matched_first, save_features
 from metrics import ranking_metrics
 from model import Instruction, InstructReID
 from reid.rerank import k_reciprocal
+from reid import checkpoints, cli
+from reid.cli import UserError
+from reid.text import EmbeddedTextEncoder
 
 
 # ---- ranking by features ----
@@ -439,8 +439,8 @@ def run_folder(tmp_path):
     size = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
                 picture_size=(16, 16), picture_depth=1, fusion_depth=1)
     config = {"size": "tiny", "editing": True, "data": str(tmp_path / "market"), "task": "trad", "feature": "edit"}
-    model = InstructReID(size, {"market": 4})
-    weights.save_checkpoint(tmp_path / "last.pt", {"model": weights.model_state(model), "config": config,
+    model = InstructReID(size, {"market": 4}, text=EmbeddedTextEncoder())
+    checkpoints.save_checkpoint(tmp_path / "last.pt", {"model": checkpoints.model_state(model), "config": config,
                                                    "classes": {"market": 4}, "published": {"shape": size}})
     return tmp_path
 

@@ -20,9 +20,10 @@ import evaluate
 import layouts
 import toy as toy_module
 import train
-from cli import UserError
 from layouts import Record
-from model import TextEncoder, embedded_text_model, text_model
+from model import TextEncoder
+from reid.cli import UserError
+from reid.text import EmbeddedTextEncoder
 from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
@@ -250,7 +251,7 @@ def test_an_index_that_cannot_be_kept_is_said(toy, monkeypatch):
 
 
 def test_not_all_of_its_sentences_are_kept(monkeypatch):
-    text_tower = TextEncoder(*text_model(embedded_text_model()))
+    text_tower = EmbeddedTextEncoder()
     monkeypatch.setattr(TextEncoder, "MAX_KEPT", 2)
     first = text_tower(["one", "two", "three"])
     text_tower(["four"])
@@ -474,6 +475,7 @@ def test_readmes_diff_adds_a_data_set(tmp_path):
         pytest.skip("git is not here to apply the diff")
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
+    shutil.copytree(ROOT / "reid", tmp_path / "reid")
     done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     rng = random.Random(0)

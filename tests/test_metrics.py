@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cli import UserError
 from data import Record
 from evaluate import PROTOCOLS, columns, masks, ranking_metrics
 from metrics import chance
 from tests.reference import golden
+from reid.cli import UserError
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 

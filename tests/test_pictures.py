@@ -10,6 +10,7 @@ from features import Features
 from model import InstructReID
 from reid import pictures
 from reid.pictures import FRAMES, HIT, MISS, REMOVED, RankRow, top_of
+from reid.text import EmbeddedTextEncoder
 from tests.test_evaluate import PAINT, ColourModel, cocas, ltcc, root  # noqa: F401  (root is a fixture)
 
 
@@ -77,7 +78,7 @@ def model():
     torch.manual_seed(0)
     small = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=2, stem="patch",
                  picture_size=(16, 16), picture_depth=1, fusion_depth=1)
-    return InstructReID(small, {"ltcc": 2}).eval()
+    return InstructReID(small, {"ltcc": 2}, text=EmbeddedTextEncoder()).eval()
 
 
 def test_gates_show_every_value(model):

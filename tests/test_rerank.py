@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cli import UserError
+from reid.cli import UserError
 from metrics import ranking_metrics
 from reid.rerank import k_reciprocal
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import cli
 import doll
 import toy
 from instructions import ATTRIBUTES
+from reid import cli
 
 PEOPLE = 12
 

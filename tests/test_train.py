@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
 import evaluate
 import toy
 import train
-import weights
 from model import InstructReID
+from reid import checkpoints, cli
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--ids", "4", "--images", "4", "--warmup", "5")
@@ -78,7 +77,7 @@ def test_all_six_tasks_take_a_step_and_get_a_row(drawn, command):
 def test_every_ablation_is_one_flag(drawn, command, flags):
     code, _, err = command(train, "--data", drawn, "--task", "li", "--steps", 2, *FAST, *flags)
     assert code == 0, err
-    _, config = weights.load_model("runs/li/last.pt")
+    _, config = checkpoints.load_model("runs/li/last.pt")
     key, value = flags[0].removeprefix("--").removeprefix("no-"), (flags[1:] or [False])[0]
     assert config[key] == value
 
@@ -107,10 +106,10 @@ def test_kill_9_and_resume_give_the_same_weights_as_no_interruption(drawn, tmp_p
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert 3 <= weights.load_checkpoint(last)["step"] < 14
+    assert 3 <= checkpoints.load_checkpoint(last)["step"] < 14
     resumed = start(tmp_path, "--resume", last)
     assert resumed.wait() == 0, resumed.stderr.read().decode()
-    a, b = (weights.load_checkpoint(tmp_path / f"runs/{name}/last.pt") for name in ("whole", "killed"))
+    a, b = (checkpoints.load_checkpoint(tmp_path / f"runs/{name}/last.pt") for name in ("whole", "killed"))
     assert a["step"] == b["step"] == 14
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
 
@@ -133,12 +132,12 @@ def test_a_run_never_overwrites_another(drawn, command):
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    weights.save_checkpoint(path, {"model": {}, "config": {}, "step": 1})
+    checkpoints.save_checkpoint(path, {"model": {}, "config": {}, "step": 1})
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(cli.UserError, match="No space left"):
-        weights.save_checkpoint(path, {"model": {}, "config": {}, "step": 2})
+        checkpoints.save_checkpoint(path, {"model": {}, "config": {}, "step": 2})
     monkeypatch.undo()
-    assert weights.load_checkpoint(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
+    assert checkpoints.load_checkpoint(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_schedule_warms_up_and_falls_to_zero():
@@ -203,8 +202,8 @@ def test_resume_takes_no_other_flags(command, drawn):
 
 def test_checkpoint_of_another_size(command, drawn):
     assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)[0] == 0
-    state = weights.load_checkpoint("runs/trad/last.pt")
-    weights.save_checkpoint("other.pt", {**state, "config": {**state["config"], "size": "small"}})
+    state = checkpoints.load_checkpoint("runs/trad/last.pt")
+    checkpoints.save_checkpoint("other.pt", {**state, "config": {**state["config"], "size": "small"}})
     one_line(command(evaluate, "--checkpoint", "other.pt", "--data", drawn), "other.pt", "size")
 
 

@@ -16,11 +16,11 @@ from einops import rearrange
 
 import evaluate
 import train
-import weights
-from cli import UserError
 from model import SIZES, ViT
 from tests.reference import (PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, golden,
                              pass_checkpoint, under)
+from reid import checkpoints, weights
+from reid.cli import UserError
 from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 
@@ -371,7 +371,8 @@ def started(**flags):
 def test_with_gates_at_0_an_instruction_changes_nothing_of_the_published_vit(files):
     for name in ("deit", "ALBEF", "pass"):
         model, [report] = started(vit_weights=str(files[name]))
-        tensors = {key.removeprefix("visual_encoder."): tensor for key, tensor in weights.published(files[name]).items()
+        state = weights.read_published(files[name])
+        tensors = {key.removeprefix("visual_encoder."): tensor for key, tensor in state.items()
                    if "encoder_m" not in key and "text" not in key}
         before, slots = tensors["cls_token"], 1
         places = tensors["pos_embed"][:, :1]
@@ -447,7 +448,7 @@ def test_t2i_starts_from_an_albef_file_and_improves_on_it(files, drawn, command)
     assert code == 0, err
     assert "E_e: ALBEF in" in out and "8x8 resized to 8x4 (bicubic)" in out and "missing none" in out
     assert command(train, *flags, "--steps", 100, "--lr", 1e-3, "--warmup", 10, "--name", "end")[0] == 0
-    (start, _), (end, _) = (weights.load_model(f"runs/{name}/last.pt") for name in ("start", "end"))
+    (start, _), (end, _) = (checkpoints.load_model(f"runs/{name}/last.pt") for name in ("start", "end"))
     fresh, _ = started(vit_weights=str(files["ALBEF"]), albef=str(files["ALBEF"]))
     for name, tensor in fresh.editor.state_dict().items():
         assert "instr" in name or torch.equal(tensor, start.editor.state_dict()[name])
@@ -476,13 +477,13 @@ def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, comm
     for name in ("pass", "ALBEF"):
         (tmp_path / f"{name}.pth").unlink()
     assert command(train, "--resume", "runs/half/last.pt")[0] == 0
-    a, b = (weights.load_checkpoint(f"runs/{name}/last.pt") for name in ("whole", "half"))
+    a, b = (checkpoints.load_checkpoint(f"runs/{name}/last.pt") for name in ("whole", "half"))
     assert a["step"] == b["step"] == 4 and a["published"] == b["published"] and a["config"]["vit_weights"] == "pass.pth"
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
     [line] = Path("runs/whole/log.jsonl").read_text().splitlines()
     code, out, err = command(evaluate, "--checkpoint", "runs/whole/last.pt")
     assert code == 0 and f"{100 * json.loads(line)['rows'][0]['mAP']:.1f}" in out, err
-    model, _ = weights.load_model("runs/whole/last.pt")
+    model, _ = checkpoints.load_model("runs/whole/last.pt")
     assert model.editor.prefix.shape[1] == 2  # CLS and the file's part token
 
 
@@ -506,7 +507,7 @@ def test_any_bert_folder_reads_the_sentences_and_is_kept(learns, bert_folder, dr
                              *FAST, "--train-text" if learns else "--no-train-text")
     assert code == 0 and "text: BERT in bert: 21 tensors loaded, missing none" in out, err
     shutil.rmtree(bert_folder)
-    after, _ = weights.load_model("runs/trad/last.pt")
+    after, _ = checkpoints.load_model("runs/trad/last.pt")
     said = ["do not change clothes", "a man in red"]
     assert after.encoder.text.tokenizer(said)["input_ids"] == [[2, 5, 6, 7, 8, 3], [2, 11, 12, 13, 14, 3]]
     same = all(torch.equal(a, b) for a, b in zip(before.encoder.text.parameters(), after.encoder.text.parameters()))
@@ -518,16 +519,16 @@ def test_any_bert_folder_reads_the_sentences_and_is_kept(learns, bert_folder, dr
 def test_the_embedded_tower_is_in_the_checkpoint_only_if_it_learns(learns, drawn, command):
     flag = ["--train-text"] if learns else []
     assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST, *flag)[0] == 0
-    state = weights.load_checkpoint("runs/trad/last.pt")
+    state = checkpoints.load_checkpoint("runs/trad/last.pt")
     assert any(key.startswith("encoder.text.") for key in state["model"]) is learns
-    model, _ = weights.load_model("runs/trad/last.pt")
+    model, _ = checkpoints.load_model("runs/trad/last.pt")
     if learns:
         untouched = started()[0].encoder.text
         assert not torch.equal(model.encoder.text.bert.encoder.layer[0].output.dense.weight,
                                untouched.bert.encoder.layer[0].output.dense.weight)
         del state["model"]["encoder.text.bert.embeddings.LayerNorm.bias"]
         with pytest.raises(UserError, match="missing .*LayerNorm.bias"):  # and then has to be there
-            weights.restore_model(model, state["model"], "last.pt")
+            checkpoints.restore_model(model, state["model"], "last.pt")
 
 
 # ---- mistakes ----

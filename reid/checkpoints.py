@@ -1,0 +1,199 @@
+"""Reading and writing what train.py keeps of a run.
+
+Nothing in a file is ever executed: torch.load(weights_only=True) throughout.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model import SIZES, CrossEncoder, InstructReID, TextEncoder
+from reid.cli import UserError
+from reid.text import EmbeddedTextEncoder
+
+
+# ---- files ----
+
+def save_checkpoint(path, state):
+    """Writes a dict of tensors and plain values atomically.
+
+    UserError if that fails; a crash or a full disk leaves the previous file as it was.
+    """
+    path = Path(path)
+    part = path.with_suffix(".part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error}; the previous checkpoint is untouched"
+        ) from error
+    os.replace(part, path)
+
+
+def load_checkpoint(path):
+    """A dict saved by `save_checkpoint`, on the CPU.
+
+    UserError if the file is missing, broken, of another program, or would execute code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: give the path of a last.pt that train.py wrote")
+
+    state = read(path)
+    if not isinstance(state, dict) or "model" not in state or "config" not in state:
+        raise UserError(
+            f"{path} is not a checkpoint of train.py: it has no `model` and `config`"
+        )
+    return state
+
+
+def read(path, mmap=False):
+    """What torch.save wrote, tensors and plain values only, on the CPU.
+
+    mmap: tensors are read from the disk when they are used. UserError if the file is broken or
+    would run code.
+    """
+    inert = [argparse.Namespace]  # holds the flags of a training program
+    mmap = mmap and zipfile.is_zipfile(path)
+    try:
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise UserError(
+                f"{path} holds Python objects that would run code if read: refused; "
+                "keep only its tensors: where you trust it, "
+                "torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)"
+            ) from error
+        raise UserError(f"{path} is not a checkpoint: {_what_it_is(path)}") from error
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a checkpoint, or is cut off: copy or download it again"
+        ) from error
+
+
+def _what_it_is(path):
+    with open(path, "rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "a web page, which a failed download leaves; download it again"
+    return "it cannot be read as one"
+
+
+# ---- models ----
+
+def is_kept(model, key):
+    """Whether a checkpoint holds this entry of the state dict: all but a frozen embedded BERT."""
+    text = model.encoder.text
+    if isinstance(text, EmbeddedTextEncoder) and not text.trainable:
+        return not key.startswith("encoder.text.")
+    return True
+
+
+def model_state(model):
+    """The state dict, less what comes from a pinned package again."""
+    return {key: value for key, value in model.state_dict().items() if is_kept(model, key)}
+
+
+def restore_model(model, state, path):
+    """Loads what `model_state` kept; UserError, which names `path`, if the model is another one."""
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"{path} holds a model of another size: {reason}") from error
+
+    missing = [key for key in missing if is_kept(model, key)]
+    if missing or unexpected:
+        raise UserError(
+            f"{path} holds another model: missing {missing[:1]}, not known {unexpected[:1]}"
+        )
+
+
+def load_model(path):
+    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
+    state = load_checkpoint(path)
+    model = rebuild(state)
+    restore_model(model, state["model"], path)
+    return model.eval(), state["config"]
+
+
+def architecture(model, size):
+    """What published weights change about a model of that size, in plain values.
+
+    It is the "published" of a checkpoint: `rebuild` reads it in place of the files that training
+    started from. {} where they are not used.
+    """
+    parts = {}
+    usual = {**SIZES[size], "part_tokens": 0}
+    shape = {
+        "stem": "patch" if isinstance(model.editor.embed, nn.Conv2d) else "conv",
+        "picture_depth": len(model.encoder.picture.blocks),
+        "part_tokens": model.editor.prefix.shape[1] - 1,
+    }
+    changed = {key: value for key, value in shape.items() if value != usual[key]}
+    if changed:
+        parts["shape"] = changed
+
+    text = model.encoder.text
+    if not isinstance(text, EmbeddedTextEncoder):
+        parts["text"] = {
+            "bert": text.bert.config.to_json_string(),
+            "pooling": text.pooling,
+            "tokenizer": text.tokenizer.backend_tokenizer.to_str(),
+        }
+
+    if model.cross is not None:
+        parts["cross"] = model.cross.layers.config.to_json_string()
+    return parts
+
+
+def rebuild(state):
+    """The model of a checkpoint, its weights yet to be restored by `restore_model`."""
+    config = state["config"]
+    parts = state.get("published", {})
+    text = _rebuild_text(parts.get("text"), trainable=config.get("train_text", False))
+
+    shape = {**SIZES[config["size"]], **parts.get("shape", {})}
+    cross = None
+    if "cross" in parts:
+        cross = CrossEncoder(_bert_config(parts["cross"]), shape["dim"])
+
+    return InstructReID(shape, state["classes"], config["editing"], text=text, cross=cross)
+
+
+def _rebuild_text(parts, trainable):
+    """The TextEncoder of `architecture`'s "text"; None is the embedded one."""
+    if parts is None:
+        return EmbeddedTextEncoder(trainable)
+
+    from tokenizers import Tokenizer
+    from transformers import BertModel, BertTokenizer
+
+    bert = BertModel(_bert_config(parts["bert"]), add_pooling_layer=False)
+    tokenizer = BertTokenizer(tokenizer_object=Tokenizer.from_str(parts["tokenizer"]))
+    return TextEncoder(bert, tokenizer, parts["pooling"], trainable)
+
+
+def _bert_config(text):
+    """The BertConfig of a JSON text; which attention is computed is fixed here, not in the file."""
+    from transformers import BertConfig
+
+    return BertConfig(**json.loads(text), attn_implementation="sdpa")
