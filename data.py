@@ -1,194 +1,29 @@
-"""Data: finding and checking data sets, the P x K sampler, batches and transforms. layouts.py reads the folders.
+"""Data: the P x K sampler, batches and transforms. reid/folders.py finds and opens the data sets.
 
 `python data.py ./data` counts what is there and opens every image.
 Batches are a pure function of (seed, step), so a run resumes at any step without history.
 Letters: b batch, H W size of person images, h w size of instruction pictures.
 """
 
-import os
 import random
 import traceback
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
-from tqdm import tqdm
 
 import cli
 import instructions
 from cli import UserError
-from layouts import LAYOUTS, Dataset, Entries, Record, column, recognise, tasks_of
+from reid.folders import check, counts_table, open_all
+from reid.images import load_image, normalise
+from reid.records import Dataset, column
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for person images and instruction pictures, in training and test alike
-STD = (0.229, 0.224, 0.225)
 CACHE_BYTES = 2**30  # decoded images kept in memory; enough for the whole toy, not for MSMT17
-SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-IMAGE_FOLDER = 50  # a folder with more files than this holds images, not data sets
-
-
-# ---- finding data sets ----
-
-def find_datasets(path):
-    """[(name, root)] of the known data sets at `path` or at most SEARCH_DEPTH levels below; UserError if none."""
-    if not Path(path).is_dir():
-        raise UserError(f"--data {path}: no such folder")
-    found, level = [], [Path(path)]
-    for _ in range(SEARCH_DEPTH + 1):
-        deeper = []
-        for folder in level:
-            name = recognise(folder)
-            if name:
-                found.append((name, folder))
-            if name == "cocas":  # in the released code's data folder real1 and real2 lie among the other sets
-                deeper += [each for each in _subfolders(folder) if each.name not in ("real1", "real2")]
-            elif not name:
-                deeper += _subfolders(folder)
-        level = deeper
-    if not found:
-        looked = "; ".join(f"{layout.title} ({' or '.join(', '.join(sign) for sign in layout.signs)})"
-                           for layout in LAYOUTS.values())
-        there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
-        raise UserError(f"--data {path}: no known data set in it. Looked for {looked}. Found {there}")
-    return found
-
-
-def _subfolders(folder):
-    folders, files = [], 0
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            folders.append(folder / entry.name)
-        elif (files := files + 1) > IMAGE_FOLDER:  # tens of thousands may follow
-            return []
-    return sorted(f for f in folders if not f.name.startswith((".", "__MACOSX")))
-
-
-def open_all(path, task="all", val=False):
-    """[Dataset] of every data set at or below `path` that serves `task`; with "all", one per set and task.
-
-    val: validation splits are trained on too.
-    """
-    found = find_datasets(path)
-    for (name, _), times in Counter((name, name == "omnireid" and root.name) for name, root in found).items():
-        if times > 1:
-            twins = ", ".join(str(root) for twin, root in found if twin == name)
-            raise UserError(f"--data {path}: {LAYOUTS[name].title} is there more than once ({twins}); name one of them")
-    chosen = [(name, root, each) for name, root in found for each in tasks_of(name, root, task)]
-    if not chosen:
-        have = ", ".join(f"{LAYOUTS[name].title} ({' '.join(tasks_of(name, root))})" for name, root in found)
-        raise UserError(f"--data {path}: nothing there for --task {task}; found {have}")
-    return [_open(*each, val) for each in chosen]
-
-
-def open_dataset(path, task):
-    """The one Dataset at or below `path` that serves `task`."""
-    datasets = open_all(path, task)
-    if len(datasets) > 1:
-        roots = ", ".join(str(dataset.root) for dataset in datasets)
-        raise UserError(f"--data {path}: several data sets serve --task {task} ({roots}); name one of them")
-    return datasets[0]
-
-
-def _open(name, root, task, val):
-    records = LAYOUTS[name].read(root, task)
-    full = records[0].dataset  # the name with its variant
-    title = f"{LAYOUTS[name].title} {full.partition(':')[2]}".rstrip()
-    dataset = Dataset(full, title, task, root, records if isinstance(records, Entries) else tuple(records))
-    if not is_drawn(root) and (odd := oddities(dataset)):
-        warnings.warn(f"{title} in {root} differs from what was published: {'; '.join(odd)}", stacklevel=3)
-    if val:
-        merged = tuple(replace(record, role="train") for record in dataset.split("val"))
-        dataset = dataset._replace(records=merged + tuple(r for r in records if r.role != "val")) if merged else dataset
-    return dataset
-
-
-def is_drawn(root):
-    """Whether toy.py drew the data set, or the folder of data sets: then it is as small as its user wants, and its people are
-    in no other set."""
-    folder = Path(root).absolute()
-    return any((each / "toy.json").exists() for each in (folder, *folder.parents[:2]))
-
-
-def oddities(dataset):
-    """[what is not as published: numbers of images and people, or people in training and test alike]."""
-    layout, variant, odd, people = LAYOUTS[dataset.layout], dataset.name.partition(":")[2], [], {}
-    for role in ("train", "val", "query", "gallery", "test"):
-        records = dataset.split(role)
-        people[role] = {pid for pid, junk in zip(column(records, "pid"), column(records, "junk")) if not junk}
-        counted = len(records), len(people[role])
-        published = layout.published.get(f"{variant} {role}", layout.published.get(role))
-        if records and published and counted != (published[0], published[1] or counted[1]):
-            odd.append(f"{role} {counted[0]} images of {counted[1]} ids (published {published[0]} of {published[1]})")
-    both = people["train"] & (people["query"] | people["gallery"] | people["test"])
-    if both and dataset.layout not in ("cocas", "omnireid"):  # whose training and test lists are numbered apart
-        odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
-    return odd
-
-
-OVERLAP = {"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"}  # where CUHK-PEDES keeps what it took from them
-
-
-def without_overlap(datasets):
-    """The data sets, to be trained on together: beside Market-1501 or CUHK03, CUHK-PEDES loses its images from there.
-
-    Some are of test people: "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not
-    published (28,566 stay, Supp. Tab. 2), so the whole folder goes.
-    """
-    folders, kept = tuple(OVERLAP[d.layout] for d in datasets if d.layout in OVERLAP and not is_drawn(d.root)), []
-    for dataset in datasets:
-        if dataset.layout == "cuhk-pedes" and folders:
-            records = tuple(r for r in dataset.records if r.role != "train" or not r.path.startswith(folders))
-            gone = len(dataset.records) - len(records)
-            warnings.warn(f"{dataset.title}: {gone} training images in {', '.join(folders)} are left out, some are of "
-                          "test people of the sets beside it", stacklevel=2)
-            dataset = dataset._replace(records=records)
-        kept.append(dataset)
-    return kept
-
-
-def counts_table(dataset):
-    """Ids, images, cameras and outfits of each split as text."""
-    row = "{:28}{:>9}{:>9}{:>9}{:>9}{}".format
-    lines = [row(f"{dataset.title} ({dataset.task})", "ids", "images", "cameras", "clothes", "")]
-    for role in dict.fromkeys(column(dataset.records, "role")):
-        pid, cam, clothes, modality, junk = (column(dataset.split(role), what)
-                                             for what in ("pid", "cam", "clothes", "modality", "junk"))
-        captions = modality.count("text")
-        counts = [len({value for value, bad in zip(values, junk) if not bad and value is not None})
-                  for values in (pid, cam, clothes)]
-        counts.insert(1, len(pid) - sum(junk) - captions)
-        note = (f"  + {sum(junk)} junk" if any(junk) else "") + (f"  + {captions} captions" if captions else "")
-        lines.append(row("  " + role, *(count or "-" for count in counts), note))
-    return "\n".join(lines)
-
-
-def check(datasets):
-    """Opens every image; returns [what is wrong with one that does not open], without repeats."""
-    bad = {}
-    with ThreadPoolExecutor() as pool, tqdm(total=sum(len(d.records) for d in datasets), desc="opening images") as bar:
-        for dataset in datasets:
-            for start in range(0, len(dataset.records), 1024):
-                some = [dataset.records[i] for i in range(start, min(start + 1024, len(dataset.records)))]
-                paths = {path for r in some for path in (r.path, r.template_path, r.crop_path) if path}
-                complaints = pool.map(_complaint, [dataset.root / path for path in sorted(paths)])
-                bad |= dict.fromkeys(filter(None, complaints))
-                bar.update(len(some))
-    return list(bad)
-
-
-def _complaint(path):
-    try:
-        load_image(path, (16, 8))
-    except UserError as error:
-        return str(error)
 
 
 # ---- sampling ----
@@ -277,7 +112,7 @@ class Batches(torch.utils.data.Dataset):
                 raise UserError(f"{dataset.root}: {dataset.title} has no training images there (COCAS+: in real1/)")
             sampler = PKSampler(records, ids_per_batch, images_per_id, f"{seed}:{dataset.name}:{dataset.task}")
             numbers = {clothes: i for i, clothes in enumerate(dict.fromkeys(sampler.clothes))}
-            shown = {path: numbers[r.clothes] for r in (records if dataset.task == "ctcc" else ())
+            shown = {path: numbers[r.clothes] for r in (records if instructions.TASKS[dataset.task].pictures else ())
                      for path in (r.template_path, r.crop_path) if path}
             self.streams[dataset.task].append(Stream(dataset, records, shown, sampler))
             people[dataset.name] |= set(sampler.people)
@@ -303,7 +138,7 @@ class Batches(torch.utils.data.Dataset):
         rng = random.Random(f"{self.seed}:{step}")  # the instructions, too, depend on seed and step alone
         instr = instructions.training_instructions(dataset.task, chosen, pool, rng)
         clothes = None
-        if dataset.task == "ctcc":
+        if instructions.TASKS[dataset.task].pictures:
             clothes = torch.tensor([shown[path] for path in instr])
             instr = torch.stack([self._load(dataset.root / path, self.picture_size) for path in instr])
         pids = [record.pid for record in chosen]
@@ -332,24 +167,6 @@ def loader(batches, first, last, workers=0):
 
 
 # ---- transforms: uint8 until the device, so that a whole batch is augmented there at once ----
-
-def load_image(path, size):
-    """An image file as a uint8 tensor (3, H, W) of `size` (H, W); UserError that names a file which cannot be read."""
-    height, width = size
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * width, 2 * height))  # lets a JPEG decode at 1/2, 1/4, 1/8, never below twice `size`
-            pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path} ({error}); replace the file or take it off its list")
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def normalise(images):
-    """uint8 (b 3 h w) -> float with ImageNet's mean at 0 and its deviation at 1; the only way pixels reach a model."""
-    mean, std = (torch.tensor(values, device=images.device).mul(255).view(3, 1, 1) for values in (MEAN, STD))
-    return images.float().sub_(mean).div_(std)
-
 
 def augment(images, pictures, pad=10, erase_prob=0.5, generator=None):
     """Flip, pad-and-crop and random erasing of a batch, on its device, drawn from `generator` or the device's default.

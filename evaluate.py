@@ -1,4 +1,4 @@
-"""Evaluation: the protocol of each data set, tables, the instruction matrix, the comparison of two runs.
+"""Evaluation: tables, the instruction matrix, the comparison of two runs.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
 in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
@@ -8,17 +8,14 @@ The features come from features.py, the metrics from metrics.py, the drawing is 
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 import cli
-import data
 import instructions
 import pictures
 import weights
@@ -26,150 +23,12 @@ from cli import UserError
 from features import Features, evaluating, load_batch, load_features, matched_first, save_features
 from metrics import ranking_metrics  # noqa: F401  (users find it here)
 from metrics import chance, k_reciprocal, paired_bootstrap, query_figures, summary
+from reid.folders import open_all
+from reid.layouts import protocols_of
+from reid.protocols import TARGETS, Columns, columns, masks, trials
 
 
-# ---- protocols ----
-
-class Columns(NamedTuple):
-    """What a protocol may look at, as arrays over records. NaN = unknown, which equals nothing, not even NaN."""
-    pid: np.ndarray
-    cam: np.ndarray
-    clothes: np.ndarray
-    target: np.ndarray  # the clothes that the query asks for
-    junk: np.ndarray
-
-
-def columns(queries, gallery):
-    """Columns of both sides, (q, 1) and (g,), so that a comparison of the two broadcasts to (q g)."""
-    codes = {}
-
-    def code(value):
-        return np.nan if value is None else codes.setdefault(value, len(codes))
-
-    def side(records):
-        rows = [(r.pid, code(r.cam), code(r.clothes), code(r.target_clothes), r.junk) for r in records]
-        return Columns(*np.array(rows, float).reshape(-1, 5).T)
-
-    q, g = side(queries), side(gallery)
-    return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
-
-
-def anything(record):
-    return True
-
-
-class Protocol(NamedTuple):
-    name: str
-    removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
-    positive: Callable  # (q, g) -> (q g) bool: a hit
-    asks: Callable = anything  # record -> bool: a query of this protocol
-    answers: Callable = anything  # record -> bool: in its gallery
-    cell: Callable | None = None  # record -> key: each of TRIALS galleries has one image of every cell
-    people: bool = False  # the CMC ranks people, not images
-    transposed: bool = False  # the queries are drawn instead of the gallery
-    named: bool = False  # evaluated only if asked for by name
-
-
-def same_person(q, g):
-    return q.pid == g.pid
-
-
-def same_camera(q, g):
-    return same_person(q, g) & (q.cam == g.cam)
-
-
-def same_camera_or_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes == g.clothes))
-
-
-def same_camera_or_other_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes != g.clothes))
-
-
-def wanted_clothes(q, g):
-    return same_person(q, g) & (g.clothes == q.target)
-
-
-def infrared(record):
-    return record.modality == "ir"
-
-
-def visible(record):
-    return record.modality == "rgb"
-
-
-def seen_by(*cams):
-    return lambda record: record.cam in cams
-
-
-def person(record):
-    return record.pid
-
-
-def person_and_camera(record):
-    return record.pid, record.cam
-
-
-TRIALS = 10
-GENERAL = Protocol("general", same_camera, same_person)
-OTHER_CLOTHES = Protocol("cc", same_camera_or_clothes, same_person)
-SAME_CLOTHES = Protocol("sc", same_camera_or_other_clothes, same_person)
-STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in other clothes is a wrong answer
-
-LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
-PRCC = GENERAL._replace(name="cross multi-shot", asks=seen_by(2))  # camera C: other clothes than in the gallery (A)
-TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
-
-PROTOCOLS = {  # (layout, task) -> the first is the default
-    ("market", "trad"): (GENERAL,),
-    ("msmt17", "trad"): (GENERAL,),
-    ("cuhk03", "trad"): (GENERAL._replace(name="new (767/700)"),),
-    ("ltcc", "cc"): (GENERAL, OTHER_CLOTHES, SAME_CLOTHES),
-    ("prcc", "cc"): (PRCC, PRCC._replace(name="cross single-shot", cell=person),
-                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),  # B
-                     PRCC._replace(name="same single-shot", asks=seen_by(1), cell=person)),
-    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # clothes are the same under cameras 2 and 3, others under 4
-                           GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
-                           GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
-                           OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
-    ("llcm", "vi"): (LLCM, LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared),
-                     # what DEEN's released code calls VIS to IR: the drawn infrared images ask, all visible ones answer
-                     LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True)),
-    ("cuhk-pedes", "t2i"): (TEXT,),
-    ("cocas", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
-    ("cocas", "li"): (STRICT, GENERAL._replace(name="id-only")),
-    # Lists have their own queries and gallery; a row without a camera has no image removed.
-    ("omnireid", "trad"): (GENERAL,), ("omnireid", "cc"): (GENERAL,), ("omnireid", "vi"): (GENERAL,),
-    ("omnireid", "t2i"): (TEXT,),
-    ("omnireid", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
-    ("omnireid", "li"): (STRICT, GENERAL._replace(name="id-only")),
-}
-
-
-def trial_gallery(records, seed, cell=person_and_camera):
-    """Indices of one of the records of every cell, drawn with the seeds and in the order of LLCM's published code."""
-    rng, cells = random.Random(seed), {}
-    for i in sorted(range(len(records)), key=lambda i: records[i].path):
-        cells.setdefault(cell(records[i]), []).append(i)
-    return [rng.choice(cells[key]) for key in sorted(cells)]
-
-
-def trials(protocol, queries, gallery):
-    """[(indices of the queries, indices of the gallery)] of each trial; of a single one where nothing is drawn."""
-    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
-    show = [i for i, record in enumerate(gallery) if protocol.answers(record)]
-    if not protocol.cell:
-        return [(ask, show)]
-    all_of, records = (ask, queries) if protocol.transposed else (show, gallery)
-    pool = [records[i] for i in all_of]
-    drawn = [[all_of[i] for i in trial_gallery(pool, seed, protocol.cell)] for seed in range(TRIALS)]
-    return [(draw, show) if protocol.transposed else (ask, draw) for draw in drawn]
-
-
-def masks(protocol, q, g):
-    """positive, removed, both (q g) bool."""
-    return protocol.positive(q, g), protocol.removed(q, g) | g.junk
-
+# ---- ranking ----
 
 def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore=None, rerank=False, device="cpu"):
     """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists. qf (q d), gf (g d) tensors.
@@ -225,7 +84,7 @@ def sides(dataset):
 
 def side_features(features, dataset, queries, gallery, sentences=(0,)):
     """(qf, gf) under each of the sentences of trad, cc and vi; the other tasks have but one instruction per record."""
-    spoken = instructions.SENTENCES.get(dataset.task)
+    spoken = instructions.TASKS[dataset.task].sentences
     ask, hold = ({spoken[i] if spoken else name: [instruction(dataset.task, r, i) for r in records] for i in sentences}
                  for name, records, instruction in (("wanted", queries, instructions.query_instruction),
                                                     ("own", gallery, instructions.gallery_instruction)))
@@ -263,7 +122,7 @@ def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, reran
     sentence: which of the 20 instructions of trad, cc and vi. A second row follows where there is a second stage: t2i
     re-scored by matching (two_stage), and everything by k-reciprocal neighbours (rerank).
     """
-    known = PROTOCOLS[dataset.layout, dataset.task]
+    known = protocols_of(dataset)
     chosen = [p for p in known if p.name == protocol or protocol is None and not p.named]
     if not chosen:
         names = ", ".join(p.name for p in known)
@@ -271,7 +130,7 @@ def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, reran
     queries, gallery = sides(dataset)
     (qf, gf), = side_features(features, dataset, queries, gallery, (sentence,))
     stages = {"": {}}
-    if dataset.task == "t2i" and two_stage:
+    if instructions.TASKS[dataset.task].text_only and two_stage:
         captions = [instructions.query_instruction(dataset.task, r) for r in queries]
         stages[" + matching"] = {"rescore": matched_first(*features.matches(dataset, gallery, captions, qf, gf))}
     if rerank:
@@ -295,7 +154,7 @@ def evaluate_all(features, datasets, **options):
 
 def evaluate_sentences(features, dataset, **options):
     """Rows over the 20 sentences of trad, cc or vi: mean, standard deviation, best and worst sentence by mAP."""
-    sentences = instructions.SENTENCES[dataset.task]
+    sentences = instructions.TASKS[dataset.task].sentences
     side_features(features, dataset, *sides(dataset), range(len(sentences)))  # all at once: every image is read once
     runs = [evaluate_task(features, dataset, sentence=i, **options) for i in range(len(sentences))]
     rows = []
@@ -357,15 +216,16 @@ def variants(features, dataset, queries, gallery):
     trad, cc and vi: their sentence and the opposite one, on both sides. ctcc and li: wanted, own, random, while gallery
     images keep their own. t2i: the caption alone.
     """
-    if dataset.task in instructions.SENTENCES:
-        said = [instructions.SENTENCES[task][0] for task in (dataset.task, "cc" if dataset.task == "trad" else "trad")]
+    row = instructions.TASKS[dataset.task]
+    if row.sentences:
+        said = [instructions.TASKS[task].sentences[0] for task in (dataset.task, row.opposite) if task]
         names = ("test", "test") if gallery is queries else ("query", "gallery")
         qf, gf = (features(dataset, side, records, {words: [words] * len(records) for words in said})
                   for side, records in zip(names, (queries, gallery)))
         return queries, {words: ([words] * len(queries), *both) for words, *both in zip(said, qf, gf)}
     (qf, gf), = side_features(features, dataset, queries, gallery)
     ask = [instructions.query_instruction(dataset.task, r) for r in queries]
-    kept, wrong = ([], {}) if dataset.task == "t2i" else asked(dataset, queries, gallery)
+    kept, wrong = ([], {}) if row.text_only else asked(dataset, queries, gallery)
     if not kept:
         return queries, {"wanted": (ask, qf, gf)}
     queries = [queries[i] for i in kept]
@@ -382,16 +242,15 @@ def instruction_matrix(features, datasets):
     """
     rows = []
     for dataset in datasets:
-        if dataset.task not in ("cc", "ctcc", "li") or not dataset.tested:
+        targets = instructions.TASKS[dataset.task].targets
+        if not targets or not dataset.tested:
             continue
         queries, gallery = sides(dataset)
         if not any(record.clothes for record in gallery):
             continue
-        targets = {"wanted clothes": STRICT}
-        if dataset.task == "cc":
-            targets = {"other clothes": OTHER_CLOTHES, "same clothes": SAME_CLOTHES}
         queries, asks = variants(features, dataset, queries, gallery)
-        for target, protocol in targets.items():
+        for target in targets:
+            protocol = TARGETS[target]
             if next(answerable(protocol, queries, gallery), None) is None:  # nobody is seen twice in the same clothes
                 continue
             for name, (_, qf, gf) in asks.items():
@@ -415,11 +274,12 @@ def rank_rows(features, dataset, people=2):
     hit, not picked by result."""
     queries, gallery = sides(dataset)
     queries, asks = variants(features, dataset, queries, gallery)
-    protocol = PROTOCOLS[dataset.layout, dataset.task][0]
-    if dataset.task == "cc" and any(answerable(OTHER_CLOTHES, queries, gallery)):
-        protocol = OTHER_CLOTHES
-    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
-    hold = [i for i, record in enumerate(gallery) if protocol.answers(record)]
+    protocol = protocols_of(dataset)[0]
+    for target in instructions.TASKS[dataset.task].targets[:1]:
+        if any(answerable(TARGETS[target], queries, gallery)):
+            protocol = TARGETS[target]
+    ask = [i for i, record in enumerate(queries) if protocol.is_query(record)]
+    hold = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
     ranked = [gallery[i] for i in hold]
     shown = [ask[i] for i in answerable(protocol, [queries[i] for i in ask], ranked)]
     rows = []
@@ -481,12 +341,12 @@ def main(config):
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
         if wanted and wanted != getattr(features, flag):
             raise UserError(f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again with it")
-    datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
+    datasets = open_all(config.data or trained["data"], config.task or trained["task"])
     if not any(dataset.tested for dataset in datasets):
         raise UserError(f"{datasets[0].root}: {datasets[0].title} has no test split; give another --data")
     datasets = [dataset for dataset in datasets if dataset.tested]
     how = {"protocol": config.protocol, "ap_window": config.ap_window, "rerank": config.rerank}
-    spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
+    spread = [d for d in datasets if config.instructions == "all" and instructions.TASKS[d.task].sentences]
     tables = {
         "Results": evaluate_all(features, [d for d in datasets if d not in spread], **how),
         "All 20 sentences": sum((evaluate_sentences(features, d, **how) for d in spread), []),
@@ -528,7 +388,7 @@ def draw(features, datasets, folder):
             continue
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
         done[f"ranking_{name}"] = pictures.rankings(rows)
-        if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
+        if features.model.editing and not (instructions.TASKS[dataset.task].pictures or instructions.TASKS[dataset.task].text_only):  # where words edit an image
             with evaluating(features.model) as device:
                 image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
                 words = pictures.attention(features.model, image, rows[0].instruction)

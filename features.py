@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-import data
 from cli import UserError
+from instructions import TASKS
+from reid.images import load_image, normalise
 
 
 @contextmanager
@@ -35,8 +36,8 @@ def evaluating(model):
 def load_batch(dataset, paths, size, device):
     """Pictures below dataset.root, decoded by a few threads: (b 3 h w), normalised."""
     with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda path: data.load_image(dataset.root / path, size), paths))
-    return data.normalise(torch.stack(images).to(device))
+        images = list(pool.map(lambda path: load_image(dataset.root / path, size), paths))
+    return normalise(torch.stack(images).to(device))
 
 
 def encode_instructions(model, dataset, wanted, device, turned=False):
@@ -48,7 +49,7 @@ def encode_instructions(model, dataset, wanted, device, turned=False):
         return None
     unique = list(dict.fromkeys(wanted))
     what = unique
-    if dataset.task == "ctcc":
+    if TASKS[dataset.task].pictures:
         what = load_batch(dataset, unique, model.picture_size, device)
         what = what.flip(3) if turned else what
     encoded = model.instruct(what)

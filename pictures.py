@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-import data
+from instructions import TASKS
+from reid.images import MEAN, STD, load_image
+from reid.records import Dataset, Record
 
 WIDTH, GAP, LINE = 830, 6, 20  # pixels: the picture, between cells, a line of text
 TEXT, SMALL = ImageFont.load_default(15), ImageFont.load_default(12)
@@ -26,8 +28,8 @@ FRAME = 4  # thickness
 
 class RankRow(NamedTuple):
     """One line of a ranking picture: a query under one instruction."""
-    dataset: data.Dataset
-    query: data.Record
+    dataset: Dataset
+    query: Record
     name: str  # of the instruction: wanted, own, random, or the sentence itself
     instruction: str  # a sentence, or for ctcc the path of a picture
     ranking: list  # [(record, HIT, MISS or REMOVED)], nearest first
@@ -49,7 +51,7 @@ def rankings(rows):
     The right answers have a solid green frame, the wrong ones a dashed red one, those that the protocol leaves out a
     dotted grey one and pale colours; they take no rank.
     """
-    left, pictured = 3 * GAP + QUERY[1], rows[0].dataset.task == "ctcc"
+    left, pictured = 3 * GAP + QUERY[1], TASKS[rows[0].dataset.task].pictures
     cells = max(len(row.ranking) for row in rows) + pictured
     width = min(CELL, (WIDTH - left - 3 * GAP) // cells - GAP)
     heads = [_wrap(_head(row), TEXT, WIDTH - left - GAP) for row in rows]
@@ -84,14 +86,14 @@ def stack(pictures):
 
 
 def _head(row):
-    if row.dataset.task == "ctcc":
+    if TASKS[row.dataset.task].pictures:
         return f"{row.name} clothes"
     return row.instruction if row.name == row.instruction else f"{row.name}: {row.instruction}"
 
 
 def _rank_row(picture, draw, row, x, y, w):
     h, rank, top = 2 * w, 0, y + SMALL.size + GAP
-    if row.dataset.task == "ctcc":
+    if TASKS[row.dataset.task].pictures:
         picture.paste(_open(row.dataset, row.instruction, (w, w)), (x, top + (h - w) // 2))
         x += w + 3 * GAP
     for record, verdict in row.ranking:
@@ -121,7 +123,7 @@ def _frame(draw, box, style):
 
 
 def _open(dataset, path, size):
-    return Image.fromarray(data.load_image(dataset.root / path, size).permute(1, 2, 0).numpy())
+    return Image.fromarray(load_image(dataset.root / path, size).permute(1, 2, 0).numpy())
 
 
 def _wrap(text, font, width):
@@ -196,7 +198,7 @@ def attention(model, image, sentence):
     shares = [(row / row.sum()).tolist() for row in (read[0], patches.mean(0))]
     heat = (patches - patches.amin(0)).T.view(-1, *model.editor.grid)
     heat = (255 * heat / heat.max().clamp(min=1e-6)).byte().numpy()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.MEAN, data.STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     person = ((image[0].float().cpu() * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
     person = Image.fromarray(person).resize((WORD, 2 * WORD), Image.Resampling.BICUBIC)
     dark = person.convert("L").point(lambda grey: grey // 2).convert("RGB")

@@ -22,8 +22,9 @@ import losses
 import toy
 from cli import UserError, option, run
 from features import Features
-from instructions import SENTENCES, TASKS
+from instructions import TASKS
 from model import SIZES
+from reid.folders import counts_table, is_drawn, open_all, without_overlap
 from weights import build, load_checkpoint, model_state, rebuild, restore_model, save_checkpoint
 
 
@@ -75,7 +76,7 @@ class Config:
 # is in the scale of squared distances between LayerNorm's outputs.
 PRESETS = {
     "toy": dict(size="tiny", mining="all", margin=5.0, steps=2750, ids=16, images=4, lr=1.5e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, erase=0.0, ratios="trad:6,cc:10,ctcc:2,vi:2,t2i:2,li:6", workers=0, evaluate_every=0),
+                gate_lr=10.0, erase=0.0, ratios=",".join(f"{task}:{row.share}" for task, row in TASKS.items()), workers=0, evaluate_every=0),
     "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
                   gate_lr=1.0, erase=0.5, ratios="", workers=4, evaluate_every=4000),
 }
@@ -92,7 +93,7 @@ def main(config):
     config = resumed_config(config, checkpoint) if checkpoint else preset_config(config, rank, world)
     torch.manual_seed(config.seed)
 
-    datasets, shape = data.without_overlap(data.open_all(config.data, config.task, config.val)), SIZES[config.size]
+    datasets, shape = without_overlap(open_all(config.data, config.task, config.val)), SIZES[config.size]
     batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images,
                            seed=config.seed * world + rank, ratios=task_ratios(config, datasets))
     model, report = (rebuild(checkpoint), []) if checkpoint else build(config, batches.classes)
@@ -105,7 +106,7 @@ def main(config):
     if checkpoint:
         step = restore(checkpoint, model, optimiser, scaler, device, config.resume)
     if rank == 0:
-        print("\n".join([*report, *map(data.counts_table, datasets)]))
+        print("\n".join([*report, *map(counts_table, datasets)]))
     model.encoder.text.remember(sentences_of(datasets), lambda chunks: tqdm(chunks, "sentences", disable=rank > 0))
 
     interrupted = []  # Ctrl-C: finish the step, save, leave
@@ -153,7 +154,7 @@ def main(config):
 def loss_terms(model, images, what, batch, config):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others."""
     labels, instr = batch.labels.to(images.device), model.instruct(what)
-    if batch.task == "t2i":
+    if TASKS[batch.task].text_only:
         return text_to_image_terms(model, images, instr, labels)
     out = model(images, instr)
 
@@ -226,7 +227,7 @@ def preset_config(config, rank=0, world=1):
         toy.make_toy(config.data)
     if world > 1:
         dist.barrier()
-    is_toy = data.is_drawn(config.data)
+    is_toy = is_drawn(config.data)
     name = ("toy" if is_toy else "paper") if config.preset == "auto" else config.preset
     why = ("drawn data (toy.json is there)" if is_toy else "no toy.json: photographs") if config.preset == "auto" else "--preset"
     if rank == 0:
@@ -260,10 +261,10 @@ def task_ratios(config, datasets):
 
 
 def sentences_of(datasets):
-    """Every sentence that training can show, for the text tower to read once; SYNTH-PEDES has too many to be kept."""
-    captions = {caption for dataset in datasets if dataset.layout != "synth-pedes"
+    """Every sentence that training can show, for the text tower to read once; streamed ones are too many to be kept."""
+    captions = {caption for dataset in datasets if not dataset.streamed
                 for record in dataset.split("train") for caption in record.captions}
-    return captions.union(*(SENTENCES.get(dataset.task, ()) for dataset in datasets))
+    return captions.union(*(TASKS[dataset.task].sentences for dataset in datasets))
 
 
 def run_folder(config, rank):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import cli
-from evaluate import GENERAL, Columns, evaluate_features
+from evaluate import evaluate_features
+from reid.protocols import GENERAL, Columns
 from timing import medians
 
 CHUNK = 256

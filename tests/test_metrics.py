@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from cli import UserError
-from data import Record
-from evaluate import PROTOCOLS, columns, masks, ranking_metrics
+from evaluate import ranking_metrics
+from reid.layouts import LAYOUTS
+from reid.protocols import columns, masks
+from reid.records import Record
 from metrics import chance, k_reciprocal, paired_bootstrap
 from tests.golden import golden
 
@@ -25,7 +27,7 @@ def test_reference_figures(name):
                          for p, c, o in zip(z[f"{side}_pids"], z[f"{side}_camids"], z[f"{side}_clothids"])]
                         for role, side in (("query", "q"), ("gallery", "g")))
     q, g = columns(queries, gallery)
-    general, cc, sc = (masks(p, q, g) for p in PROTOCOLS["ltcc", "cc"])
+    general, cc, sc = (masks(p, q, g) for p in LAYOUTS["ltcc"].protocols["cc"])
     for key, pair, options in (("market", general, {}), ("market_torchreid", general, {}), ("general", general, {}),
                                ("cc", cc, {}), ("sc", sc, {}), ("instructreid_full", general, {}),
                                ("instructreid_top500", general, {"ap_window": 500}),
