@@ -1,447 +1,610 @@
-"""Evaluation: the protocol of each data set, tables, the instruction matrix, the comparison of two runs.
+"""Evaluation, from top to bottom: exact metrics, features under a protocol, the rows of a table, the
+instruction matrix, the command.
 
-`python evaluate.py --checkpoint runs/all/last.pt` prints one row per data set, task and protocol. Figures are fractions
-in the code and percent on the screen. Letters in shapes: q queries, g gallery images, n records, d feature width.
-The features come from features.py, the metrics from metrics.py, the drawing is in reid/pictures.py.
+`python evaluate.py --checkpoint runs/all/last.pt` prints a row per data set, task and protocol.
+Figures are fractions in the code and percent on the screen.
+Letters in shapes: q queries, g gallery images, d feature width.
 """
 
-import os
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
-import data
-import instructions
-from features import Features, evaluating, load_batch, load_features, matched_first, save_features
-from metrics import ranking_metrics  # noqa: F401  (users find it here)
-from metrics import chance, query_figures, summary
-from reid import pictures
-from reid.compare import differences
-from reid.rerank import k_reciprocal
-from reid import checkpoints, cli
+from instructions import TASKS, gallery_instruction, query_instruction
+from reid import checkpoints, cli, pictures
 from reid.cli import UserError
+from reid.compare import differences
+from reid.device import pick_device
+from reid.features import (
+    Features, evaluating, load_batch, load_features, matched_first, save_features
+)
+from reid.folders import open_all
+from reid.layouts import protocols_of
+from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, columns, masks, trials
+from reid.rerank import k_reciprocal
 
 
-# ---- protocols ----
+# ---- exact metrics ----
 
-class Columns(NamedTuple):
-    """What a protocol may look at, as arrays over records. NaN = unknown, which equals nothing, not even NaN."""
-    pid: np.ndarray
-    cam: np.ndarray
-    clothes: np.ndarray
-    target: np.ndarray  # the clothes that the query asks for
-    junk: np.ndarray
-
-
-def columns(queries, gallery):
-    """Columns of both sides, (q, 1) and (g,), so that a comparison of the two broadcasts to (q g)."""
-    codes = {}
-
-    def code(value):
-        return np.nan if value is None else codes.setdefault(value, len(codes))
-
-    def side(records):
-        rows = [(r.pid, code(r.cam), code(r.clothes), code(r.target_clothes), r.junk) for r in records]
-        return Columns(*np.array(rows, float).reshape(-1, 5).T)
-
-    q, g = side(queries), side(gallery)
-    return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
+class QueryFigures(NamedTuple):
+    """What one query adds to the means of a table."""
+    ap: float          # NaN without a hit
+    inp: float         # NaN without a hit
+    first_rank: float  # of the first hit; NaN without a hit, inf if none is inside the window
+    hits: int
+    ranked: int        # gallery images that are not removed
 
 
-def anything(record):
-    return True
+def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=None):
+    """Full-ranking mAP, mINP and CMC. Ties keep gallery order; a query without a hit counts not.
 
+    dist (q g) float, smaller is nearer; positive (q g) bool: a hit; removed (q g) bool: deleted
+    from the ranking. AP is the mean over the hits of (hits so far / rank), INP the number of hits
+    / rank of the last one.
 
-class Protocol(NamedTuple):
-    name: str
-    removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
-    positive: Callable  # (q, g) -> (q g) bool: a hit
-    asks: Callable = anything  # record -> bool: a query of this protocol
-    answers: Callable = anything  # record -> bool: in its gallery
-    cell: Callable | None = None  # record -> key: each of TRIALS galleries has one image of every cell
-    people: bool = False  # the CMC ranks people, not images
-    transposed: bool = False  # the queries are drawn instead of the gallery
-    named: bool = False  # evaluated only if asked for by name
+    ap_window=500 is NOT the standard but what the released code computes: the ranking is cut to
+    500 places before `removed` is applied and AP is divided by the hits found there, so that hits
+    further down cost nothing; a query with none there scores 0.
+    gallery_ids (g,): the CMC ranks people, not images: only the nearest image of each id counts
+    (LLCM).
 
-
-def same_person(q, g):
-    return q.pid == g.pid
-
-
-def same_camera(q, g):
-    return same_person(q, g) & (q.cam == g.cam)
-
-
-def same_camera_or_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes == g.clothes))
-
-
-def same_camera_or_other_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes != g.clothes))
-
-
-def wanted_clothes(q, g):
-    return same_person(q, g) & (g.clothes == q.target)
-
-
-def infrared(record):
-    return record.modality == "ir"
-
-
-def visible(record):
-    return record.modality == "rgb"
-
-
-def seen_by(*cams):
-    return lambda record: record.cam in cams
-
-
-def person(record):
-    return record.pid
-
-
-def person_and_camera(record):
-    return record.pid, record.cam
-
-
-TRIALS = 10
-GENERAL = Protocol("general", same_camera, same_person)
-OTHER_CLOTHES = Protocol("cc", same_camera_or_clothes, same_person)
-SAME_CLOTHES = Protocol("sc", same_camera_or_other_clothes, same_person)
-STRICT = Protocol("strict", same_camera, wanted_clothes)  # the right person in other clothes is a wrong answer
-
-LLCM = Protocol("ir-to-vis", same_camera, same_person, infrared, visible, person_and_camera, people=True)
-PRCC = GENERAL._replace(name="cross multi-shot", asks=seen_by(2))  # camera C: other clothes than in the gallery (A)
-TEXT = GENERAL._replace(name="text-to-image")  # no cameras are known: nothing is removed
-
-PROTOCOLS = {  # (layout, task) -> the first is the default
-    ("market", "trad"): (GENERAL,),
-    ("msmt17", "trad"): (GENERAL,),
-    ("cuhk03", "trad"): (GENERAL._replace(name="new (767/700)"),),
-    ("ltcc", "cc"): (GENERAL, OTHER_CLOTHES, SAME_CLOTHES),
-    ("prcc", "cc"): (PRCC, PRCC._replace(name="cross single-shot", cell=person),
-                     PRCC._replace(name="same multi-shot", asks=seen_by(1)),  # B
-                     PRCC._replace(name="same single-shot", asks=seen_by(1), cell=person)),
-    ("vc-clothes", "cc"): (GENERAL._replace(name="all"),  # clothes are the same under cameras 2 and 3, others under 4
-                           GENERAL._replace(name="cc", asks=seen_by(3, 4), answers=seen_by(3, 4)),
-                           GENERAL._replace(name="sc", asks=seen_by(2, 3), answers=seen_by(2, 3)),
-                           OTHER_CLOTHES._replace(name="all-cc"), SAME_CLOTHES._replace(name="all-sc")),
-    ("llcm", "vi"): (LLCM, LLCM._replace(name="vis-to-ir", asks=visible, answers=infrared),
-                     # what DEEN's released code calls VIS to IR: the drawn infrared images ask, all visible ones answer
-                     LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True)),
-    ("cuhk-pedes", "t2i"): (TEXT,),
-    ("cocas", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
-    ("cocas", "li"): (STRICT, GENERAL._replace(name="id-only")),
-    # Lists have their own queries and gallery; a row without a camera has no image removed.
-    ("omnireid", "trad"): (GENERAL,), ("omnireid", "cc"): (GENERAL,), ("omnireid", "vi"): (GENERAL,),
-    ("omnireid", "t2i"): (TEXT,),
-    ("omnireid", "ctcc"): (STRICT, GENERAL._replace(name="id-only")),
-    ("omnireid", "li"): (STRICT, GENERAL._replace(name="id-only")),
-}
-
-
-def trial_gallery(records, seed, cell=person_and_camera):
-    """Indices of one of the records of every cell, drawn with the seeds and in the order of LLCM's published code."""
-    rng, cells = random.Random(seed), {}
-    for i in sorted(range(len(records)), key=lambda i: records[i].path):
-        cells.setdefault(cell(records[i]), []).append(i)
-    return [rng.choice(cells[key]) for key in sorted(cells)]
-
-
-def trials(protocol, queries, gallery):
-    """[(indices of the queries, indices of the gallery)] of each trial; of a single one where nothing is drawn."""
-    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
-    show = [i for i, record in enumerate(gallery) if protocol.answers(record)]
-    if not protocol.cell:
-        return [(ask, show)]
-    all_of, records = (ask, queries) if protocol.transposed else (show, gallery)
-    pool = [records[i] for i in all_of]
-    drawn = [[all_of[i] for i in trial_gallery(pool, seed, protocol.cell)] for seed in range(TRIALS)]
-    return [(draw, show) if protocol.transposed else (ask, draw) for draw in drawn]
-
-
-def masks(protocol, q, g):
-    """positive, removed, both (q g) bool."""
-    return protocol.positive(q, g), protocol.removed(q, g) | g.junk
-
-
-def evaluate_features(qf, gf, q, g, protocol, chunk=256, ap_window=None, rescore=None, rerank=False, device="cpu"):
-    """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists. qf (q d), gf (g d) tensors.
-
-    q, g: `columns`. rescore(start, dist): new distances (c g) for the queries start, start + 1, ... from -cosine (c g);
-    rerank: that of k_reciprocal. The product runs on `device`, the counting on the CPU.
-    Returns what ranking_metrics does, gallery, without (queries without a hit), "chance mAP", "chance R1", and "each":
-    mAP and R1 of each query alone, (q,), NaN without a hit.
+    Returns mAP, mINP, cmc (g,) with cmc[k-1] = rank-k, queries (those with a hit).
+    UserError if nothing can be ranked.
     """
-    check_features(qf, gf)
-    qf, gf = (F.normalize(feats.to(device, torch.float32), dim=1) for feats in (qf, gf))
-    rescore = k_reciprocal(qf, gf) if rerank else rescore
+    dist = np.asarray(dist)
+    positive = np.asarray(positive, bool)
+    if removed is None:
+        removed = np.zeros_like(positive)
+    removed = np.asarray(removed, bool)
 
-    def figures(i, dist):
-        positive, removed = masks(protocol, Columns(*(column[i] for column in q)), g)
-        return query_figures(dist, positive, removed, ap_window, g.pid if protocol.people else None)
+    if dist.ndim != 2 or not dist.shape == positive.shape == removed.shape:
+        shapes = f"dist {dist.shape}, positive {positive.shape}, removed {removed.shape}"
+        raise UserError(f"{shapes}: all three must be (queries, gallery)")
+    if dist.shape[1] == 0:
+        raise UserError("the gallery is empty: nothing to rank; check the gallery folder or list")
+    if np.isnan(dist).any():
+        raise UserError("the distances hold NaN: training has diverged; take an earlier checkpoint "
+                        "or a lower --lr")
 
     rows = []
-    for start in range(0, len(qf), chunk):
-        dist = (-qf[start:start + chunk] @ gf.T).cpu().numpy()
-        dist = dist if rescore is None else rescore(start, dist)
-        rows += map(figures, range(start, start + len(dist)), dist)
-    result = summary(rows, len(gf))
-    ap, _, first, hits, kept = np.array(rows).T
-    luck = dict(zip(("chance mAP", "chance R1"), chance(hits, kept.astype(int))))
-    each = {"mAP": ap, "R1": np.where(np.isnan(first), np.nan, first == 1)}
-    return result | luck | {"gallery": len(gf), "without": len(qf) - result["queries"], "each": each}
+    for query in zip(dist, positive, removed):
+        rows.append(query_figures(*query, ap_window, gallery_ids))
+    return summary(rows, dist.shape[1])
 
 
-def check_features(qf, gf):
-    if not len(qf) or not len(gf):
-        raise UserError(f"{len(qf)} queries and {len(gf)} gallery images: nothing to rank; check both lists or folders")
-    if qf.shape[1] != gf.shape[1]:
-        raise UserError(f"query features are {qf.shape[1]} wide, gallery features {gf.shape[1]}: they need one model")
-    for side, feats in (("query", qf), ("gallery", gf)):
+def query_figures(dist, positive, removed, ap_window=None, gallery_ids=None):
+    """QueryFigures of one query; dist, positive, removed (g,). Options as in ranking_metrics."""
+    hits = np.flatnonzero(positive & ~removed)
+    ranked = len(dist) - np.count_nonzero(removed)
+    if not len(hits):
+        return QueryFigures(np.nan, np.nan, np.nan, 0, ranked)
+
+    ranks = hit_ranks(dist, hits, removed)
+    if ap_window:
+        nothing_removed = np.zeros_like(removed)
+        ranks = ranks[hit_ranks(dist, hits, nothing_removed) <= ap_window]
+    if not len(ranks):
+        return QueryFigures(0.0, 0.0, np.inf, len(hits), ranked)
+
+    hits_so_far = np.arange(1, len(ranks) + 1)
+    ap = np.mean(hits_so_far / ranks)
+    inp = len(ranks) / ranks[-1]
+
+    first_rank = ranks[0]
+    if gallery_ids is not None:
+        first_rank = person_rank(dist, hits, removed, gallery_ids)
+    return QueryFigures(ap, inp, first_rank, len(hits), ranked)
+
+
+def hit_ranks(dist, hits, removed):
+    """Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed.
+
+    dist, removed (g,). The rank of an item is 1 + the number of items ahead of it: the nearer ones
+    and, where distances tie, those that are earlier in the gallery, as in a stable sort. To count
+    them takes the distances up to the farthest hit alone, sorted without a trace of whose they are.
+        distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its
+        rank is 4
+    """
+    hit_dist = dist[hits]
+    candidates = np.flatnonzero((dist <= hit_dist.max()) & ~removed)
+    ordered = np.sort(dist[candidates])
+    ahead = np.searchsorted(ordered, hit_dist, "left")
+    no_farther = np.searchsorted(ordered, hit_dist, "right")
+
+    tied = np.flatnonzero(no_farther - ahead > 1)  # others are as far as this hit
+    for i in tied:
+        earlier = candidates[candidates < hits[i]]
+        ahead[i] += np.count_nonzero(dist[earlier] == hit_dist[i])
+    return np.sort(1 + ahead)
+
+
+def person_rank(dist, hits, removed, gallery_ids):
+    """The first rank of a hit where people are ranked: 1 + the ids ahead of the nearest hit."""
+    nearest = hits[np.argmin(dist[hits])]
+    ahead = dist < dist[nearest]
+    ahead[:nearest] |= dist[:nearest] == dist[nearest]  # a tie: the earlier one comes first
+    ahead &= ~removed
+
+    ids_ahead = np.asarray(gallery_ids)[ahead]
+    return 1 + len(np.unique(ids_ahead))
+
+
+def summary(rows, gallery_size):
+    """Means over the QueryFigures of all queries, as ranking_metrics returns them."""
+    figures = np.array(rows, float).reshape(-1, 5)
+    has_hit = ~np.isnan(figures[:, 0])
+    queries = int(has_hit.sum())
+    if not queries:
+        raise UserError("no query has a hit in the gallery: query and gallery must hold the same "
+                        "people, seen by other cameras, and the protocol must fit the data set")
+
+    ap, inp, first_rank, _, _ = figures[has_hit].T
+    found = first_rank[np.isfinite(first_rank)].astype(int)
+    first_hits = np.bincount(found, minlength=gallery_size + 1)[1:]  # queries by first rank
+    return {
+        "mAP": float(ap.mean()),
+        "mINP": float(inp.mean()),
+        "cmc": first_hits.cumsum() / queries,
+        "queries": queries,
+    }
+
+
+def chance(hits, ranked):
+    """(expected mAP, expected rank-1) of a random order; exact. hits, ranked (q,): QueryFigures.
+
+    With m hits among n ranked items, rank k holds a hit with probability m/n, and then
+    (k-1)(m-1)/(n-1) of the k-1 before it are hits on average:
+        E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n
+    with H_n = 1 + 1/2 + ... + 1/n.
+    """
+    hits = np.asarray(hits)
+    ranked = np.asarray(ranked)
+    m = hits[hits > 0]
+    n = ranked[hits > 0]
+
+    harmonic_numbers = np.cumsum(1 / np.arange(1, n.max() + 1))
+    harmonic = harmonic_numbers[n - 1]  # H_n
+    ap = (harmonic + (n - harmonic) * (m - 1) / np.maximum(n - 1, 1)) / n
+    return float(ap.mean()), float((m / n).mean())
+
+
+# ---- features under a protocol ----
+
+def evaluate_features(
+    query_feats, gallery_feats, q, g, protocol, chunk=256, ap_window=None, stage=None, device="cpu"
+):
+    """Ranks by cosine, `chunk` queries at a time: nothing of size (q g) ever exists.
+
+    query_feats (q d), gallery_feats (g d) tensors; q, g: `columns` of both sides. The product runs
+    on `device`, the counting on the CPU.
+    stage: a second look, None or a function of both sides' normalised features that gives
+    rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from -cosine.
+    Returns what ranking_metrics does, gallery, without (queries without a hit), "chance mAP",
+    "chance R1", and "each": mAP and R1 of each query alone, (q), NaN without a hit.
+    UserError for features that are not finite or do not fit together.
+    """
+    check_features(query_feats, gallery_feats)
+    query_feats = F.normalize(query_feats.to(device).float(), dim=1)
+    gallery_feats = F.normalize(gallery_feats.to(device).float(), dim=1)
+    rescore = stage(query_feats, gallery_feats) if stage else None
+    people = g.pid if protocol.people else None
+
+    rows = []
+    for start in range(0, len(query_feats), chunk):
+        dist = -query_feats[start:start + chunk] @ gallery_feats.T
+        dist = dist.cpu().numpy()
+        if rescore:
+            dist = rescore(start, dist)
+        for i, row in enumerate(dist, start):
+            positive, removed = masks(protocol, one_query(q, i), g)
+            rows.append(query_figures(row, positive, removed, ap_window, people))
+
+    figures = summary(rows, len(gallery_feats))
+    ap, _, first_rank, hits, ranked = np.array(rows).T
+    figures["gallery"] = len(gallery_feats)
+    figures["without"] = len(query_feats) - figures["queries"]
+    figures["chance mAP"], figures["chance R1"] = chance(hits, ranked.astype(int))
+    figures["each"] = {"mAP": ap, "R1": np.where(np.isnan(first_rank), np.nan, first_rank == 1)}
+    return figures
+
+
+def one_query(q, i):
+    """The columns of query i, (1) each."""
+    return Columns(*(column[i] for column in q))
+
+
+def check_features(query_feats, gallery_feats):
+    """UserError unless they can be ranked."""
+    if not len(query_feats) or not len(gallery_feats):
+        raise UserError(
+            f"{len(query_feats)} queries and {len(gallery_feats)} gallery images: nothing to rank; "
+            "check both lists or folders"
+        )
+    query_width, gallery_width = query_feats.shape[1], gallery_feats.shape[1]
+    if query_width != gallery_width:
+        raise UserError(
+            f"query features are {query_width} wide, gallery features {gallery_width}: they need "
+            "one model"
+        )
+    for side, feats in (("query", query_feats), ("gallery", gallery_feats)):
         broken = len(feats) - int(feats.sum(1).isfinite().sum())
         if broken:
-            raise UserError(f"{broken} of {len(feats)} {side} features hold NaN or infinity: training has diverged; "
-                            "take an earlier checkpoint or a lower --lr")
+            raise UserError(
+                f"{broken} of {len(feats)} {side} features hold NaN or infinity: training has "
+                "diverged; take an earlier checkpoint or a lower --lr"
+            )
 
 
-# ---- tasks ----
+def rank_trials(
+    protocol, queries, gallery, query_feats, gallery_feats, ap_window=None, stage=None, device="cpu"
+):
+    """What evaluate_features returns, of each trial of the protocol. queries, gallery: Records."""
+    results = []
+    for query_indices, gallery_indices in trials(protocol, queries, gallery):
+        trial_queries = [queries[i] for i in query_indices]
+        trial_gallery = [gallery[i] for i in gallery_indices]
+        q, g = columns(trial_queries, trial_gallery)
+        results.append(evaluate_features(
+            query_feats[query_indices],
+            gallery_feats[gallery_indices],
+            q,
+            g,
+            protocol,
+            ap_window=ap_window,
+            stage=stage,
+            device=device,
+        ))
+    return results
+
+
+def average(results):
+    """The figures of a row: the counts of the first trial, the means over all trials."""
+    def mean_of(key):
+        return float(np.mean([each[key] for each in results]))
+
+    row = {"trials": len(results)}
+    for key in ("queries", "without", "gallery"):
+        row[key] = results[0][key]
+    row["mAP"] = mean_of("mAP")
+    for k in (1, 5, 10):
+        rank_k = [each["cmc"][min(k, each["gallery"]) - 1] for each in results]
+        row[f"R{k}"] = float(np.mean(rank_k))
+    for key in ("mINP", "chance mAP", "chance R1"):
+        row[key] = mean_of(key)
+    return row
+
+
+# ---- the rows of a table ----
+
+class Ranking(NamedTuple):
+    """How a data set is ranked."""
+
+    protocol: str | None = None  # only the one of this name
+    sentence: int = 0  # which of the sentences of the task
+    two_stage: bool = True  # t2i: a second row, the nearest re-scored by matching
+    rerank: bool = False  # a second row by k-reciprocal neighbours
+    ap_window: int | None = None  # AP in the first ranks only
+
+
+def evaluate_all(features, datasets, ranking=Ranking()):
+    """The rows of the data sets that have a test split."""
+    rows = []
+    for dataset in datasets:
+        if dataset.tested:
+            rows += evaluate_task(features, dataset, ranking)
+    return rows
+
+
+def evaluate_task(features, dataset, ranking=Ranking(), each=False):
+    """A row (dict) for each protocol of one data set under its task, and for each second stage.
+
+    each: rows also hold "each", what evaluate_features says of every query, of each trial.
+    """
+    chosen = chosen_protocols(dataset, ranking.protocol)
+    queries, gallery = sides(dataset)
+    [feats] = side_features(features, dataset, queries, gallery, (ranking.sentence,))
+    stages = second_stages(features, dataset, queries, gallery, *feats, ranking)
+    window = f", AP in the first {ranking.ap_window}" if ranking.ap_window else ""
+
+    rows = []
+    for protocol in chosen:
+        for name, stage in stages.items():
+            results = rank_trials(
+                protocol, queries, gallery, *feats, ranking.ap_window, stage, features.device
+            )
+            row = {"task": dataset.task, "data": dataset.title}
+            row["protocol"] = protocol.name + name + window
+            row |= average(results)
+            if each:
+                row["each"] = [result["each"] for result in results]
+            rows.append(row)
+    return rows
+
+
+def chosen_protocols(dataset, name=None):
+    """Those that are evaluated by default, or the one of that name. UserError if there is none."""
+    known = protocols_of(dataset)
+    if name is None:
+        return [protocol for protocol in known if not protocol.named]
+    chosen = [protocol for protocol in known if protocol.name == name]
+    if not chosen:
+        names = ", ".join(protocol.name for protocol in known)
+        raise UserError(
+            f"{dataset.title} has no protocol '{name}' for {dataset.task}; it has {names}"
+        )
+    return chosen
+
 
 def sides(dataset):
-    """(queries, gallery) records without junk; the same list twice where the protocol decides (LLCM)."""
-    if test := dataset.split("test"):
+    """(queries, gallery) without junk; the same list twice where the protocol decides (LLCM)."""
+    test = dataset.split("test")
+    if test:
         return test, test
-    queries, gallery = dataset.split("query"), [record for record in dataset.split("gallery") if not record.junk]
+    queries = dataset.split("query")
+    gallery = [record for record in dataset.split("gallery") if not record.junk]
     if not queries or not gallery:
-        raise UserError(f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its test split")
+        raise UserError(
+            f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its "
+            "test split"
+        )
     return queries, gallery
 
 
 def side_features(features, dataset, queries, gallery, sentences=(0,)):
-    """(qf, gf) under each of the sentences of trad, cc and vi; the other tasks have but one instruction per record."""
-    spoken = instructions.SENTENCES.get(dataset.task)
-    ask, hold = ({spoken[i] if spoken else name: [instruction(dataset.task, r, i) for r in records] for i in sentences}
-                 for name, records, instruction in (("wanted", queries, instructions.query_instruction),
-                                                    ("own", gallery, instructions.gallery_instruction)))
+    """(query_feats, gallery_feats) under each of the sentences; a task without sentences has but
+    one instruction per record."""
+    spoken = TASKS[dataset.task].sentences
+    wanted, own = {}, {}
+    for i in sentences:
+        query_name, gallery_name = (spoken[i], spoken[i]) if spoken else ("wanted", "own")
+        wanted[query_name] = [query_instruction(dataset.task, record, i) for record in queries]
+        own[gallery_name] = [gallery_instruction(dataset.task, record, i) for record in gallery]
+
     if gallery is queries:
-        both = features(dataset, "test", queries, ask)
-        return list(zip(both, both))
-    return list(zip(features(dataset, "query", queries, ask), features(dataset, "gallery", gallery, hold)))
+        feats = features(dataset, "test", queries, wanted)
+        return list(zip(feats, feats))
+    query_feats = features(dataset, "query", queries, wanted)
+    gallery_feats = features(dataset, "gallery", gallery, own)
+    return list(zip(query_feats, gallery_feats))
 
 
-def ranked_trials(protocol, queries, gallery, qf, gf, **options):
-    """What evaluate_features returns, of each of the `trials`."""
-    runs = []
-    for ask, show in trials(protocol, queries, gallery):
-        q, g = columns([queries[i] for i in ask], [gallery[i] for i in show])
-        runs.append(evaluate_features(qf[ask], gf[show], q, g, protocol, **options))
-    return runs
+def second_stages(features, dataset, queries, gallery, query_feats, gallery_feats, ranking):
+    """{what is added to the protocol's name: a `stage` of evaluate_features}, first none."""
+    stages = {"": None}
+    if TASKS[dataset.task].text_only and ranking.two_stage:
+        captions = [query_instruction(dataset.task, record) for record in queries]
+        nearest, logits = features.matches(dataset, gallery, captions, query_feats, gallery_feats)
+        stages[" + matching"] = lambda *_: matched_first(nearest, logits)
+    if ranking.rerank:
+        stages[" + re-ranking"] = k_reciprocal
+    return stages
 
 
-def score(protocol, queries, gallery, qf, gf, **options):
-    """The figures of one row of a table; options as in evaluate_features."""
-    return average(ranked_trials(protocol, queries, gallery, qf, gf, **options))
-
-
-def average(runs):
-    """Over the trials."""
-    figures = [run | {f"R{k}": run["cmc"][min(k, run["gallery"]) - 1] for k in (1, 5, 10)} for run in runs]
-    counts = {"trials": len(runs)} | {key: runs[0][key] for key in ("queries", "without", "gallery")}
-    names = ("mAP", "R1", "R5", "R10", "mINP", "chance mAP", "chance R1")
-    return counts | {key: float(np.mean([run[key] for run in figures])) for key in names}
-
-
-def rankings(features, dataset, protocol=None, sentence=0, two_stage=True, rerank=False, ap_window=None):
-    """Yields (what a row is headed by, its `ranked_trials`) for each protocol, or only that with the name `protocol`.
-
-    sentence: which of the 20 instructions of trad, cc and vi. A second row follows where there is a second stage: t2i
-    re-scored by matching (two_stage), and everything by k-reciprocal neighbours (rerank).
-    """
-    known = PROTOCOLS[dataset.layout, dataset.task]
-    chosen = [p for p in known if p.name == protocol or protocol is None and not p.named]
-    if not chosen:
-        names = ", ".join(p.name for p in known)
-        raise UserError(f"{dataset.title} has no protocol '{protocol}' for {dataset.task}; it has {names}")
-    queries, gallery = sides(dataset)
-    (qf, gf), = side_features(features, dataset, queries, gallery, (sentence,))
-    stages = {"": {}}
-    if dataset.task == "t2i" and two_stage:
-        captions = [instructions.query_instruction(dataset.task, r) for r in queries]
-        stages[" + matching"] = {"rescore": matched_first(*features.matches(dataset, gallery, captions, qf, gf))}
-    if rerank:
-        stages[" + re-ranking"] = {"rerank": True}
-    window = f", AP in the first {ap_window}" if ap_window else ""
-    for p in chosen:
-        for stage, options in stages.items():
-            head = {"task": dataset.task, "data": dataset.title, "protocol": p.name + stage + window}
-            yield head, ranked_trials(p, queries, gallery, qf, gf, ap_window=ap_window, device=features.device, **options)
-
-
-def evaluate_task(features, dataset, **options):
-    """Rows (dicts) of one data set under its task; options as in rankings."""
-    return [head | average(runs) for head, runs in rankings(features, dataset, **options)]
-
-
-def evaluate_all(features, datasets, **options):
-    """The rows of the data sets that have a test split; options as in rankings."""
-    return [row for dataset in datasets if dataset.tested for row in evaluate_task(features, dataset, **options)]
-
-
-def evaluate_sentences(features, dataset, **options):
-    """Rows over the 20 sentences of trad, cc or vi: mean, standard deviation, best and worst sentence by mAP."""
-    sentences = instructions.SENTENCES[dataset.task]
-    side_features(features, dataset, *sides(dataset), range(len(sentences)))  # all at once: every image is read once
-    runs = [evaluate_task(features, dataset, sentence=i, **options) for i in range(len(sentences))]
+def evaluate_sentences(features, dataset, ranking=Ranking()):
+    """Rows over all sentences of a task: mean, standard deviation, best and worst one by mAP."""
+    sentences = TASKS[dataset.task].sentences
+    everyone = range(len(sentences))
+    side_features(features, dataset, *sides(dataset), everyone)  # every image is read once
+    by_sentence = [
+        evaluate_task(features, dataset, ranking._replace(sentence=i)) for i in everyone
+    ]
+    heading = ("task", "data", "protocol", "trials", "queries", "without", "gallery",
+               "chance mAP", "chance R1")
     rows = []
-    for same in zip(*runs):
-        mAP, R1 = (np.array([row[key] for row in same]) for key in ("mAP", "R1"))
-        head = ("task", "data", "protocol", "trials", "queries", "without", "gallery", "chance mAP", "chance R1")
-        rows.append({key: same[0][key] for key in head} | {
-            "sentences": len(same), "mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std(),
-            "best": mAP.max(), "best sentence": sentences[mAP.argmax()],
-            "worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]})
+    for alike in zip(*by_sentence):
+        mAP = np.array([row["mAP"] for row in alike])
+        R1 = np.array([row["R1"] for row in alike])
+        row = {key: alike[0][key] for key in heading}
+        row |= {"sentences": len(alike)}
+        row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
+        row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
+        row |= {"worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]}
+        rows.append(row)
     return rows
 
 
-def compare(first, second, dataset, **options):
+def compare(first, second, dataset, ranking=Ranking()):
     """Rows: mAP and R1 of two runs on the same queries, second - first and its 95 % interval."""
+    first_rows = evaluate_task(first, dataset, ranking, each=True)
+    second_rows = evaluate_task(second, dataset, ranking, each=True)
     rows = []
-    pairs = zip(rankings(first, dataset, **options), rankings(second, dataset, **options))
-    for (head, first_runs), (_, second_runs) in pairs:
-        first_trials = [run["each"] for run in first_runs]
-        second_trials = [run["each"] for run in second_runs]
-        for row in differences(first_trials, second_trials):
-            rows.append(head | row)
+    for ours, theirs in zip(first_rows, second_rows):
+        heading = {key: ours[key] for key in ("task", "data", "protocol")}
+        rows += [heading | row for row in differences(ours["each"], theirs["each"])]
     return rows
 
 
-# ---- does the model listen? ----
-
-def asked(dataset, queries, gallery, seed=0):
-    """ctcc and li: (indices of queries, {"own", "random": a wrong instruction for each of these}).
-
-    own: what the query wears itself or, where the data does not tell, what a gallery image of that person in other than
-    the wanted clothes wears; a query without either is left out. random: what a query of another person wants.
-    """
-    rng, people, shown = random.Random(seed), defaultdict(list), defaultdict(list)
-    for r in queries:
-        people[r.pid].append(r)
-    for r in gallery:
-        shown[r.pid].append(r)
-    if len(people) < 2:
-        raise UserError(f"{dataset.root}: one query person only; a random instruction needs a second")
-    kept, asks = [], {"own": [], "random": []}
-    for i, q in enumerate(queries):
-        wanted, own = instructions.query_instruction(dataset.task, q), instructions.gallery_instruction(dataset.task, q)
-        if own == wanted:
-            own = next((instructions.gallery_instruction(dataset.task, r) for r in shown[q.pid]
-                        if r.clothes != q.target_clothes), None)
-        if own:
-            stranger = rng.choice(people[rng.choice([pid for pid in people if pid != q.pid])])
-            kept.append(i)
-            asks["own"].append(own)
-            asks["random"].append(instructions.query_instruction(dataset.task, stranger))
-    return kept, asks
-
-
-def variants(features, dataset, queries, gallery):
-    """Queries under right and wrong instructions: (queries, {name: (instructions, qf, gf)}), the right one first.
-
-    trad, cc and vi: their sentence and the opposite one, on both sides. ctcc and li: wanted, own, random, while gallery
-    images keep their own. t2i: the caption alone.
-    """
-    if dataset.task in instructions.SENTENCES:
-        said = [instructions.SENTENCES[task][0] for task in (dataset.task, "cc" if dataset.task == "trad" else "trad")]
-        names = ("test", "test") if gallery is queries else ("query", "gallery")
-        qf, gf = (features(dataset, side, records, {words: [words] * len(records) for words in said})
-                  for side, records in zip(names, (queries, gallery)))
-        return queries, {words: ([words] * len(queries), *both) for words, *both in zip(said, qf, gf)}
-    (qf, gf), = side_features(features, dataset, queries, gallery)
-    ask = [instructions.query_instruction(dataset.task, r) for r in queries]
-    kept, wrong = ([], {}) if dataset.task == "t2i" else asked(dataset, queries, gallery)
-    if not kept:
-        return queries, {"wanted": (ask, qf, gf)}
-    queries = [queries[i] for i in kept]
-    feats = features(dataset, "query", queries, wrong)
-    return queries, {"wanted": ([ask[i] for i in kept], qf[kept], gf)} | {
-        name: (wrong[name], qf, gf) for name, qf in zip(wrong, feats)}
-
+# ---- the instruction matrix: does the model listen? ----
 
 def instruction_matrix(features, datasets):
-    """Rows: the same queries and gallery under right and wrong instructions, for every data set that knows clothes.
+    """Rows: the same queries and gallery under right and wrong instructions, for every data set
+    that knows clothes and every task that has targets in them.
 
-    cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li, strict protocol: the
-    wanted, the query's own and a random instruction.
+    cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li,
+    strict protocol: the wanted, the query's own and a random instruction.
     """
     rows = []
     for dataset in datasets:
-        if dataset.task not in ("cc", "ctcc", "li") or not dataset.tested:
+        targets = TASKS[dataset.task].targets
+        if not targets or not dataset.tested:
             continue
         queries, gallery = sides(dataset)
         if not any(record.clothes for record in gallery):
             continue
-        targets = {"wanted clothes": STRICT}
-        if dataset.task == "cc":
-            targets = {"other clothes": OTHER_CLOTHES, "same clothes": SAME_CLOTHES}
         queries, asks = variants(features, dataset, queries, gallery)
-        for target, protocol in targets.items():
-            if next(answerable(protocol, queries, gallery), None) is None:  # nobody is seen twice in the same clothes
+        for target in targets:
+            protocol = TARGETS[target]
+            if not any(answerable(protocol, queries, gallery)):  # nobody is seen twice in these
                 continue
-            for name, (_, qf, gf) in asks.items():
-                row = {"task": dataset.task, "data": dataset.title, "target": target, "protocol": protocol.name,
-                       "instruction": name}
-                rows.append(row | score(protocol, queries, gallery, qf, gf, device=features.device))
+            for name, (_, query_feats, gallery_feats) in asks.items():
+                results = rank_trials(
+                    protocol, queries, gallery, query_feats, gallery_feats, device=features.device
+                )
+                row = {"task": dataset.task, "data": dataset.title, "target": target}
+                row |= {"protocol": protocol.name, "instruction": name}
+                rows.append(row | average(results))
     return rows
+
+
+def variants(features, dataset, queries, gallery):
+    """Queries under right and wrong instructions, the right one first:
+    (queries, {name: (instructions, query_feats, gallery_feats)}).
+
+    With sentences: the task's and the opposite one, on both sides. ctcc and li: wanted, own and
+    random, while gallery images keep their own. t2i: the caption alone.
+    """
+    if TASKS[dataset.task].sentences:
+        return queries, spoken_variants(features, dataset, queries, gallery)
+
+    [(query_feats, gallery_feats)] = side_features(features, dataset, queries, gallery)
+    wanted = [query_instruction(dataset.task, record) for record in queries]
+    if TASKS[dataset.task].text_only:
+        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
+    kept, wrong = wrong_instructions(dataset, queries, gallery)
+    if not kept:
+        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
+
+    queries = [queries[i] for i in kept]
+    asks = {"wanted": ([wanted[i] for i in kept], query_feats[kept], gallery_feats)}
+    wrong_feats = features(dataset, "query", queries, wrong)
+    for (name, instructions), feats in zip(wrong.items(), wrong_feats):
+        asks[name] = (instructions, feats, gallery_feats)
+    return queries, asks
+
+
+def spoken_variants(features, dataset, queries, gallery):
+    """{sentence: (instructions, query_feats, gallery_feats)} of the task's and the opposite one."""
+    tasks = [dataset.task, TASKS[dataset.task].opposite]
+    sentences = [TASKS[task].sentences[0] for task in tasks if task]
+
+    def under_each(side, records):
+        asks = {sentence: [sentence] * len(records) for sentence in sentences}
+        return features(dataset, side, records, asks)
+
+    same_side = gallery is queries
+    query_feats = under_each("test" if same_side else "query", queries)
+    gallery_feats = query_feats if same_side else under_each("gallery", gallery)
+    asks = {}
+    for sentence, *feats in zip(sentences, query_feats, gallery_feats):
+        asks[sentence] = ([sentence] * len(queries), *feats)
+    return asks
+
+
+def wrong_instructions(dataset, queries, gallery, seed=0):
+    """ctcc and li: (indices of queries, {"own", "random": a wrong instruction for each of these}).
+
+    own: what the query wears itself or, where the data does not tell, what a gallery image of that
+    person in other than the wanted clothes wears; a query without either is left out.
+    random: what a query of another person wants.
+    """
+    rng = random.Random(seed)
+    queries_of, images_of = defaultdict(list), defaultdict(list)
+    for record in queries:
+        queries_of[record.pid].append(record)
+    for record in gallery:
+        images_of[record.pid].append(record)
+    if len(queries_of) < 2:
+        raise UserError(
+            f"{dataset.root}: one query person only; a random instruction needs a second"
+        )
+
+    kept, wrong = [], {"own": [], "random": []}
+    for i, query in enumerate(queries):
+        own = own_instruction(dataset.task, query, images_of[query.pid])
+        if not own:
+            continue
+        strangers = [pid for pid in queries_of if pid != query.pid]
+        stranger = rng.choice(queries_of[rng.choice(strangers)])
+        kept.append(i)
+        wrong["own"].append(own)
+        wrong["random"].append(query_instruction(dataset.task, stranger))
+    return kept, wrong
+
+
+def own_instruction(task, query, images):
+    """What the query wears, or what another of the person's images wears; None if nothing tells."""
+    own = gallery_instruction(task, query)
+    if own != query_instruction(task, query):
+        return own
+    for record in images:
+        if record.clothes != query.target_clothes:
+            return gallery_instruction(task, record)
+    return None
 
 
 def answerable(protocol, queries, gallery):
-    """Yields the indices of the queries that have a hit; looks at one query after the other."""
+    """Yields for each query whether it has a hit."""
     q, g = columns(queries, gallery)
     for i in range(len(queries)):
-        positive, removed = masks(protocol, Columns(*(column[i] for column in q)), g)
-        if (positive & ~removed).any():
-            yield i
+        positive, removed = masks(protocol, one_query(q, i), g)
+        yield bool((positive & ~removed).any())
 
+
+# ---- pictures ----
 
 def rank_rows(features, dataset, people=2):
-    """RankRows of `people` queries under right and wrong instructions; the queries are spread evenly over those with a
-    hit, not picked by result."""
+    """RankRows of `people` queries under right and wrong instructions; the queries are spread
+    evenly over those with a hit, not picked by result."""
     queries, gallery = sides(dataset)
     queries, asks = variants(features, dataset, queries, gallery)
-    protocol = PROTOCOLS[dataset.layout, dataset.task][0]
-    if dataset.task == "cc" and any(answerable(OTHER_CLOTHES, queries, gallery)):
-        protocol = OTHER_CLOTHES
-    ask = [i for i, record in enumerate(queries) if protocol.asks(record)]
-    hold = [i for i, record in enumerate(gallery) if protocol.answers(record)]
-    ranked = [gallery[i] for i in hold]
-    shown = [ask[i] for i in answerable(protocol, [queries[i] for i in ask], ranked)]
+    protocol = pictured_protocol(dataset, queries, gallery)
+    asking = [i for i, record in enumerate(queries) if protocol.is_query(record)]
+    shown = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
+    ranked = [gallery[i] for i in shown]
+    has_hit = answerable(protocol, [queries[i] for i in asking], ranked)
+    asking = [i for i, hit in zip(asking, has_hit) if hit]
+
     rows = []
-    for i in np.linspace(0, len(shown) - 1, min(people, len(shown))).astype(int):
-        query = queries[shown[i]]
-        positive, removed = (mask[0] for mask in masks(protocol, *columns([query], ranked)))
-        verdicts = np.where(removed, pictures.REMOVED, np.where(positive, pictures.HIT, pictures.MISS))
-        for name, (instr, qf, gf) in asks.items():
-            order = pictures.top_of(np.argsort(-(gf[hold] @ qf[shown[i]]).numpy(), kind="stable"), verdicts)
+    for place in np.linspace(0, len(asking) - 1, min(people, len(asking))).astype(int):
+        i = asking[place]
+        positive, removed = masks(protocol, *columns([queries[i]], ranked))
+        verdicts = np.where(positive[0], pictures.HIT, pictures.MISS)
+        verdicts = np.where(removed[0], pictures.REMOVED, verdicts)
+        for name, (instructions, query_feats, gallery_feats) in asks.items():
+            similarity = gallery_feats[shown] @ query_feats[i]
+            order = np.argsort(-similarity.numpy(), kind="stable")
+            order = pictures.top_of(order, verdicts)
             ranking = [(ranked[j], verdicts[j]) for j in order]
-            rows.append(pictures.RankRow(dataset, query, name, instr[shown[i]], ranking))
+            row = pictures.RankRow(dataset, queries[i], name, instructions[i], ranking)
+            rows.append(row)
     return rows
 
 
-def format_table(rows):
-    """Aligned text. Floats are fractions and print as percent with one decimal."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[f"{100 * v:.1f}" if isinstance(v := row.get(key, ""), float) else str(v) for key in keys] for row in rows]
-    widths = [max(map(len, column)) for column in zip(keys, *cells)]
-    left = [all(isinstance(row.get(key, ""), str) for row in rows) for key in keys]
-    lines = [[c.ljust(w) if text else c.rjust(w) for c, w, text in zip(line, widths, left)] for line in [keys, *cells]]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+def pictured_protocol(dataset, queries, gallery):
+    """Other clothes, where a task looks for them and somebody is seen in them, else the default."""
+    looks_for_others = "other clothes" in TASKS[dataset.task].targets
+    if looks_for_others and any(answerable(OTHER_CLOTHES, queries, gallery)):
+        return OTHER_CLOTHES
+    return protocols_of(dataset)[0]
+
+
+def draw(features, datasets, folder):
+    """The gates, and for each data set its ranking picture and the instruction attention of the
+    first query there."""
+    features.need_model("pictures of gates and attention")
+    model = features.model
+    drawn = {}
+    if model.editing:
+        drawn["gates"] = pictures.gates(model)
+    for dataset in datasets:
+        rows = rank_rows(features, dataset)
+        if not rows:  # no query has a hit
+            continue
+        name = f"{dataset.name}_{dataset.task}".replace(":", "-")
+        drawn[f"ranking_{name}"] = pictures.ranking_list(rows)
+        task = TASKS[dataset.task]
+        if model.editing and not task.pictures and not task.text_only:  # words edit an image
+            with evaluating(model, features.amp) as device:
+                image = load_batch(dataset, [rows[0].query.path], model.size, device)
+                words = pictures.word_attention(model, image, rows[0].instruction)
+            drawn[f"attention_{name}"] = words
+    for name, picture in drawn.items():
+        pictures.save(picture, folder / f"{name}.png", "--pictures")
 
 
 # ---- command line ----
@@ -449,104 +612,136 @@ def format_table(rows):
 @dataclass
 class Config:
     """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
-    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote, or a file of --save-features")
-    task: str = cli.option(None, "which task; all = every task that the data offers", ("all", *instructions.TASKS))
+
+    checkpoint: str = cli.option(
+        "runs/all/last.pt", "a last.pt that train.py wrote, or a file of --save-features")
+    task: str = cli.option(
+        None, "which task; all = every task that the data offers", ("all", *TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
-    instructions: str = cli.option("one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
-    protocol: str = cli.option(None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
-    feature: str = cli.option(None, "what is ranked: the edited CLS token, or F_out of the attention module",
-                              ("edit", "fused"))
+    instructions: str = cli.option(
+        "one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
+    protocol: str = cli.option(
+        None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
+    feature: str = cli.option(
+        None, "what is ranked: the edited CLS token, or F_out of the attention module",
+        ("edit", "fused"))
     flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
-    ap_window: int = cli.option(None, "AP in the first N ranks, as the released code (500); None = all, the standard")
-    rerank: bool = cli.option(False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
-    compare: str = cli.option(None, "another checkpoint or features file: differences with their 95 %% intervals")
-    save_features: str = cli.option(None, "write the features to this .safetensors; --checkpoint reads it")
+    ap_window: int = cli.option(
+        None, "AP in the first N ranks, as the released code (500); None = all, the standard")
+    rerank: bool = cli.option(
+        False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
+    compare: str = cli.option(
+        None, "another checkpoint or features file: differences with their 95 %% intervals")
+    save_features: str = cli.option(
+        None, "write the features to this .safetensors; --checkpoint reads it")
     rank_list: str = cli.option(None, "draw the rankings of a few queries into this .png")
-    pictures: bool = cli.option(False, "draw rankings, gates and instruction attention into the checkpoint's folder")
+    pictures: bool = cli.option(
+        False, "draw rankings, gates and instruction attention into the checkpoint's folder")
     device: str = cli.option("auto", "auto takes CUDA if it is there")
     batch: int = cli.option(64, "images per batch")
 
 
 def main(config):
-    for flag in ("batch", "ap_window"):
-        if getattr(config, flag) is not None and getattr(config, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least 1")
-    target = Path(config.save_features or "f.safetensors")
-    if target.suffix != ".safetensors" or not target.parent.is_dir():
-        raise UserError(f"--save-features {target}: name a .safetensors in a folder that exists")
-    if not Path(config.rank_list or ".").parent.is_dir():
-        raise UserError(f"--rank-list {config.rank_list}: name a .png in a folder that exists")
+    check_flags(config)
     device = pick_device(config.device)
     features, trained = open_run(config.checkpoint, config, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
         if wanted and wanted != getattr(features, flag):
-            raise UserError(f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again with it")
-    datasets = data.open_all(config.data or trained["data"], config.task or trained["task"])
-    if not any(dataset.tested for dataset in datasets):
-        raise UserError(f"{datasets[0].root}: {datasets[0].title} has no test split; give another --data")
-    datasets = [dataset for dataset in datasets if dataset.tested]
-    how = {"protocol": config.protocol, "ap_window": config.ap_window, "rerank": config.rerank}
-    spread = [d for d in datasets if config.instructions == "all" and d.task in instructions.SENTENCES]
+            raise UserError(
+                f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again "
+                "with it"
+            )
+    data, task = config.data or trained["data"], config.task or trained["task"]
+    datasets = tested_datasets(data, task)
+    ranking = Ranking(config.protocol, rerank=config.rerank, ap_window=config.ap_window)
+
+    rows, spread = [], []
+    for dataset in datasets:
+        if config.instructions == "all" and TASKS[dataset.task].sentences:
+            spread += evaluate_sentences(features, dataset, ranking)
+        else:
+            rows += evaluate_task(features, dataset, ranking)
     tables = {
-        "Results": evaluate_all(features, [d for d in datasets if d not in spread], **how),
-        "All 20 sentences": sum((evaluate_sentences(features, d, **how) for d in spread), []),
+        "Results": rows,
+        "All 20 sentences": spread,
         "Instruction matrix: same queries, same gallery": instruction_matrix(features, datasets),
     }
     if config.compare:
         other, _ = open_run(config.compare, config, device)
-        title = f"{config.checkpoint} (first) and {config.compare} (second); low, high: 95 % interval of the difference"
-        tables[title] = sum((compare(features, other, d, **how) for d in datasets), [])
+        title = (
+            f"{config.checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
+            "of the difference"
+        )
+        tables[title] = []
+        for dataset in datasets:
+            tables[title] += compare(features, other, dataset, ranking)
     for title, rows in tables.items():
         if rows:
             print(f"{title} (percent)\n\n{format_table(rows)}\n")
+
     if config.save_features:
-        told = {"data": str(config.data or trained["data"]), "task": config.task or trained["task"]}
-        save_features(target, features, **told)
-        print(f"wrote {target}")
+        save_features(config.save_features, features, data=str(data), task=task)
+        print(f"wrote {config.save_features}")
     if config.rank_list:
         lists = [rank_rows(features, dataset) for dataset in datasets]
-        drawn = [pictures.ranking_list(rows) for rows in lists if rows]  # no rows: no query has a hit
+        drawn = [pictures.ranking_list(rows) for rows in lists if rows]  # none: no query has a hit
         pictures.save(pictures.stack(drawn), config.rank_list, "--rank-list")
     if config.pictures:
         draw(features, datasets, Path(config.checkpoint).parent)
 
 
+def check_flags(config):
+    """UserError for what would fail only after minutes of work."""
+    for flag in ("batch", "ap_window"):
+        value = getattr(config, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+    target = Path(config.save_features or "f.safetensors")
+    if target.suffix != ".safetensors" or not target.parent.is_dir():
+        raise UserError(
+            f"--save-features {target}: name a .safetensors in a folder that exists"
+        )
+    if not Path(config.rank_list or ".").parent.is_dir():
+        raise UserError(f"--rank-list {config.rank_list}: name a .png in a folder that exists")
+
+
 def open_run(path, config, device):
-    """(Features, the config it was trained with or what its features file tells) of a checkpoint or a features file."""
-    if not path.endswith(".safetensors"):
-        feature, amp = config.feature or trained["feature"], trained.get("amp", "off")
-        return Features(model.to(device), feature, config.batch, config.flip, amp), trained
-        model, trained = checkpoints.load_model(path)
-    return load_features(path, device)
+    """(Features, the config of the run) of a checkpoint, or of a features file and its notes."""
+    if path.endswith(".safetensors"):
+        return load_features(path, device)
+    model, trained = checkpoints.load_model(path)
+    feature = config.feature or trained["feature"]
+    amp = trained.get("amp", "off")
+    return Features(model.to(device), feature, config.batch, config.flip, amp), trained
 
 
-def draw(features, datasets, folder):
-    """The gates, and for each data set its ranking picture and the instruction attention of the first query there."""
-    features.need_model("pictures of gates and attention")
-    done = {"gates": pictures.gates(features.model)} if features.model.editing else {}
-    for dataset in datasets:
-        rows = rank_rows(features, dataset)
-        if not rows:  # no query has a hit
-            continue
-        name = f"{dataset.name}_{dataset.task}".replace(":", "-")
-        done[f"ranking_{name}"] = pictures.ranking_list(rows)
-        if features.model.editing and dataset.task not in ("ctcc", "t2i"):  # where words edit an image
-            with evaluating(features.model, features.amp) as device:
-                image = load_batch(dataset, [rows[0].query.path], features.model.size, device)
-                words = pictures.word_attention(features.model, image, rows[0].instruction)
-            done[f"attention_{name}"] = words
-    for name, picture in done.items():
-        pictures.save(picture, folder / f"{name}.png", "--pictures")
+def tested_datasets(path, task):
+    """The data sets at `path` that have a test split. UserError if there is none."""
+    datasets = open_all(path, task)
+    tested = [dataset for dataset in datasets if dataset.tested]
+    if not tested:
+        first = datasets[0]
+        raise UserError(f"{first.root}: {first.title} has no test split; give another --data")
+    return tested
 
 
-def pick_device(name):
-    """auto: this process's own GPU if there is one, else the CPU."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise UserError(f"--device {name} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
+def format_table(rows):
+    """Aligned text. Floats are fractions and print as percent with one decimal."""
+    def cell(value):
+        return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
+
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys]
+    for row in rows:
+        lines.append([cell(row.get(key, "")) for key in keys])
+
+    columns_of_text = []
+    for key, *cells in zip(*lines):
+        width = max(map(len, (key, *cells)))
+        is_text = all(isinstance(row.get(key, ""), str) for row in rows)
+        align = str.ljust if is_text else str.rjust
+        columns_of_text.append([align(text, width) for text in (key, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns_of_text))
 
 
 if __name__ == "__main__":

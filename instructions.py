@@ -1,35 +1,41 @@
-"""Instructions (Sec. 4.1, Supp. Sec. 4-5): the sentences, the attributes, and which instruction a picture gets in each task.
+"""The six tasks, a row each, and their instructions (Sec. 4.1, Supp. Sec. 4-5).
 
-    task   query instruction                        gallery instruction          a hit
-    trad   one of 20 "do not change clothes"        the same sentence            same person
-    cc     one of 20 "ignore clothes"               the same sentence            same person, whatever the clothes
-    ctcc   picture of the wanted clothes            crop of its own clothes      same person wearing the wanted clothes
-    vi     one of 20 "cross-modality"               the same sentence            same person, other modality
-    t2i    the caption (there is no query image)    none                         same person
-    li     description of another image of them     its own description          same person so described
+    task   query instruction                  gallery instruction      a hit
+    trad   one of 20 "do not change clothes"  the same sentence        same person
+    cc     one of 20 "ignore clothes"         the same sentence        same person, any clothes
+    ctcc   picture of the wanted clothes      crop of its own clothes  same person wearing them
+    vi     one of 20 "cross-modality"         the same sentence        same person, other modality
+    t2i    the caption, without an image      none                     same person
+    li     description of another image       its own description      same person so described
+
+Nothing else asks for a task by its name: a new task is a row of TASKS.
 """
 
-TASKS = ("trad", "cc", "ctcc", "vi", "t2i", "li")
+from collections.abc import Callable
+from typing import NamedTuple
 
-# The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own instruction, as gallery
-# images do, and half that of another image of the same person, as queries do.
+# The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own
+# instruction, as gallery images do, and half that of another image of the person, as queries do.
 OTHERS_SHARE = 0.5
 
-SENTENCES = {  # Supp. Tab. 4, word for word
+# Supp. Tab. 4, word for word.
+SENTENCES = {
     "trad": (
-        "do not change clothes", "maintain consistent clothes", "keep original clothes", "preserve current clothes",
-        "retain existing clothes", "wear the same clothes", "stick with your clothes", "don't alter your clothes",
-        "no changes to clothes", "unchanged outfit", "clothes remain constant", "no clothing adjustments",
+        "do not change clothes", "maintain consistent clothes", "keep original clothes",
+        "preserve current clothes", "retain existing clothes", "wear the same clothes",
+        "stick with your clothes", "don't alter your clothes", "no changes to clothes",
+        "unchanged outfit", "clothes remain constant", "no clothing adjustments",
         "steady clothing choice", "clothing remains unchanged", "consistent clothing selection",
-        "retain your clothing style", "clothing choice remains", "don't swap clothes", "maintain clothing selection",
-        "clothes stay the same",
+        "retain your clothing style", "clothing choice remains", "don't swap clothes",
+        "maintain clothing selection", "clothes stay the same",
     ),
     "cc": (
-        "change your clothes", "swap outfits", "switch attire", "get into a different outfit", "try on something new",
-        "put on fresh clothing", "dress in alternative attire", "alter your outfit", "wear something else",
-        "don a different ensemble", "trade your garments", "shift your wardrobe", "exchange your clothing",
-        "update your attire", "replace your outfit", "clothe yourself differently", "switch your style",
-        "update your look", "put on a new wardrobe", "ignore clothes",
+        "change your clothes", "swap outfits", "switch attire", "get into a different outfit",
+        "try on something new", "put on fresh clothing", "dress in alternative attire",
+        "alter your outfit", "wear something else", "don a different ensemble",
+        "trade your garments", "shift your wardrobe", "exchange your clothing",
+        "update your attire", "replace your outfit", "clothe yourself differently",
+        "switch your style", "update your look", "put on a new wardrobe", "ignore clothes",
     ),
     "vi": (
         "retrieve cross-modality images", "fetch images across different modalities",
@@ -45,128 +51,312 @@ SENTENCES = {  # Supp. Tab. 4, word for word
     ),
 }
 
-ATTRIBUTES = {  # Supp. Tab. 3, word for word: 20 attributes, and the printed table does hold the 92 phrases it announces
-    "coat color": ("black coat", "blue coat", "gray coat", "green coat", "purple coat", "red coat", "white coat",
-                   "yellow coat"),
-    "trousers color": ("black trousers", "blue trousers", "gray trousers", "green trousers", "purple trousers",
-                       "red trousers", "white trousers", "yellow trousers"),
-    "coat length": ("agnostic length coat", "long sleeve coat", "short sleeve coat", "bareback coat"),
-    "trousers length": ("shorts trousers", "skirt", "trousers"),
-    "gender code": ("female", "agnostic gender", "male"),
-    "glass style": ("without glasses", "with glasses", "with sunglasses"),
-    "hair color": ("black hair", "agnostic color hair", "white hair", "yellow hair"),
-    "hair style": ("bald hair", "agnostic style hair", "long hair", "short hair"),
-    "bag style": ("backpack", "hand bag", "shoulder bag", "waist pack", "trolley", "agnostic style bag", "without bag"),
-    "cap style": ("with hat", "without hat"),
-    "shoes color": ("black shoes", "blue shoes", "gray shoes", "green shoes", "purple shoes", "red shoes", "white shoes",
-                    "yellow shoes"),
-    "shoes style": ("boots", "leather shoes", "sandal", "walking shoes"),
-    "age": ("adult", "child", "old"),
-    "person angle": ("back", "front", "side"),
-    "pose": ("lie", "pose agnostic", "sit", "stand", "stoop"),
-    "coat style": ("business suit", "agnostic style coat", "dress", "jacket", "long coat", "shirt", "sweater", "t-shirt"),
-    "glove": ("with glove", "agnostic glove", "without glove"),
-    "smoking": ("smoking", "agnostic smoking", "without smoking"),
-    "umbrella": ("with umbrella", "without umbrella"),
-    "uniform": ("chef uniform", "common clothing", "firefighter uniform", "medical uniform", "office uniform",
-                "agnostic uniform", "worker uniform"),
+
+# ---- tasks ----
+
+class Task(NamedTuple):
+    """All that differs between tasks. It has `sentences`, or else `asks` and `carries`.
+
+    An instruction is a sentence, a path below the data set's root (`pictures`), or None.
+    """
+    sentences: tuple[str, ...] = ()  # one of them is given to query and gallery image alike
+    asks: Callable | None = None  # Record -> its instruction as a query
+    carries: Callable | None = None  # Record -> its instruction as a gallery image
+    pictures: bool = False  # instructions are pictures of clothes
+    text_only: bool = False  # a query is its text, without an image
+    opposite: str | None = None  # the task with the wrong sentence, for the instruction matrix
+    targets: tuple[str, ...] = ()  # rows of the instruction matrix: names in protocols.TARGETS
+    data_of: str | None = None  # the task whose data sets and protocols it shares, if any
+    tag: str = ""  # the released code's name of the task, in the names of its lists
+    share: int = 1  # its steps in a round of the toy preset
+
+    @property
+    def described(self):
+        """Whether each image has words of its own."""
+        return not self.sentences and not self.pictures
+
+
+def wanted_picture(record):
+    return record.template_path or record.crop_path
+
+
+def own_picture(record):
+    return record.crop_path or record.template_path
+
+
+def wanted_words(record):
+    return record.captions[0]
+
+
+def own_words(record):
+    """A query's captions are what it asks for and, where the data tells, its own description."""
+    return record.captions[-1] if record.captions else None
+
+
+def nothing(record):
+    return None
+
+
+TASKS = {
+    "trad": Task(
+        sentences=SENTENCES["trad"],
+        opposite="cc",
+        tag="sc",
+        share=6,
+    ),
+    "cc": Task(
+        sentences=SENTENCES["cc"],
+        opposite="trad",
+        targets=("other clothes", "same clothes"),
+        tag="cc",
+        share=10,
+    ),
+    "ctcc": Task(
+        asks=wanted_picture,
+        carries=own_picture,
+        pictures=True,
+        targets=("wanted clothes",),
+        tag="ctcc",
+        share=2,
+    ),
+    "vi": Task(
+        sentences=SENTENCES["vi"],
+        opposite="trad",
+        tag="cross",
+        share=2,
+    ),
+    "t2i": Task(
+        asks=wanted_words,
+        carries=nothing,
+        text_only=True,
+        tag="t2i",
+        share=2,
+    ),
+    "li": Task(
+        asks=wanted_words,
+        carries=own_words,
+        targets=("wanted clothes",),
+        tag="attr",
+        share=6,
+    ),
 }
 
-# What an English speaker leaves unsaid when describing somebody.
-UNSAID = {"without glasses", "without bag", "without hat", "without glove", "without smoking", "without umbrella",
-          "common clothing", "stand"}
+
+# ---- who gets which instruction ----
+
+def query_instruction(task, record, sentence=0):
+    """What a query asks for: a sentence, or for ctcc the path of a picture of clothes."""
+    row = TASKS[task]
+    if row.sentences:
+        return row.sentences[sentence]
+    return row.asks(record)
 
 
-def describe(attributes, rng):
-    """Attributes in words, the role of the paper's Alpaca-LoRA (Supp. Sec. 4.2), in varied templates.
-
-    attributes: {attribute: one of its phrases}; agnostic and unsaid phrases are left out. rng: random.Random.
-    Returns two or three lower-case sentences.
-    """
-    said = {key: phrase for key, phrase in attributes.items() if "agnostic" not in phrase and phrase not in UNSAID}
-    words = {key: phrase.removesuffix(" " + key.split()[0]) for key, phrase in said.items()}  # "red coat" -> "red"
-    person = _person(said, rng)
-    return " ".join([_wearing(person, said, words, rng)] + _details(said, words, rng))
-
-
-def _person(said, rng):
-    adult, child = {"male": ("man", "boy"), "female": ("woman", "girl")}.get(said.get("gender code"), ("person", "child"))
-    noun = child if said.get("age") == "child" else adult
-    age = {"old": rng.choice(("elderly ", "old "))}.get(said.get("age"), "")
-    hair = [said[key].removesuffix(" hair") for key in ("hair style", "hair color") if key in said]
-    if "bald" in hair:
-        look = " with a bald head"
-    else:
-        look = f" with {' '.join(hair)} hair" if hair else ""
-    return f"{'an' if age else 'a'} {age}{noun}{look}"
-
-
-def _wearing(person, said, words, rng):
-    coat = " ".join(filter(None, (words.get("coat color"), words.get("coat length"), said.get("coat style", "coat"))))
-    legs = {"shorts trousers": "shorts", "skirt": "skirt"}.get(said.get("trousers length"), "trousers")
-    lower = f"{'a ' if legs == 'skirt' else ''}{words.get('trousers color', '')} {legs}".replace("  ", " ").strip()
-    return rng.choice((
-        f"{person} wears a {coat} and {lower}.",
-        f"{person} in a {coat}, with {lower}.",
-        f"this is {person}, dressed in a {coat} and {lower}.",
-        f"the picture shows {person} who has {lower} and a {coat} on.",
-    ))
-
-
-def _details(said, words, rng):
-    things = []
-    if "shoes color" in said:
-        style = said.get("shoes style", "shoes")
-        things.append(f"{words['shoes color']} {'sandals' if style == 'sandal' else style}")
-    if "bag style" in said:
-        things.append(f"a {said['bag style']}")
-    things += [{"with hat": "a hat", "with glasses": "glasses", "with sunglasses": "sunglasses", "with glove": "gloves",
-                "with umbrella": "an umbrella"}[said[key]]
-               for key in ("cap style", "glass style", "glove", "umbrella") if key in said]
-    things += [f"a {said['uniform']}"] if "uniform" in said else []
-    rng.shuffle(things)
-    sentences = []
-    if things:
-        listed = things[0] if len(things) == 1 else ", ".join(things[:-1]) + " and " + things[-1]
-        sentences.append(rng.choice(("the outfit goes with {}.", "also visible: {}.", "one can see {}.")).format(listed))
-    if "person angle" in said:
-        sentences.append(rng.choice(("seen from the {}.", "the {} is towards the camera.")).format(said["person angle"]))
-    doing = [said[key] for key in ("pose", "smoking") if key in said]
-    return sentences + [f"pose: {' and '.join(doing)}." for _ in doing[:1]]
+def gallery_instruction(task, record, sentence=0):
+    """What an image is found by: the task's sentence, its own clothes or words, None for t2i."""
+    row = TASKS[task]
+    if row.sentences:
+        return row.sentences[sentence]
+    return row.carries(record)
 
 
 def training_instructions(task, records, pool, rng):
     """The instruction of each image of a training batch.
 
-    records: the b Records of the batch; pool: {pid: that person's training Records}; rng: random.Random.
-    Returns b sentences or, for ctcc, b picture paths relative to the data set's root.
+    records: the b Records of the batch; pool: {pid: that person's training Records};
+    rng: random.Random. Returns b sentences or, for ctcc, b paths below the data set's root.
     """
-    if task in SENTENCES:  # "we randomly choose one from these instructions when training each mini-batch" (Supp. 5.1)
-        return [rng.choice(SENTENCES[task])] * len(records)
-    if task == "t2i":
+    row = TASKS[task]
+    if row.sentences:  # "we randomly choose one ... when training each mini-batch" (Supp. 5.1)
+        return [rng.choice(row.sentences)] * len(records)
+    if row.text_only:
         return [rng.choice(record.captions) for record in records]
-    asking = set(rng.sample(range(len(records)), int(len(records) * OTHERS_SHARE)))
-    chosen = []
-    for i, record in enumerate(records):
-        if i in asking:
-            others = [other for other in pool[record.pid] if other != record] or [record]
-            chosen.append(query_instruction(task, rng.choice(others)))
-        else:
-            chosen.append(gallery_instruction(task, record))
-    return chosen
+
+    count = int(len(records) * OTHERS_SHARE)
+    as_queries = sorted(rng.sample(range(len(records)), count))
+    instr = [row.carries(record) for record in records]
+    for place in as_queries:
+        record = records[place]
+        instr[place] = row.asks(another_image(record, pool[record.pid], rng))
+    return instr
 
 
-def query_instruction(task, record, sentence=0):
-    """What a query asks for: a sentence, or for ctcc the path of the picture of the wanted clothes."""
-    if task in SENTENCES:
-        return SENTENCES[task][sentence]
-    return (record.template_path or record.crop_path) if task == "ctcc" else record.captions[0]
+def another_image(record, images, rng):
+    """One of the person's other images; the record itself where there is none."""
+    others = [image for image in images if image.path != record.path]
+    return rng.choice(others or [record])
 
 
-def gallery_instruction(task, record, sentence=0):
-    """What an image is encoded with to be found: the task's sentence, the crop or description of its own clothes, None (t2i)."""
-    if task in SENTENCES:
-        return SENTENCES[task][sentence]
-    # a query's captions are what it asks for and, where the data tells, its own description
-    own = {"t2i": None, "ctcc": record.crop_path or record.template_path, "li": (record.captions or (None,))[-1]}
-    return own[task]
+# ---- descriptions ----
+
+# Supp. Tab. 3, word for word: 20 attributes, and it does hold the 92 phrases it announces.
+ATTRIBUTES = {
+    "coat color": (
+        "black coat", "blue coat", "gray coat", "green coat", "purple coat", "red coat",
+        "white coat", "yellow coat",
+    ),
+    "trousers color": (
+        "black trousers", "blue trousers", "gray trousers", "green trousers", "purple trousers",
+        "red trousers", "white trousers", "yellow trousers",
+    ),
+    "coat length": (
+        "agnostic length coat", "long sleeve coat", "short sleeve coat", "bareback coat",
+    ),
+    "trousers length": ("shorts trousers", "skirt", "trousers"),
+    "gender code": ("female", "agnostic gender", "male"),
+    "glass style": ("without glasses", "with glasses", "with sunglasses"),
+    "hair color": ("black hair", "agnostic color hair", "white hair", "yellow hair"),
+    "hair style": ("bald hair", "agnostic style hair", "long hair", "short hair"),
+    "bag style": (
+        "backpack", "hand bag", "shoulder bag", "waist pack", "trolley", "agnostic style bag",
+        "without bag",
+    ),
+    "cap style": ("with hat", "without hat"),
+    "shoes color": (
+        "black shoes", "blue shoes", "gray shoes", "green shoes", "purple shoes", "red shoes",
+        "white shoes", "yellow shoes",
+    ),
+    "shoes style": ("boots", "leather shoes", "sandal", "walking shoes"),
+    "age": ("adult", "child", "old"),
+    "person angle": ("back", "front", "side"),
+    "pose": ("lie", "pose agnostic", "sit", "stand", "stoop"),
+    "coat style": (
+        "business suit", "agnostic style coat", "dress", "jacket", "long coat", "shirt", "sweater",
+        "t-shirt",
+    ),
+    "glove": ("with glove", "agnostic glove", "without glove"),
+    "smoking": ("smoking", "agnostic smoking", "without smoking"),
+    "umbrella": ("with umbrella", "without umbrella"),
+    "uniform": (
+        "chef uniform", "common clothing", "firefighter uniform", "medical uniform",
+        "office uniform", "agnostic uniform", "worker uniform",
+    ),
+}
+
+# What an English speaker leaves unsaid when describing somebody.
+UNSAID = {
+    "without glasses", "without bag", "without hat", "without glove", "without smoking",
+    "without umbrella", "common clothing", "stand",
+}
+
+NOUNS = {  # gender -> adult, child
+    "male": ("man", "boy"),
+    "female": ("woman", "girl"),
+}
+
+ACCESSORIES = {
+    "with hat": "a hat",
+    "with glasses": "glasses",
+    "with sunglasses": "sunglasses",
+    "with glove": "gloves",
+    "with umbrella": "an umbrella",
+}
+
+
+def describe(attributes, rng):
+    """Attributes in words, the role of the paper's Alpaca-LoRA (Supp. Sec. 4.2), by templates.
+
+    attributes: {attribute: one of its phrases}; agnostic and unsaid phrases are left out.
+    rng: random.Random. Returns one to four lower-case sentences.
+    """
+    phrases = {}
+    for key, phrase in attributes.items():
+        if "agnostic" not in phrase and phrase not in UNSAID:
+            phrases[key] = phrase
+
+    person = _person(phrases, rng)
+    sentences = [_wearing(person, phrases, rng)]
+    sentences += _details(phrases, rng)
+    return " ".join(sentences)
+
+
+def _person(phrases, rng):
+    """`an elderly woman with short black hair`"""
+    adult, child = NOUNS.get(phrases.get("gender code"), ("person", "child"))
+    noun = child if phrases.get("age") == "child" else adult
+
+    old = rng.choice(("elderly", "old"))
+    person = f"an {old} {noun}" if phrases.get("age") == "old" else f"a {noun}"
+
+    hair = []
+    for key in ("hair style", "hair color"):
+        if key in phrases:
+            hair.append(phrases[key].removesuffix(" hair"))
+    if "bald" in hair:
+        return f"{person} with a bald head"
+    if hair:
+        return f"{person} with {' '.join(hair)} hair"
+    return person
+
+
+def _wearing(person, phrases, rng):
+    """`a man wears a red long sleeve jacket and blue trousers.`"""
+    coat = [
+        _adjective(phrases, "coat color"),
+        _adjective(phrases, "coat length"),
+        phrases.get("coat style", "coat"),
+    ]
+    upper = " ".join(filter(None, coat))
+
+    trousers = {"shorts trousers": "shorts", "skirt": "a skirt"}
+    lower = trousers.get(phrases.get("trousers length"), "trousers")
+    colour = _adjective(phrases, "trousers color")
+    if colour:
+        noun = lower.removeprefix("a ")
+        article = lower.removesuffix(noun)
+        lower = f"{article}{colour} {noun}"
+
+    return rng.choice((
+        f"{person} wears a {upper} and {lower}.",
+        f"{person} in a {upper}, with {lower}.",
+        f"this is {person}, dressed in a {upper} and {lower}.",
+        f"the picture shows {person} who has {lower} and a {upper} on.",
+    ))
+
+
+def _adjective(phrases, key):
+    """`red` of the coat color `red coat`; None where it is unsaid."""
+    noun = key.split()[0]
+    return phrases[key].removesuffix(f" {noun}") if key in phrases else None
+
+
+def _details(phrases, rng):
+    """At most three sentences: shoes and things, the side they are seen from, the pose."""
+    things = _things(phrases)
+    rng.shuffle(things)
+    sentences = []
+
+    if things:
+        listed = things[-1]
+        if len(things) > 1:
+            listed = ", ".join(things[:-1]) + f" and {listed}"
+        template = rng.choice(("the outfit goes with {}.", "also visible: {}.", "one can see {}."))
+        sentences.append(template.format(listed))
+
+    if "person angle" in phrases:
+        template = rng.choice(("seen from the {}.", "the {} is towards the camera."))
+        sentences.append(template.format(phrases["person angle"]))
+
+    doing = [phrases[key] for key in ("pose", "smoking") if key in phrases]
+    if doing:
+        sentences.append(f"pose: {' and '.join(doing)}.")
+    return sentences
+
+
+def _things(phrases):
+    things = []
+    if "shoes color" in phrases:
+        style = phrases.get("shoes style", "shoes")
+        shoes = "sandals" if style == "sandal" else style
+        things.append(f"{_adjective(phrases, 'shoes color')} {shoes}")
+
+    if "bag style" in phrases:
+        things.append(f"a {phrases['bag style']}")
+
+    for key in ("cap style", "glass style", "glove", "umbrella"):
+        if key in phrases:
+            things.append(ACCESSORIES[phrases[key]])
+
+    if "uniform" in phrases:
+        things.append(f"a {phrases['uniform']}")
+    return things

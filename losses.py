@@ -1,110 +1,188 @@
-"""The losses of Sec. 4.3-4.4, pure functions of tensors. b batch, d feature width, k instruction width."""
+"""The losses of Sec. 4.3-4.4, pure functions of tensors.
+
+Dimension letters: b batch, d feature width, k instruction width. Features may be in half precision: every loss is
+computed in float32. Call them outside autocast, which would cast the products inside back to half precision.
+"""
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 TIE = 1e-6  # betas closer than this are equal: the rounding of a float32 cosine
 
 
 def full(x):
-    """Half precision becomes float32, in which losses are computed: outside autocast, which would undo it. float64 stays."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """Half precision becomes float32; float64 stays."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.float()
+    return x
 
+
+def equal_pairs(ids):
+    """(b) -> (b b) bool: do the identities of a pair agree? An image agrees with itself."""
+    return rearrange(ids, "a -> a 1") == rearrange(ids, "r -> 1 r")
+
+
+def different_images(ids):
+    """(b) -> (b b) bool: is a pair one of two images?"""
+    itself = torch.eye(len(ids), device=ids.device)
+    return itself == 0
+
+
+# ---- adaptive triplet loss (Sec. 4.3) ----
 
 def distances(feats, squared=True):
-    """Pairwise Euclidean distances (b d) -> (b b). Eq. 5 has the squared one."""
+    """d of Eq. 5 between all pairs, feats (b d) -> (b b): squared Euclidean, or plain with squared=False."""
     feats = full(feats)
-    square = feats.square().sum(1)
-    squares = (square[:, None] + square[None] - 2 * feats @ feats.T).clamp(min=0)
-    return squares if squared else squares.clamp(min=1e-12).sqrt()
+    norms = feats.square().sum(1)
+    sums = rearrange(norms, "a -> a 1") + rearrange(norms, "r -> 1 r")
+    dist = sums - 2 * feats @ feats.T  # |a - r|^2 = |a|^2 + |r|^2 - 2 a r
+    dist = dist.clamp(min=0)
+
+    if squared:
+        return dist
+    return dist.clamp(min=1e-12).sqrt()
 
 
 def relatedness(ids, instr):
-    """beta of Eq. 6, (b b): the cosine of two instructions where the identities agree, else 0. No gradient."""
-    instr = F.normalize(full(instr.detach()), dim=-1)
-    return (ids[:, None] == ids[None]) * (instr @ instr.T)  # Eq. 6: b = 1(y_a = y_r) cos(F_T^a, F_T^r)
+    """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b): the cosine of two instructions where the
+    identities agree, else 0. No gradient."""
+    instr = full(instr.detach())
+    instr = F.normalize(instr, dim=-1)
+    cosine = instr @ instr.T
+    return equal_pairs(ids) * cosine  # Eq. 6: beta = 1(y_a = y_r) cos(F_T^a, F_T^r)
+
+
+def triplet_terms(d1, d2, gap, margin):
+    """Eq. 5 for triplets of any shape: d1, d2 the distances of an anchor to its references r1 and r2, gap = b1 - b2.
+
+    The more related reference must be the nearer one, by |b1 - b2| * margin.
+    """
+    term = gap.sign() * (d1 - d2 + gap * margin)  # Eq. 5: Sign(b1 - b2) [d1 + (b1 - b2) m - d2]
+    return term.relu()  # Eq. 5: {.}_+
 
 
 def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
-    """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person, the nearer their features.
+    """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person, the nearer they are.
 
-    feats (b d), ids (b), instr (b k) pooled instructions -> scalar. For a triplet of an anchor a and references r1, r2 with
-    relatednesses b1 != b2 the term is [sign(b1 - b2) (d(a,r1) - d(a,r2) + (b1 - b2) margin)]_+ : the more related reference
-    must be the nearer one by |b1 - b2| margin. Equal instructions make it the plain triplet loss.
+    feats (b d), ids (b), instr (b k) pooled instructions -> scalar. Equal instructions make it the plain triplet loss.
 
-    mining "all": mean over every ordered triplet of the batch (a, r1, r2 all different, b1 != b2).
-    mining "hard": two triplets per anchor, {farthest same-identity, nearest other-identity} and {same-identity with the most
-    alike instruction, same-identity with the least alike one; the farthest and the nearest where several tie}.
-    A same-identity reference whose cosine is negative has b below the 0 of another identity, and Eq. 5 then pushes it further
-    away than the other identity: the equation is kept as printed.
+    mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with b1 != b2.
+    mining "hard": two triplets per anchor, see `hard_triplets`.
+
+    A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and Eq. 5 then pushes it
+    further away than the stranger: the equation is kept as printed.
     """
     dist = distances(feats, squared)
     beta = relatedness(ids, instr).to(dist.dtype)
+
     if mining == "hard":
-        return _hard_triplets(dist, beta, ids, margin)
-    gap = beta[:, :, None] - beta[:, None, :]                                                  # (a r1 r2): b1 - b2
-    term = gap.sign() * (dist[:, :, None] - dist[:, None, :] + gap * margin)                   # Eq. 5
-    other = ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    valid = other[:, :, None] & other[:, None, :] & other[None] & (gap.abs() > TIE)
-    return _mean(term.relu(), valid)
+        return hard_triplets(dist, beta, ids, margin)
+    return all_triplets(dist, beta, margin)
 
 
-def _hard_triplets(dist, beta, ids, margin):
-    same = (ids[:, None] == ids[None]) & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    other = ids[:, None] != ids[None]
-    far, near = dist.detach(), -dist.detach()
-    most = beta >= beta.masked_fill(~same, -torch.inf).amax(1, keepdim=True) - TIE   # ties of the most alike instruction
-    least = beta <= beta.masked_fill(~same, torch.inf).amin(1, keepdim=True) + TIE
-    pairs = [(_argmax(far, same), _argmax(near, other)), (_argmax(far, same & most), _argmax(near, same & least))]
-    terms, valid = [], []
-    for r1, r2 in pairs:
-        gap = (beta.gather(1, r1) - beta.gather(1, r2)).squeeze(1)
-        terms.append((gap.sign() * ((dist.gather(1, r1) - dist.gather(1, r2)).squeeze(1) + gap * margin)).relu())
-        valid.append((gap.abs() > TIE) & same.any(1))
-    valid[0] = valid[0] & other.any(1)
-    return sum(_mean(term, ok) for term, ok in zip(terms, valid))
+def all_triplets(dist, beta, margin):
+    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar. The dimensions are anchor, r1, r2."""
+    d1 = rearrange(dist, "a r1 -> a r1 1")
+    d2 = rearrange(dist, "a r2 -> a 1 r2")
+    b1 = rearrange(beta, "a r1 -> a r1 1")
+    b2 = rearrange(beta, "a r2 -> a 1 r2")
+    gap = b1 - b2
+    terms = triplet_terms(d1, d2, gap, margin)
+
+    different = different_images(dist)
+    valid = gap.abs() > TIE
+    valid &= rearrange(different, "a r1 -> a r1 1")
+    valid &= rearrange(different, "a r2 -> a 1 r2")
+    valid &= rearrange(different, "r1 r2 -> 1 r1 r2")
+    return mean_of_valid(terms, valid)
 
 
-def _argmax(score, allowed):
-    return score.masked_fill(~allowed, -torch.inf).argmax(1, keepdim=True)
+def hard_triplets(dist, beta, ids, margin):
+    """Eq. 5 for two triplets per anchor; dist, beta (b b), ids (b) -> the sum of both means.
+
+    1. r1 the farthest image of the same identity, r2 the nearest of another identity (Hermans et al. 2017).
+    2. r1 the image of the same identity with the most alike instruction, r2 the one with the least alike; where several
+       are equally alike, the farthest of the first and the nearest of the second.
+    """
+    equal = equal_pairs(ids)
+    same = equal & different_images(ids)
+    by_identity = hard_pair(dist, beta, same, ~equal, margin)
+
+    highest = beta.masked_fill(~same, -torch.inf).amax(1)
+    lowest = beta.masked_fill(~same, torch.inf).amin(1)
+    most_alike = same & (beta >= rearrange(highest, "a -> a 1") - TIE)
+    least_alike = same & (beta <= rearrange(lowest, "a -> a 1") + TIE)
+    by_instruction = hard_pair(dist, beta, most_alike, least_alike, margin)
+
+    return by_identity + by_instruction
 
 
-def _mean(term, valid):
-    """Mean of the valid terms; 0 with a gradient path if there are none."""
-    return (term * valid).sum() / valid.sum().clamp(min=1)
+def hard_pair(dist, beta, far_ones, near_ones, margin):
+    """Mean of Eq. 5 over the anchors: r1 is the farthest of far_ones, r2 the nearest of near_ones, both (b b) bool."""
+    r1 = dist.masked_fill(~far_ones, -torch.inf).argmax(1)
+    r2 = dist.masked_fill(~near_ones, torch.inf).argmin(1)
+    anchors = torch.arange(len(dist), device=dist.device)
+    gap = beta[anchors, r1] - beta[anchors, r2]
+    terms = triplet_terms(dist[anchors, r1], dist[anchors, r2], gap, margin)
+
+    valid = gap.abs() > TIE
+    valid &= far_ones.any(1)
+    valid &= near_ones.any(1)
+    return mean_of_valid(terms, valid)
+
+
+def mean_of_valid(terms, valid):
+    """Mean of the terms that are valid; 0 with a gradient path if there are none."""
+    count = valid.sum().clamp(min=1)
+    return (terms * valid).sum() / count
 
 
 def triplet(feats, ids, margin=0.3, squared=True, mining="all"):
     """The plain triplet loss (Schroff et al. 2015; "hard": Hermans et al. 2017), the "w/o L_atri" row of Tab. 5.
 
-    feats (b d), ids (b) -> scalar: adaptive_triplet with one instruction for all.
+    feats (b d), ids (b) -> scalar: the adaptive loss with one instruction for all.
     """
-    return adaptive_triplet(feats, ids, feats.new_ones(len(ids), 1), margin, squared, mining)
+    same_for_all = feats.new_ones(len(ids), 1)
+    return adaptive_triplet(feats, ids, same_for_all, margin, squared, mining)
 
+
+# ---- identity loss, and the losses of text-to-image retrieval (Sec. 4.4) ----
 
 def identity(logits, labels, smoothing=0.0):
-    """L_id: cross-entropy over the identities of one data set. logits (b classes), labels (b) -> scalar."""
+    """L_id of Eq. 7: cross-entropy over the identities of one data set. logits (b classes), labels (b) -> scalar."""
     return F.cross_entropy(full(logits), labels, label_smoothing=smoothing)
 
 
 def contrastive(image_feats, text_feats, ids, temperature):
     """L_cl of Eq. 8: image-text contrast in both directions, every pair of one identity a positive.
 
-    image_feats, text_feats (b d) L2-normalised, ids (b), temperature a scalar tensor -> scalar.
+    image_feats, text_feats (b d) L2-normalised, ids (b), temperature a number or scalar tensor -> scalar.
     """
-    logits = full(image_feats) @ full(text_feats).T / temperature
-    same = (ids[:, None] == ids[None]).to(logits.dtype)
-    target = same / same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    similarity = full(image_feats) @ full(text_feats).T
+    logits = similarity / temperature
+    positive = equal_pairs(ids).to(logits.dtype)
+    target = positive / positive.sum(1, keepdim=True)
+
+    image_to_text = F.cross_entropy(logits, target)
+    text_to_image = F.cross_entropy(logits.T, target)
+    return (image_to_text + text_to_image) / 2
 
 
 def hard_negatives(similarity, ids, generator=None):
     """For each image a text, and for each text an image, of another identity, drawn in proportion to the softmax of their
-    similarity, as in ALBEF (Li et al. 2021). similarity (b b) image x text logits, ids (b) -> text index (b), image index (b)."""
-    logits = full(similarity.detach()).masked_fill(ids[:, None] == ids[None], -torch.inf)
-    text = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
-    image = torch.multinomial(logits.T.softmax(1), 1, generator=generator).squeeze(1)
-    return text, image
+    similarity, as in ALBEF (Li et al. 2021).
+
+    similarity (b b) image x text logits, ids (b) -> index of a text (b), index of an image (b).
+    """
+    logits = full(similarity.detach())
+    logits = logits.masked_fill(equal_pairs(ids), -torch.inf)
+    of_texts = logits.softmax(1)  # each row: an image's chances of every text
+    of_images = logits.T.softmax(1)  # each row: a text's chances of every image
+
+    text = torch.multinomial(of_texts, 1, generator=generator)
+    image = torch.multinomial(of_images, 1, generator=generator)
+    return text.squeeze(1), image.squeeze(1)
 
 
 def matching(positive_logits, negative_logits):
@@ -112,6 +190,8 @@ def matching(positive_logits, negative_logits):
 
     positive_logits (b 2), negative_logits (m 2) -> scalar.
     """
-    logits = full(torch.cat([positive_logits, negative_logits]))
-    labels = torch.cat([torch.ones(len(positive_logits)), torch.zeros(len(negative_logits))]).long().to(logits.device)
+    logits = torch.cat([positive_logits, negative_logits])
+    labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    labels[:len(positive_logits)] = 1
+    logits = full(logits)
     return F.cross_entropy(logits, labels)

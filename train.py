@@ -1,6 +1,8 @@
-"""Trains IRM on one task or on all of them: `python train.py`, `python train.py --task cc --data ./ltcc`.
+"""Trains IRM on one task or on all: `python train.py`, `python train.py --task cc --data ./ltcc`.
 
-Several GPUs: `torchrun --nproc_per_node=N train.py ...`; every process takes its own batches and the gradients are averaged.
+Read `main` for the loop and `loss_terms` for the loss of a batch.
+Several GPUs: `torchrun --nproc_per_node=N train.py ...`; every process takes its own batches of the
+same task and the gradients are averaged.
 """
 
 import dataclasses
@@ -18,49 +20,66 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import data
+import dolls
 import evaluate
 import losses
-import toy
-from features import Features, amp_dtype
-from instructions import SENTENCES, TASKS
-from model import SIZES
-from reid.checkpoints import (
-    architecture,
-    load_checkpoint,
-    model_state,
-    rebuild,
-    restore_model,
-    save_checkpoint,
-)
+from instructions import TASKS
+from model import SIZES, Instruction
+from reid import checkpoints, weights
 from reid.cli import UserError, option, run
-from reid.weights import build
+from reid.device import amp_dtype, autocast, pick_device
+from reid.features import Features
+from reid.folders import counts_table, is_drawn, open_all, without_overlap
 
 
 @dataclasses.dataclass
 class Config:
     """Train Instruct-ReID. Flags that default to None take the value of the preset."""
-    task: str = option("all", "which task to train; all = every task that the data offers", ("all", *TASKS))
-    data: str = option("./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
-    val: bool = option(False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
+
+    task: str = option(
+        "all", "which task to train; all = every task that the data offers", ("all", *TASKS))
+    data: str = option(
+        "./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
+    val: bool = option(
+        False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
     name: str = option(None, "the run's folder under ./runs (default: the task)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
-    preset: str = option("auto", "toy for the drawn data, paper for photographs; auto looks at the data",
-                         ("auto", "toy", "paper"))
+    preset: str = option(
+        "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
+        ("auto", "toy", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation")
+
     # model
-    size: str = option(None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)", (*SIZES,))
-    editing: bool = option(True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 `w/o editing`")
-    feature: str = option("edit", "what is ranked: the edited CLS token, or F_out of the attention module", ("edit", "fused"))
-    vit_weights: str = option(None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or hub:OWNER/NAME")
-    albef: str = option(None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f of t2i")
-    text_model: str = option(None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
+    size: str = option(
+        None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)",
+        (*SIZES,))
+    editing: bool = option(
+        True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 "
+        "`w/o editing`")
+    feature: str = option(
+        "edit", "what is ranked: the edited CLS token, or F_out of the attention module",
+        ("edit", "fused"))
+    vit_weights: str = option(
+        None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
+        "hub:OWNER/NAME")
+    albef: str = option(
+        None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f "
+        "of t2i")
+    text_model: str = option(
+        None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
     train_text: bool = option(False, "let the text tower learn too")
+
     # loss
-    loss: str = option("adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5", ("adaptive", "triplet"))
+    loss: str = option(
+        "adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5",
+        ("adaptive", "triplet"))
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
     margin: float = option(None, "m of Eq. 5")
     smoothing: float = option(0.1, "label smoothing of the identity loss")
-    align: bool = option(True, "contrast that gives a picture encoder without pre-trained weights an eye for clothes")
+    align: bool = option(
+        True, "contrast that gives a picture encoder without pre-trained weights an eye for "
+        "clothes")
+
     # schedule
     steps: int = option(None, "training steps, each a batch of one task")
     ids: int = option(None, "identities per batch")
@@ -71,268 +90,486 @@ class Config:
     gate_lr: float = option(None, "learning rate of the gates, in multiples of lr")
     erase: float = option(None, "probability of random erasing")
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
+
     # machine
-    amp: str = option("auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU", ("auto", "bf16", "fp16", "off"))
+    amp: str = option(
+        "auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU",
+        ("auto", "bf16", "fp16", "off"))
     device: str = option("auto", "auto takes CUDA if it is there")
-    grad_checkpointing: bool = option(False, "compute each ViT layer again in backward: less memory, a third more time")
+    grad_checkpointing: bool = option(
+        False, "compute each ViT layer again in backward: less memory, a third more time")
     workers: int = option(None, "loader processes; 0 keeps the decoded images in memory")
-    evaluate_every: int = option(None, "steps between evaluations; 0 = only after the last step")
+    evaluate_every: int = option(
+        None, "steps between evaluations; 0 = only after the last step")
     save_every: int = option(500, "steps between checkpoints")
 
 
-# toy: trad and cc ask opposite things of the same kind of picture, and only much of both teaches to hear which; the margin
-# is in the scale of squared distances between LayerNorm's outputs.
 PRESETS = {
-    "toy": dict(size="tiny", mining="all", margin=5.0, steps=2750, ids=16, images=4, lr=1.5e-3, warmup=100, weight_decay=0.05,
-                gate_lr=10.0, erase=0.0, ratios="trad:6,cc:10,ctcc:2,vi:2,t2i:2,li:6", workers=0, evaluate_every=0),
-    "paper": dict(size="base", mining="all", margin=0.3, steps=24000, ids=32, images=4, lr=1e-5, warmup=1000, weight_decay=5e-4,
-                  gate_lr=1.0, erase=0.5, ratios="", workers=4, evaluate_every=4000),
+    "toy": dict(
+        size="tiny",
+        mining="all",
+        margin=5.0,  # in the scale of squared distances between LayerNorm's outputs
+        steps=2750,
+        ids=16,
+        images=4,
+        lr=1.5e-3,
+        warmup=100,
+        weight_decay=0.05,
+        gate_lr=10.0,
+        erase=0.0,
+        ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
+        workers=0,
+        evaluate_every=0,
+    ),
+    "paper": dict(  # Sec. 5.1
+        size="base",
+        mining="all",
+        margin=0.3,
+        steps=24000,
+        ids=32,
+        images=4,
+        lr=1e-5,
+        warmup=1000,
+        weight_decay=5e-4,
+        gate_lr=1.0,
+        erase=0.5,
+        ratios="",
+        workers=4,
+        evaluate_every=4000,
+    ),
 }
+CLIP = 5.0  # the largest norm of a gradient
+ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
+TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
 
+
+# ---- the loop ----
 
 def main(config):
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = evaluate.pick_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    checkpoint = load_checkpoint(config.resume) if config.resume else None
-    config = resumed_config(config, checkpoint) if checkpoint else preset_config(config, rank, world)
-    torch.manual_seed(config.seed)
-
-    datasets, shape = data.without_overlap(data.open_all(config.data, config.task, config.val)), SIZES[config.size]
-    batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images,
-                           seed=config.seed * world + rank, ratios=task_ratios(config, datasets))
-    model, report = (rebuild(checkpoint), []) if checkpoint else build(config, batches.classes)
-    model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
-    model.editor.checkpointing = model.encoder.picture.checkpointing = config.grad_checkpointing
-    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
-    dtype = amp_dtype(config.amp, device)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    folder, step = run_folder(config, rank), 0
-    if checkpoint:
-        step = restore(checkpoint, model, optimiser, scaler, device, config.resume)
-    if rank == 0:
-        print("\n".join([*report, *map(data.counts_table, datasets)]))
-    model.encoder.text.remember(sentences_of(datasets), lambda chunks: tqdm(chunks, "sentences", disable=rank > 0))
+    device = pick_device(config.device)
+    rank, world = join_processes(device)
+    if config.resume:
+        state = resume(config, device, rank, world)
+    else:
+        state = begin(config, device, rank, world)
+    config, model, optimiser, scaler = state.config, state.model, state.optimiser, state.scaler
+    batches, step = state.batches, state.step
+    precision = autocast(config.amp, device)
+    pad = model.size[0] // 16
 
     interrupted = []  # Ctrl-C: finish the step, save, leave
     signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
     loader = data.loader(batches, step, config.steps, config.workers)
     bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
-    first, started = step, time.time()
+    started = time.time()
+    first = step
     model.train()
     for batch in bar:
         for group in optimiser.param_groups:
             group["lr"] = config.lr * group["scale"] * schedule(step, config)
+
+        # the same augmentation for an image and its instruction picture, on the device
         chance = generator(batches.seed, step, device)
-        pictures = batch.instr.to(device) if isinstance(batch.instr, torch.Tensor) else None
-        images, pictures = data.augment(batch.images.to(device), pictures, batches.size[0] // 16, config.erase, chance)
-        what = batch.instr if pictures is None else pictures
-        terms = loss_terms(model, images, what, batch, config, autocast, chance)
-        scaler.scale(sum(terms.values())).backward()
+        images = batch.images.to(device)
+        is_pictured = isinstance(batch.instr, torch.Tensor)
+        pictures = batch.instr.to(device) if is_pictured else None
+        images, pictures = data.augment(images, pictures, pad, config.erase, chance)
+        what = pictures if is_pictured else batch.instr
+
+        # forward, backward, step
+        terms = loss_terms(model, images, what, batch, config, precision, chance)
+        loss = sum(terms.values())
+        scaler.scale(loss).backward()
         average_gradients(model, world)
         scaler.unscale_(optimiser)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         scaler.step(optimiser)
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         step += 1
+
+        # report, save, evaluate
         if step % 10 == 0:
             speed = (step - first) * len(images) * world / (time.time() - started)
-            shown = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
-            bar.set_postfix_str(f"{batch.task} {shown} {speed:.0f} images/s")
+            values = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
+            bar.set_postfix_str(f"{batch.task} {values} {speed:.0f} images/s")
         if interrupted:
             break
-        if rank == 0 and step < config.steps and step % config.save_every == 0:
-            save(folder, config, batches.classes, model, optimiser, scaler, step)
-        if rank == 0 and step < config.steps and config.evaluate_every and step % config.evaluate_every == 0:
-            log(folder, step, evaluate.evaluate_all(Features(model.eval(), config.feature, amp=config.amp), datasets))
-            model.train()
+        if rank > 0 or step == config.steps:
+            continue
+        if step % config.save_every == 0:
+            save(state, step)
+        if config.evaluate_every and step % config.evaluate_every == 0:
+            features = Features(model, config.feature, amp=config.amp)
+            log(state.folder, step, evaluate.evaluate_all(features, state.datasets))
+
     bar.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if rank == 0:
-        save(folder, config, batches.classes, model, optimiser, scaler, step)
-        if interrupted:
-            print(f"stopped at step {step}; go on with: python train.py --resume {folder}/last.pt")
-        else:
-            finish(model.eval(), datasets, config, folder, step, time.time() - started)
+    if rank > 0:
+        return
+    save(state, step)
+    if interrupted:
+        print(
+            f"stopped at step {step}; go on with: "
+            f"python train.py --resume {state.folder}/last.pt"
+        )
+    else:
+        finish(state, step, time.time() - started)
 
 
 def generator(seed, step, device):
-    """The random numbers of one step of one process, on its device: a function of (seed, step), as the batches are."""
-    return torch.Generator(device).manual_seed(random.Random(f"{seed}:augment {step}").getrandbits(63))
+    """The random numbers of one step of one process, on its device: a function of (seed, step), as
+    the batches are."""
+    number = random.Random(f"{seed}:augment {step}").getrandbits(63)
+    return torch.Generator(device).manual_seed(number)
 
 
-def loss_terms(model, images, what, batch, config, autocast, chance=None):
+# ---- the loss of a batch ----
+
+def loss_terms(model, images, what, batch, config, precision, chance=None):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others.
 
-    The model runs under `autocast`; the losses do not: a squared distance is the difference of terms of about 1500, where
-    bf16 moves in steps of 8, and a margin of 0.3 would drown. chance: the generator that hard negatives are drawn from.
+    images (b 3 H W) and what, sentences or pictures, as the model takes them.
+    The model runs under the autocast `precision`; the losses do not: a squared distance is the
+    difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
+    chance: the generator that hard negatives are drawn from.
     """
     labels = batch.labels.to(images.device)
-    with autocast:
+    with precision:
         instr = model.instruct(what)
-    if batch.task == "t2i":
-        return text_to_image_terms(model, images, instr, labels, autocast, chance)
-    with autocast:
+    if TASKS[batch.task].text_only:
+        return text_to_image_terms(model, images, instr, labels, precision, chance)
+    with precision:
         out = model(images, instr)
 
-    def metric(feat):
-        if config.loss == "triplet":
-            return losses.triplet(feat, labels, config.margin, mining=config.mining)
-        pooled = instr.pooled.expand(len(images), -1)
-        return losses.adaptive_triplet(feat, labels, pooled, config.margin, mining=config.mining)
-
-    terms = {}
-    for name, feat, neck, heads in (("", out.feat, out.neck, model.classifiers),                    # Eq. 7: on F
-                                    ("_out", out.fused, out.fused_neck, model.fused_classifiers)):  # and on F_out
-        terms["tri" + name] = metric(feat)
-        terms["id" + name] = losses.identity(heads[batch.dataset](losses.full(neck)), labels, config.smoothing)
-    if batch.clothes is not None and config.align:  # pictures of the same clothes agree, as a pre-trained encoder's would
+    # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
+    head = model.classifiers[batch.dataset]
+    fused_head = model.fused_classifiers[batch.dataset]
+    terms = {
+        "tri": triplet_loss(out.feat, labels, instr, config),
+        "id": identity_loss(out.neck, head, labels, config),
+        "tri_out": triplet_loss(out.fused, labels, instr, config),
+        "id_out": identity_loss(out.fused_neck, fused_head, labels, config),
+    }
+    if batch.clothes is not None and config.align:
+        # pictures of the same clothes agree, as those of a pre-trained encoder would
         looks = F.normalize(losses.full(instr.pooled), dim=1)
-        terms["align"] = losses.contrastive(looks, looks, batch.clothes.to(images.device), 0.1)
+        clothes = batch.clothes.to(images.device)
+        terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
 
 
-def text_to_image_terms(model, images, instr, labels, autocast, chance=None):
-    """Eq. 8: contrast of image and sentence, and matching of true pairs against hard false ones through E_f."""
-    with autocast:
-        out, instr = model(images, None), type(instr)(*(x.expand(len(images), *x.shape[1:]) for x in instr))
+def triplet_loss(feats, labels, instr, config):
+    """L_atri of Eq. 7, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
+    if config.loss == "triplet":
+        return losses.triplet(feats, labels, config.margin, mining=config.mining)
+    pooled = instr.expand(len(feats)).pooled
+    return losses.adaptive_triplet(feats, labels, pooled, config.margin, mining=config.mining)
+
+
+def identity_loss(neck_feats, head, labels, config):
+    """L_id of Eq. 7: the classifier sees the feature behind the BN neck."""
+    logits = head(losses.full(neck_feats))
+    return losses.identity(logits, labels, config.smoothing)
+
+
+def text_to_image_terms(model, images, instr, labels, precision, chance=None):
+    """Eq. 8: L_cl of image and sentence, and L_match of true pairs against hard false ones."""
+    with precision:
+        out = model(images, None)
+        instr = instr.expand(len(images))
         text_feats = losses.full(model.embed_text(instr))
     image_feats = F.normalize(losses.full(out.neck), dim=1)
-    temperature = model.log_temperature.exp().clamp(0.01, 0.5)
-    text, image = losses.hard_negatives(image_feats @ text_feats.T / temperature, labels, chance)
-    pairs = torch.cat([out.tokens, out.tokens, out.tokens[image]])
-    instr = type(instr)(*(torch.cat([x, x[text], x]) for x in instr))
-    with autocast:
-        logits = model.match(pairs, instr)
-    return {"con": losses.contrastive(image_feats, text_feats, labels, temperature),
-            "match": losses.matching(logits[:len(images)], logits[len(images):])}
+    temperature = model.log_temperature.exp().clamp(*TEMPERATURES)
 
+    similarity = image_feats @ text_feats.T / temperature
+    text, image = losses.hard_negatives(similarity, labels, chance)
+    # the true pairs, each image with a false text, each text with a false image
+    image_tokens = torch.cat([out.tokens, out.tokens, out.tokens[image]])
+    texts = Instruction.cat([instr, instr.take(text), instr])
+    with precision:
+        logits = model.match(image_tokens, texts)
+    true_logits, false_logits = logits[:len(images)], logits[len(images):]
+    return {
+        "con": losses.contrastive(image_feats, text_feats, labels, temperature),
+        "match": losses.matching(true_logits, false_logits),
+    }
+
+
+# ---- the optimiser ----
 
 def schedule(step, config):
-    """Linear warm-up from 1/100 of the learning rate, then a cosine down to 0 (Sec. 5.1; Loshchilov & Hutter 2017)."""
+    """Linear warm-up from 1/100 of the learning rate, then a cosine down to 0 (Sec. 5.1; Loshchilov
+    & Hutter 2017)."""
     if step < config.warmup:
         return 0.01 + 0.99 * step / config.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
+    share = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def parameter_groups(model, config):
-    """Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled back to it."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    gates = [p for name, p in named if name.endswith("gate")]
-    matrices = [p for name, p in named if p.ndim > 1 and not name.endswith("gate")]
-    vectors = [p for name, p in named if p.ndim <= 1 and not name.endswith("gate")]
-    return [dict(params=matrices, weight_decay=config.weight_decay, scale=1.0), dict(params=vectors, weight_decay=0.0, scale=1.0),
-            dict(params=gates, weight_decay=0.0, scale=config.gate_lr)]
+    """Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled
+    back to it."""
+    matrices, vectors, gates = [], [], []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        if name.endswith("gate"):
+            gates.append(p)
+        elif p.ndim > 1:
+            matrices.append(p)
+        else:
+            vectors.append(p)
+    return [
+        dict(params=matrices, weight_decay=config.weight_decay, scale=1.0),
+        dict(params=vectors, weight_decay=0.0, scale=1.0),
+        dict(params=gates, weight_decay=0.0, scale=config.gate_lr),
+    ]
+
+
+# ---- several processes ----
+
+def join_processes(device):
+    """(rank, number of processes), from what torchrun sets; (0, 1) without it."""
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world
 
 
 def average_gradients(model, world):
-    """Data parallelism in full: every process has its own batch of the same task, and steps with the mean gradient."""
-    if world > 1:
-        for p in model.parameters():
-            if p.grad is not None:
-                dist.all_reduce(p.grad)
-                p.grad /= world
+    """Data parallelism in full: every process has its own batch of the same task, and steps with
+    the mean gradient."""
+    if world == 1:
+        return
+    for p in model.parameters():
+        if p.grad is not None:
+            dist.all_reduce(p.grad)
+            p.grad /= world
 
+
+# ---- begin, or go on ----
+
+@dataclasses.dataclass
+class State:
+    """A run: what it is made of, and at which step it begins."""
+
+    config: Config
+    folder: Path
+    datasets: list
+    batches: data.Batches
+    model: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+
+def begin(config, device, rank, world):
+    """The State of a new run in a new folder."""
+    config = preset_config(config, rank, world)
+    torch.manual_seed(config.seed)
+    datasets, batches = open_batches(config, rank, world)
+    model, report = weights.build(config, batches.classes)
+    optimiser, scaler = prepare(model, config, device)
+    folder = new_folder(config, rank)
+    introduce(model, datasets, report, rank)
+    return State(config, folder, datasets, batches, model, optimiser, scaler)
+
+
+def resume(config, device, rank, world):
+    """The State that `save` wrote into config.resume."""
+    checkpoint = checkpoints.load_checkpoint(config.resume)
+    config = resumed_config(config, checkpoint)
+    torch.manual_seed(config.seed)
+    datasets, batches = open_batches(config, rank, world)
+    model = checkpoints.rebuild(checkpoint)
+    optimiser, scaler = prepare(model, config, device)
+    checkpoints.restore_model(model, checkpoint["model"], config.resume)
+    optimiser.load_state_dict(checkpoint["optimiser"])
+    scaler.load_state_dict(checkpoint["scaler"])
+    restore_rng(checkpoint["rng"], device)
+    introduce(model, datasets, [], rank)
+    folder = Path(config.resume).parent
+    step = checkpoint["step"]
+    return State(config, folder, datasets, batches, model, optimiser, scaler, step)
+
+
+def open_batches(config, rank, world):
+    """(datasets, Batches): every process draws its own."""
+    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    shape = SIZES[config.size]
+    batches = data.Batches(
+        datasets,
+        shape["size"],
+        shape["picture_size"],
+        config.ids,
+        config.images,
+        seed=config.seed * world + rank,
+        ratios=task_ratios(config, datasets),
+    )
+    return datasets, batches
+
+
+def prepare(model, config, device):
+    """(optimiser, scaler); the model moves to the device."""
+    model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+    model.editor.checkpointing = config.grad_checkpointing
+    model.encoder.picture.checkpointing = config.grad_checkpointing
+    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
+    is_fp16 = amp_dtype(config.amp, device) == torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
+    return optimiser, scaler
+
+
+def introduce(model, datasets, report, rank):
+    """Says what is there, and lets the text tower read every sentence that training can show."""
+    if rank == 0:
+        print("\n".join([*report, *map(counts_table, datasets)]))
+    model.encoder.text.remember(
+        sentences_of(datasets),
+        lambda chunks: tqdm(chunks, "sentences", disable=rank > 0),
+    )
+
+
+def sentences_of(datasets):
+    """Every sentence that training can show; of a streamed data set there are too many to keep."""
+    sentences = set()
+    for dataset in datasets:
+        sentences.update(TASKS[dataset.task].sentences)
+        if dataset.streamed:
+            continue
+        for record in dataset.split("train"):
+            sentences.update(record.captions)
+    return sentences
+
+
+# ---- config ----
 
 def preset_config(config, rank=0, world=1):
-    """Fills what the user left open from the preset that fits the data, drawing ./toy first if that is what is asked for."""
+    """Fills what the user left open from the preset that fits the data, drawing ./toy first if that
+    is what is asked for. UserError for a number that is too small."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
-        toy.make_toy(config.data)
+        dolls.make_toy(config.data)
     if world > 1:
         dist.barrier()
-    is_toy = data.is_drawn(config.data)
-    name = ("toy" if is_toy else "paper") if config.preset == "auto" else config.preset
-    why = ("drawn data (toy.json is there)" if is_toy else "no toy.json: photographs") if config.preset == "auto" else "--preset"
+
+    name, why = config.preset, "--preset"
+    if name == "auto" and is_drawn(config.data):
+        name, why = "toy", "drawn data (toy.json is there)"
+    elif name == "auto":
+        name, why = "paper", "no toy.json: photographs"
     if rank == 0:
         print(f"preset {name}: {why}")
-    open_fields = {key: value for key, value in PRESETS[name].items() if getattr(config, key) is None}
-    config = dataclasses.replace(config, preset=name, **open_fields)
-    config = dataclasses.replace(config, align=config.align and not config.albef)  # ALBEF's picture encoder is fixed
+
+    chosen = {"preset": name}
+    for flag, value in PRESETS[name].items():
+        if getattr(config, flag) is None:
+            chosen[flag] = value
+    if config.albef:
+        chosen["align"] = False  # ALBEF's picture encoder is fixed
+    config = dataclasses.replace(config, **chosen)
     for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
-        if getattr(config, flag) < least:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: must be at least {least}")
+        value = getattr(config, flag)
+        if value < least:
+            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least {least}")
     return config
 
 
 def resumed_config(config, checkpoint):
-    """The config of the checkpoint; only the machine's flags may differ."""
+    """The config of the checkpoint; only the machine's flags may differ. UserError for others."""
     free = {"resume", "device", "workers"}
-    given = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default and f.name not in free]
-    if given:
-        raise UserError(f"--resume goes on with the flags of that run: drop --{given[0].replace('_', '-')}")
-    workers = checkpoint["config"]["workers"] if config.workers is None else config.workers
-    return Config(**{**checkpoint["config"], "resume": config.resume, "device": config.device, "workers": workers})
+    for field in dataclasses.fields(config):
+        is_given = getattr(config, field.name) != field.default
+        if is_given and field.name not in free:
+            flag = field.name.replace("_", "-")
+            raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
+
+    old = checkpoint["config"]
+    workers = old["workers"] if config.workers is None else config.workers
+    new = {"resume": config.resume, "device": config.device, "workers": workers}
+    return Config(**{**old, **new})
 
 
 def task_ratios(config, datasets):
-    """Steps per round of each task that the data offers: 'trad:1,cc:2' -> {'trad': 1, 'cc': 2}; 1 where nothing is said."""
+    """Steps per round of each task that the data offers: 'trad:1,cc:2' -> {'trad': 1, 'cc': 2}; 1
+    where nothing is said. UserError if it cannot be read."""
+    given = {}
     try:
-        said = {task: int(n) for task, n in (part.split(":") for part in config.ratios.split(",") if part)}
+        for part in filter(None, config.ratios.split(",")):
+            task, steps = part.split(":")
+            given[task] = int(steps)
     except ValueError as error:
-        raise UserError(f"--ratios {config.ratios}: expected task:number pairs such as trad:1,cc:2") from error
-    return {dataset.task: said.get(dataset.task, 1) for dataset in datasets}
+        raise UserError(
+            f"--ratios {config.ratios}: expected task:number pairs such as trad:1,cc:2"
+        ) from error
+    return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
 
 
-def sentences_of(datasets):
-    """Every sentence that training can show, for the text tower to read once; SYNTH-PEDES has too many to be kept."""
-    captions = {caption for dataset in datasets if dataset.layout != "synth-pedes"
-                for record in dataset.split("train") for caption in record.captions}
-    return captions.union(*(SENTENCES.get(dataset.task, ()) for dataset in datasets))
+# ---- the run's folder ----
 
-
-def run_folder(config, rank):
-    """runs/NAME, or NAME-2, NAME-3 ... so that no earlier run is overwritten; a resumed run stays in its folder."""
-    if config.resume:
-        return Path(config.resume).parent
-    base, n = Path("runs") / (config.name or config.task), 1
-    while (folder := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists():
+def new_folder(config, rank):
+    """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
+    base = Path("runs") / (config.name or config.task)
+    folder, n = base, 1
+    while folder.exists():
         n += 1
+        folder = base.with_name(f"{base.name}-{n}")
     if rank == 0:
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+        text = json.dumps(dataclasses.asdict(config), indent=1)
+        (folder / "config.json").write_text(text + "\n")
     return folder
 
 
-def save(folder, config, classes, model, optimiser, scaler, step):
-    """Everything a resume needs. Batches and their instructions are functions of (seed, step), so step is their state."""
-    rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-    save_checkpoint(folder / "last.pt", {
-        "config": {**dataclasses.asdict(config), "resume": None}, "classes": classes, "step": step, "model": model_state(model),
-        "published": architecture(model, config.size), "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "rng": rng})
+def save(state, step):
+    """Writes last.pt, everything that a resume needs. Batches, instructions and augmentation are
+    functions of (seed, step), so step is their state."""
+    config, model = state.config, state.model
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    checkpoints.save_checkpoint(state.folder / "last.pt", {
+        "config": {**dataclasses.asdict(config), "resume": None},
+        "classes": state.batches.classes,
+        "step": step,
+        "model": checkpoints.model_state(model),
+        "published": checkpoints.architecture(model, config.size),
+        "optimiser": state.optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "rng": {"cpu": torch.get_rng_state(), "cuda": gpus},
+    })
 
 
-def restore(checkpoint, model, optimiser, scaler, device, path):
-    """Undoes `save`; returns the step to go on from."""
-    restore_model(model, checkpoint["model"], path)
-    optimiser.load_state_dict(checkpoint["optimiser"])
-    scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["rng"]["cpu"])
-    if device.type == "cuda" and checkpoint["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
-    return checkpoint["step"]
+def restore_rng(rng, device):
+    torch.set_rng_state(rng["cpu"])
+    if device.type == "cuda" and rng["cuda"]:
+        torch.cuda.set_rng_state_all(rng["cuda"])
 
 
-def finish(model, datasets, config, folder, step, seconds):
+def finish(state, step, seconds):
     """Evaluates the last step, writes the metrics line, prints the tables."""
-    features = Features(model, config.feature, amp=config.amp)
-    rows, matrix = evaluate.evaluate_all(features, datasets), evaluate.instruction_matrix(features, datasets)
-    log(folder, step, rows, matrix)
-    print(f"\n{step} steps in {seconds / 60:.1f} minutes; checkpoint, log and config in {folder}/\n")
+    features = Features(state.model, state.config.feature, amp=state.config.amp)
+    rows = evaluate.evaluate_all(features, state.datasets)
+    matrix = evaluate.instruction_matrix(features, state.datasets)
+    log(state.folder, step, rows, matrix)
+
+    minutes = seconds / 60
+    print(
+        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {state.folder}/\n"
+    )
     if rows:  # else there is no test split
         print(evaluate.format_table(rows))
     if matrix:
-        print("\nInstruction matrix: the same queries and the same gallery, only the query's instruction differs\n")
+        print(
+            "\nInstruction matrix: the same queries and the same gallery, only the query's "
+            "instruction differs\n"
+        )
         print(evaluate.format_table(matrix))
 
 
 def log(folder, step, rows, matrix=()):
+    line = json.dumps({"step": step, "rows": list(rows), "matrix": list(matrix)})
     with open(folder / "log.jsonl", "a") as file:
-        file.write(json.dumps({"step": step, "rows": list(rows), "matrix": list(matrix)}) + "\n")
+        file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from evaluate import GENERAL, Columns, evaluate_features
 from reid import cli
+from evaluate import evaluate_features
+from reid.protocols import GENERAL, Columns
 from timing import medians
 
 CHUNK = 256

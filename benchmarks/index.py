@@ -29,8 +29,9 @@ def write(folder, entries):
 def opening(folder):
     """Opens it and draws a batch of 32 x 4, in this process."""
     import data
+    from reid.folders import open_dataset
     before, start = memory(), time.perf_counter()
-    dataset = data.open_dataset(folder, "t2i")
+    dataset = open_dataset(folder, "t2i")
     opened = time.perf_counter()
     sampler = data.PKSampler(dataset.split("train"), 32, 4, seed=0)
     batch = [dataset.records[i] for i in sampler.batch(0)]

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import train
 from reid import cli
+from reid.folders import find_datasets, open_all
 
 SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 
@@ -35,10 +36,10 @@ def main(config):
         seven = Path(folder) / "seven"
         seven.mkdir()
         (seven / "toy.json").write_text("{}")  # drawn data: train.py takes the toy's preset
-        for name, root in data.find_datasets(config.data):
+        for name, root in find_datasets(config.data):
             if name in SEVEN:
                 (seven / root.name).symlink_to(root.absolute())
-        datasets = data.open_all(seven)
+        datasets = open_all(seven)
         os.chdir(folder)  # runs go there
         shares = Counter(dataset.task for dataset in datasets)
         for seed in range(config.seeds):

@@ -14,6 +14,7 @@ import data
 import toy
 from model import SIZES, InstructReID, ViT
 from reid.text import EmbeddedTextEncoder
+from reid.folders import open_all
 from timing import medians
 from train import PRESETS, Config, loss_terms
 
@@ -57,7 +58,7 @@ def feeding(people=64, steps=30):
     config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
     with tempfile.TemporaryDirectory() as folder:
         toy.make_toy(f"{folder}/toy", people=people, seed=0)
-        datasets = data.open_all(f"{folder}/toy", "cc")
+        datasets = open_all(f"{folder}/toy", "cc")
         shape = SIZES["tiny"]
         batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)
         model = InstructReID("tiny", batches.classes, text=EmbeddedTextEncoder()).train()

@@ -1,6 +1,17 @@
 """What any re-identification code needs and a reader of the paper need not open.
 
 cli          flags from a dataclass, and the user's mistakes in one line
+device       what a model runs on, and in which precision
+records      one record per image, and the data set that they make up
+layouts      the data sets as they lie on disk: one reader and one row each
+synth_pedes  the one data set that is too large to be in memory
+protocols    who asks, who answers, what is left out of a ranking, what is a hit
+folders      finding, counting and checking data sets
+images       pictures into tensors
+features     features of a run: computed once, kept in a file; the second stage of t2i
+rerank       k-reciprocal re-ranking
+compare      two runs on the same queries
+pictures     rankings, gates and instruction attention, drawn
 checkpoints  what train.py writes, read and written
 weights      a model that starts from published weights: PASS, DeiT, HAP, ALBEF
 text         the BERT that reads the sentences, and its tokenizer

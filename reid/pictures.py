@@ -13,7 +13,9 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from reid.cli import UserError
-from data import MEAN, STD, Dataset, Record, load_image
+from instructions import TASKS
+from reid.images import MEAN, STD, load_image
+from reid.records import Dataset, Record
 
 TEXT = ImageFont.load_default(15)
 SMALL = ImageFont.load_default(12)
@@ -59,7 +61,7 @@ class RankRow(NamedTuple):
     @property
     def by_picture(self):
         """Is the instruction a picture of clothes?"""
-        return self.dataset.task == "ctcc"
+        return TASKS[self.dataset.task].pictures
 
     @property
     def title(self):

@@ -13,8 +13,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
-from data import Dataset, PKSampler, Record
 from reid.cli import UserError
+from data import PKSampler
+from reid import folders
+from reid.images import load_image, normalise
+from reid.records import Dataset, Record
 
 PLAIN = Image.effect_noise((8, 16), 60).convert("RGB")
 
@@ -101,7 +104,7 @@ def by_role(dataset):
 # ---- readers ----
 
 def test_market_drops_junk_from_training_and_flags_it_in_the_gallery(toy):
-    dataset = data.open_dataset(market(toy / "Market-1501-v15.09.15"), "trad")
+    dataset = folders.open_dataset(market(toy / "Market-1501-v15.09.15"), "trad")
     assert by_role(dataset) == {"train": 2, "query": 1, "gallery": 3}
     assert dataset.split("query") == [Record("market", "query", "query/0001_c1s1_001051_00.jpg", 1, 1)]
     assert [(r.pid, r.cam, r.junk) for r in dataset.split("gallery")] == [(-1, 1, True), (0, 4, False), (71, 6, False)]
@@ -109,7 +112,7 @@ def test_market_drops_junk_from_training_and_flags_it_in_the_gallery(toy):
 
 
 def test_ltcc_reads_person_outfit_and_two_digit_camera(toy):
-    dataset = data.open_dataset(ltcc(toy / "LTCC_ReID"), "cc")
+    dataset = folders.open_dataset(ltcc(toy / "LTCC_ReID"), "cc")
     assert by_role(dataset) == {"train": 2, "query": 1, "gallery": 1}
     assert [(r.pid, r.cam, r.clothes) for r in dataset.split("train")] == [(13, 12, "13:2"), (94, 9, "94:1")]
     assert dataset.split("gallery")[0].path == "test/001_1_c5_015874.png"
@@ -117,7 +120,7 @@ def test_ltcc_reads_person_outfit_and_two_digit_camera(toy):
 
 def test_llcm_trains_on_the_lists_and_takes_cameras_from_file_names(toy):
     text(toy, "campus/cam7/toy.json", {})
-    dataset = data.open_dataset(llcm(toy / "campus" / "cam7" / "LLCM"), "vi")  # "cam" in the root must not matter
+    dataset = folders.open_dataset(llcm(toy / "campus" / "cam7" / "LLCM"), "vi")  # "cam" in the root must not matter
     assert by_role(dataset) == {"train": 2, "test": 3}
     assert {(r.pid, r.cam, r.modality) for r in dataset.split("train")} == {(1, 2, "rgb"), (1, 1, "ir")}
     assert [(r.pid, r.cam, r.modality) for r in dataset.split("test")] == [(3, 1, "rgb"), (3, 3, "rgb"), (3, 1, "ir")]
@@ -125,7 +128,7 @@ def test_llcm_trains_on_the_lists_and_takes_cameras_from_file_names(toy):
 
 
 def test_cuhk_pedes_has_one_text_query_per_test_caption(toy):
-    dataset = data.open_dataset(pedes(toy / "CUHK-PEDES"), "t2i")
+    dataset = folders.open_dataset(pedes(toy / "CUHK-PEDES"), "t2i")
     assert by_role(dataset) == {"train": 1, "val": 1, "gallery": 1, "query": 3}
     assert dataset.split("train")[0].captions == ("a man", "walks") and dataset.split("train")[0].pid == 11003
     assert [(r.path, r.modality, r.pid, r.captions) for r in dataset.split("query")] == [
@@ -138,14 +141,14 @@ def test_cuhk_pedes_captions_without_split_are_refused(toy):
     no_split = [{k: v for k, v in entry.items() if k != "split"} for entry in PEDES]
     text(root, "reid_raw.json", no_split)
     with pytest.raises(UserError, match="reid_raw.json.*split"):
-        data.open_dataset(root, "t2i")
+        folders.open_dataset(root, "t2i")
     (root / "reid_raw.json").rename(root / "caption_all.json")
     with pytest.raises(UserError, match="no split.*reid_raw.json"):
-        data.open_dataset(root, "t2i")
+        folders.open_dataset(root, "t2i")
 
 
 def test_cocas_ctcc_merges_training_rows_and_reads_the_wanted_clothes(toy):
-    dataset = data.open_dataset(cocas(toy / "COCAS"), "ctcc")
+    dataset = folders.open_dataset(cocas(toy / "COCAS"), "ctcc")
     assert dataset.records == (
         Record("cocas", "train", "real1/COCAS/a.jpg", 7, None, "7:1", template_path="real1/COCAS/templates/t.jpg",
                crop_path="real1/COCAS/crops/a.jpg"),
@@ -156,7 +159,7 @@ def test_cocas_ctcc_merges_training_rows_and_reads_the_wanted_clothes(toy):
 
 
 def test_cocas_li_takes_descriptions_from_the_json(toy):
-    dataset = data.open_dataset(cocas(toy / "COCAS"), "li")
+    dataset = folders.open_dataset(cocas(toy / "COCAS"), "li")
     assert [r.captions for r in dataset.split("train")] == [("A man.", "A tall man."), ("A man.",)]
     asked = [(r.captions, r.target_clothes) for r in dataset.split("query")]
     assert asked == [(("In red.",), "9:2"), (("In blue.",), "9:1")]
@@ -166,7 +169,7 @@ def test_cocas_li_takes_descriptions_from_the_json(toy):
 def test_cocas_real2_alone_opens(toy):
     root = cocas(toy / "COCAS")
     (root / "real1").rename(toy / "elsewhere")
-    dataset = data.open_dataset(root, "ctcc")
+    dataset = folders.open_dataset(root, "ctcc")
     assert by_role(dataset) == {"query": 1, "gallery": 1}
     with pytest.raises(UserError, match="COCAS.*no training images.*real1"):
         data.Batches([dataset], (16, 8), (8, 8), 1, 1, seed=0)
@@ -179,7 +182,7 @@ def test_a_bad_list_row_is_named_by_file_and_line(toy, row, complaint):
     root = cocas(toy / "COCAS")
     text(root, "real2/datalist/query_attr.txt", f"images/1/q.jpg k1 9 2 3\n\n{row}\n")
     with pytest.raises(UserError, match=rf"query_attr\.txt:3.*{complaint}"):
-        data.open_dataset(root, "li")
+        folders.open_dataset(root, "li")
 
 
 def test_missing_and_empty_pieces_are_named(toy):
@@ -194,7 +197,7 @@ def test_missing_and_empty_pieces_are_named(toy):
         else:
             text(root, piece, content)
         with pytest.raises(UserError, match=Path(piece).name) as error:
-            data.open_dataset(root, task)
+            folders.open_dataset(root, task)
         assert "\n" not in str(error.value)
 
 
@@ -202,17 +205,17 @@ def test_a_foreign_name_is_an_error_not_a_guess(toy):
     root = market(toy / "Market")
     put(root, "query/0003_cam2.jpg")
     with pytest.raises(UserError, match="0003_cam2.jpg.*0002_c1s1"):
-        data.open_dataset(root, "trad")
+        folders.open_dataset(root, "trad")
 
 
 def test_counts_are_compared_with_the_published_ones_except_for_drawn_data(tmp_path):
     root = market(tmp_path / "Market")
     with pytest.warns(UserWarning, match=r"train 2 images of 2 ids \(published 12936 of 751\); query"):
-        data.open_dataset(root, "trad")
+        folders.open_dataset(root, "trad")
     text(tmp_path, "toy.json", {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = data.counts_table(data.open_dataset(root, "trad"))
+        table = folders.counts_table(folders.open_dataset(root, "trad"))
     assert [line.split() for line in table.splitlines()[1:]] == [
         ["train", "2", "2", "2", "-"], ["query", "1", "1", "1", "-"], ["gallery", "2", "2", "2", "-", "+", "1", "junk"]]
 
@@ -222,8 +225,8 @@ def test_counts_are_compared_with_the_published_ones_except_for_drawn_data(tmp_p
 def test_a_folder_of_several_sets_serves_every_task(toy):
     for name, build in TREES.items():
         build(toy / name)
-    assert sorted(d.task for d in data.open_all(toy)) == ["cc", "ctcc", "li", "t2i", "trad", "vi"]
-    assert data.open_dataset(toy, "vi").root == toy / "llcm"
+    assert sorted(d.task for d in folders.open_all(toy)) == ["cc", "ctcc", "li", "t2i", "trad", "vi"]
+    assert folders.open_dataset(toy, "vi").root == toy / "llcm"
 
 
 def test_search_does_not_walk_image_folders(toy, monkeypatch):
@@ -231,24 +234,24 @@ def test_search_does_not_walk_image_folders(toy, monkeypatch):
     market(toy / "photos" / "deep")
     market(toy / "a" / "Market")
     listed = []
-    scandir = data.os.scandir
-    monkeypatch.setattr(data.os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
-    assert data.find_datasets(toy) == [("market", toy / "a" / "Market")]
+    scandir = folders.os.scandir
+    monkeypatch.setattr(folders.os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
+    assert folders.find_datasets(toy) == [("market", toy / "a" / "Market")]
     assert not any("bounding_box" in str(path) for path in listed)
 
 
 def test_what_cannot_be_found_is_said(toy):
     with pytest.raises(UserError, match="--data .*nowhere: no such folder"):
-        data.open_all(toy / "nowhere")
+        folders.open_all(toy / "nowhere")
     put(toy / "holiday", "beach/1.jpg")
     with pytest.raises(UserError, match=r"LTCC \(train, query, test\).*[Ff]ound beach"):
-        data.open_all(toy / "holiday")
+        folders.open_all(toy / "holiday")
     market(toy / "m")
     with pytest.raises(UserError, match=r"--task vi; found Market-1501 \(trad\)"):
-        data.open_dataset(toy, "vi")
+        folders.open_dataset(toy, "vi")
     market(toy / "again")
     with pytest.raises(UserError, match="more than once.*again"):
-        data.open_all(toy)
+        folders.open_all(toy)
 
 
 # ---- sampling ----
@@ -381,26 +384,26 @@ def test_a_broken_image_is_named_in_one_line_also_from_a_worker(world, toy, work
 def test_truncated_jpeg_is_named(tmp_path):
     path = tmp_path / "0002_c1s1_000451_03.jpg"
     Image.effect_noise((64, 128), 60).convert("RGB").save(path)
-    assert data.load_image(path, (32, 16)).shape == (3, 32, 16)
+    assert load_image(path, (32, 16)).shape == (3, 32, 16)
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UserError, match="0002_c1s1_000451_03.jpg"):
-        data.load_image(path, (32, 16))
+        load_image(path, (32, 16))
 
 
 def test_load_image_keeps_orientation_channels_and_detail(tmp_path):
     image = Image.new("RGB", (64, 128), (255, 0, 0))
     image.paste((0, 0, 255), (0, 64, 64, 128))  # red above blue
     image.save(tmp_path / "a.png")
-    red, green, blue = data.load_image(tmp_path / "a.png", (16, 8)).float().mean(2)
+    red, green, blue = load_image(tmp_path / "a.png", (16, 8)).float().mean(2)
     assert red[:7].min() > 250 and blue[9:].min() > 250 and green.max() < 5
     stripes = Image.fromarray((torch.arange(512) // 8 % 2 * 255).to(torch.uint8).expand(1024, 512).numpy())
     stripes.save(tmp_path / "grey.jpg")  # not RGB, and decoded at half its size, which must keep stripes of two pixels
-    assert data.load_image(tmp_path / "grey.jpg", (256, 128)).float().std() > 90
+    assert load_image(tmp_path / "grey.jpg", (256, 128)).float().std() > 90
 
 
 def test_normalise_has_zero_mean_and_unit_deviation_on_imagenet_pixels():
     pixel = torch.tensor([[0.485, 0.456, 0.406], [0.485 + 0.229, 0.456 + 0.224, 0.406 + 0.225]]) * 255
-    out = data.normalise(pixel.round().to(torch.uint8).view(2, 3, 1, 1)).view(2, 3)
+    out = normalise(pixel.round().to(torch.uint8).view(2, 3, 1, 1)).view(2, 3)
     assert out.dtype == torch.float32 and torch.allclose(out, torch.tensor([[0.0], [1.0]]).expand(2, 3), atol=0.01)
 
 
@@ -411,16 +414,16 @@ def noise(b, h, w, seed=0):
 def test_image_and_picture_are_flipped_together():
     images, pictures = noise(64, 16, 8), noise(64, 8, 8, seed=1)
     out, out_pictures = data.augment(images, pictures, pad=0, erase_prob=0.0)
-    flipped = [torch.equal(a, b) for a, b in zip(out, data.normalise(images.flip(3)))]
-    assert flipped == [torch.equal(a, b) for a, b in zip(out_pictures, data.normalise(pictures.flip(3)))]
-    kept = [torch.equal(a, b) for a, b in zip(out, data.normalise(images))]
+    flipped = [torch.equal(a, b) for a, b in zip(out, normalise(images.flip(3)))]
+    assert flipped == [torch.equal(a, b) for a, b in zip(out_pictures, normalise(pictures.flip(3)))]
+    kept = [torch.equal(a, b) for a, b in zip(out, normalise(images))]
     assert [not f for f in flipped] == kept and 16 < sum(flipped) < 48  # test pixels pass through the same normalise
 
 
 def test_crop_is_a_shift_that_differs_between_images():
     images = noise(1, 16, 8).expand(64, -1, -1, -1)
     out, none = data.augment(images, None, pad=3, erase_prob=0.0)
-    padded = torch.nn.functional.pad(data.normalise(images[0]), [3] * 4)
+    padded = torch.nn.functional.pad(normalise(images[0]), [3] * 4)
     windows = {(y, x, flip): (padded.flip(2) if flip else padded)[:, y:y + 16, x:x + 8]
                for y in range(7) for x in range(7) for flip in (False, True)}
     seen = {next(key for key, window in windows.items() if torch.equal(window, image)) for image in out}
@@ -446,9 +449,9 @@ def test_erasing_is_a_rectangle_of_the_published_area_and_aspect(size):
 def test_erasing_touches_person_images_only_and_leaves_the_mean():
     images = torch.full((32, 3, 64, 32), 250, dtype=torch.uint8)
     out, pictures = data.augment(images, images, pad=0, erase_prob=1.0)
-    assert torch.equal(pictures, data.normalise(images))
+    assert torch.equal(pictures, normalise(images))
     erased = out == 0
-    assert erased.any(1).flatten(1).any(1).all() and torch.equal(out[~erased], data.normalise(images)[~erased])
+    assert erased.any(1).flatten(1).any(1).all() and torch.equal(out[~erased], normalise(images)[~erased])
 
 
 def test_augmentation_repeats_with_the_generator_state():

@@ -8,9 +8,9 @@ from PIL import Image
 
 import data
 import evaluate
+import features as features_module
 import instructions
-from data import Dataset, Record
-from evaluate import PROTOCOLS, columns, evaluate_features, evaluate_task, masks
+from evaluate import evaluate_features, evaluate_task
 from features import Features, extract, load_features, matched_first, save_features
 from metrics import ranking_metrics
 from model import Instruction, InstructReID
@@ -18,6 +18,10 @@ from reid.rerank import k_reciprocal
 from reid import checkpoints, cli
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
+from reid.images import normalise
+from reid.layouts import LAYOUTS
+from reid.protocols import columns, masks, trial_gallery
+from reid.records import Dataset, Record
 
 
 # ---- ranking by features ----
@@ -28,7 +32,7 @@ def test_chunks_change_nothing():
     queries = [Record("market", "query", None, i % 5, i % 3) for i in range(23)]
     gallery = [Record("market", "gallery", None, i % 6, i % 2) for i in range(40)]
     q, g = columns(queries, gallery)
-    protocol = PROTOCOLS["market", "trad"][0]
+    protocol = LAYOUTS["market"].protocols["trad"][0]
     whole, parts = (evaluate_features(qf, gf, q, g, protocol, chunk=chunk) for chunk in (100, 4))
     dist = 1 - F.normalize(qf) @ F.normalize(gf).T
     direct = ranking_metrics(dist, *masks(protocol, q, g))
@@ -55,12 +59,12 @@ def test_reranking_by_features_is_that_of_the_metrics():
                    [Record("market", "gallery", None, i % 5) for i in range(40)])
     units = F.normalize(qf), F.normalize(gf)
     dist = k_reciprocal(*units)(0, (-units[0] @ units[1].T).numpy())
-    expected = ranking_metrics(dist, *masks(PROTOCOLS["market", "trad"][0], q, g))
+    expected = ranking_metrics(dist, *masks(LAYOUTS["market"].protocols["trad"][0], q, g))
     for chunk in (4, 100):
-        ours = evaluate_features(qf, gf, q, g, PROTOCOLS["market", "trad"][0], chunk=chunk, rerank=True)
+        ours = evaluate_features(qf, gf, q, g, LAYOUTS["market"].protocols["trad"][0], chunk=chunk, rerank=True)
         assert ours["mAP"] == pytest.approx(expected["mAP"])
     with pytest.raises(UserError, match="20 neighbours.*holds 12"):
-        evaluate_features(qf, gf[:12], q, g, PROTOCOLS["market", "trad"][0], rerank=True)
+        evaluate_features(qf, gf[:12], q, g, LAYOUTS["market"].protocols["trad"][0], rerank=True)
 
 
 @pytest.mark.parametrize("qf, gf, what", [
@@ -93,7 +97,7 @@ def test_ltcc_modes_by_hand():
         (1, 3, "1:a"),   # same clothes
         (2, 1, "2:b"),
         (1, 1, "1:b")))]  # same camera
-    general, cc, sc = PROTOCOLS["ltcc", "cc"]
+    general, cc, sc = LAYOUTS["ltcc"].protocols["cc"]
     assert rank(general, query, gallery) == (pytest.approx((1 / 2 + 2 / 3) / 2), 0, [1, 2, 3, 4])
     assert rank(cc, query, gallery) == (pytest.approx(1 / 2), 0, [1, 2, 4])
     assert rank(sc, query, gallery) == (pytest.approx(1 / 2), 0, [1, 3, 4])
@@ -108,34 +112,34 @@ def test_cocas_strict_by_hand():
         (2, None, "2:a"),
         (1, None, "1:b"),   # an unknown camera equals none
         (2, 1, "2:b")))]
-    strict, by_id = PROTOCOLS["cocas", "ctcc"]
+    strict, by_id = LAYOUTS["cocas"].protocols["ctcc"]
     assert rank(strict, query, gallery) == (pytest.approx((1 / 2 + 2 / 4) / 2), 0, [0, 2, 3, 4, 5])
     assert rank(by_id, query, gallery)[0] == pytest.approx((1 + 2 / 2 + 3 / 4) / 3)
-    assert PROTOCOLS["cocas", "li"] == PROTOCOLS["cocas", "ctcc"]
+    assert LAYOUTS["cocas"].protocols["li"] == LAYOUTS["cocas"].protocols["ctcc"]
 
 
 def test_junk_and_same_camera_images_are_not_ranked_and_distractors_are():
     query = Record("market", "query", "q", 5, 1)
     gallery = [Record("market", "gallery", "a", 5, 1), Record("market", "gallery", "b", -1, 2, junk=True),
                Record("market", "gallery", "c", 0, 3), Record("market", "gallery", "d", 5, 2)]
-    assert rank(PROTOCOLS["market", "trad"][0], query, gallery) == (1 / 2, 0, [2, 3])
+    assert rank(LAYOUTS["market"].protocols["trad"][0], query, gallery) == (1 / 2, 0, [2, 3])
 
 
 def test_unknown_is_equal_to_nothing():
     query, other = Record("cocas", "query", "q", 1), Record("cocas", "gallery", "g", 1)
     q, g = columns([query], [other])
-    strict, by_id = PROTOCOLS["cocas", "li"]
+    strict, by_id = LAYOUTS["cocas"].protocols["li"]
     assert not strict.positive(q, g).any() and by_id.positive(q, g).all() and not by_id.removed(q, g).any()
 
 
 def test_llcm_trials_draw_one_image_per_person_and_camera_and_repeat():
     records = [Record("llcm", "test", f"test_vis/cam{cam}/{pid:04d}/{k}.jpg", pid, cam)
                for k in range(4) for cam in (2, 1) for pid in (9, 3)]
-    draw = evaluate.trial_gallery(records, 0)
+    draw = trial_gallery(records, 0)
     assert [(records[i].pid, records[i].cam) for i in draw] == [(3, 1), (3, 2), (9, 1), (9, 2)]
     shuffled = records[::-1]
-    assert [shuffled[i] for i in evaluate.trial_gallery(shuffled, 0)] == [records[i] for i in draw]
-    assert len({tuple(evaluate.trial_gallery(records, seed)) for seed in range(10)}) > 5
+    assert [shuffled[i] for i in trial_gallery(shuffled, 0)] == [records[i] for i in draw]
+    assert len({tuple(trial_gallery(records, seed)) for seed in range(10)}) > 5
 
 
 # ---- tasks, on painted images and a model that looks at colours ----
@@ -146,7 +150,7 @@ PAINT = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "g
 def colour_of(sentence):
     """The colour that a sentence names, as a model sees it; black if it names none. (3,)"""
     rgb = next((rgb for name, rgb in PAINT.items() if name in sentence), (0, 0, 0))
-    return data.normalise(torch.tensor(rgb, dtype=torch.uint8).view(1, 3, 1, 1)).flatten()
+    return normalise(torch.tensor(rgb, dtype=torch.uint8).view(1, 3, 1, 1)).flatten()
 
 
 class ColourModel(torch.nn.Module):
@@ -286,9 +290,9 @@ def test_llcm_cmc_ranks_people(root):
     records = [Record("llcm", "test", "q", 1, 9, modality="ir")]
     records += [Record("llcm", "test", str(i), pid, cam) for i, (pid, cam) in enumerate(((2, 1), (2, 2), (1, 1)))]
     feats = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]])
-    row = evaluate.score(PROTOCOLS["llcm", "vi"][0], records, records, feats, feats)
+    row = evaluate.score(LAYOUTS["llcm"].protocols["vi"][0], records, records, feats, feats)
     assert (row["R1"], row["mAP"]) == (0, pytest.approx(1 / 3))
-    figures = evaluate_features(feats[:1], feats[1:], *columns(records[:1], records[1:]), PROTOCOLS["llcm", "vi"][0])
+    figures = evaluate_features(feats[:1], feats[1:], *columns(records[:1], records[1:]), LAYOUTS["llcm"].protocols["vi"][0])
     assert figures["cmc"].tolist() == [0, 1, 1]
 
 
@@ -309,8 +313,8 @@ def test_table_shows_percent_and_aligns():
 # ---- features: computed once, saved, of two runs ----
 
 def test_images_are_read_once_for_all_sentences(root, monkeypatch):
-    reads, load = [], data.load_image
-    monkeypatch.setattr(data, "load_image", lambda path, size: reads.append(path) or load(path, size))
+    reads, load = [], features_module.load_image
+    monkeypatch.setattr(features_module, "load_image", lambda path, size: reads.append(path) or load(path, size))
     model = ColourModel()
     evaluate.evaluate_sentences(Features(model), ltcc(root))
     assert len(reads) == 8 and len(model.seen) == 20 * 8

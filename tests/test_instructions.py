@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import instructions
-from data import Record
+from reid.records import Record
 
 
 def test_three_times_twenty_sentences():

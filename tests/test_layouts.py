@@ -11,19 +11,19 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
 import data
 import evaluate
-import layouts
 import toy as toy_module
 import train
-from layouts import Record
 from model import TextEncoder
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
+from reid import folders, synth_pedes as synth
+from reid.layouts import LAYOUTS, protocols_of
+from reid.records import Record, column
 from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
@@ -90,7 +90,7 @@ TREES = {"msmt17": msmt17, "cuhk03": cuhk03_np, "prcc": prcc, "vc-clothes": vc_c
 
 @pytest.mark.parametrize("version", ("V1", "V2"))
 def test_msmt17_reads_lists_and_says_its_version(toy, version):
-    dataset = data.open_dataset(msmt17(toy / "MSMT17", version), "trad")
+    dataset = folders.open_dataset(msmt17(toy / "MSMT17", version), "trad")
     assert (dataset.name, dataset.title) == (f"msmt17:{version}", f"MSMT17 {version}")
     assert [(r.role, r.pid, r.cam) for r in dataset.records] == [
         ("train", 0, 1), ("val", 0, 6), ("query", 1041, 7), ("gallery", 1041, 12)]  # two people, both numbered 0
@@ -98,14 +98,14 @@ def test_msmt17_reads_lists_and_says_its_version(toy, version):
 
 
 def test_validation_images_are_trained_on_by_option(toy):
-    [paper], [more] = (data.open_all(msmt17(toy / "MSMT17"), "trad", val) for val in (False, True))
+    [paper], [more] = (folders.open_all(msmt17(toy / "MSMT17"), "trad", val) for val in (False, True))
     assert by_role(paper) == {"train": 1, "val": 1, "query": 1, "gallery": 1}
     assert by_role(more) == {"train": 2, "query": 1, "gallery": 1}
 
 
 def test_cuhk03_takes_the_detected_boxes_unless_pointed_at_the_others(toy):
     root = cuhk03_np(toy / "cuhk03-np")
-    detected, labeled = data.open_dataset(root, "trad"), data.open_dataset(root / "labeled", "trad")
+    detected, labeled = folders.open_dataset(root, "trad"), folders.open_dataset(root / "labeled", "trad")
     assert (detected.title, labeled.title) == ("CUHK03 detected", "CUHK03 labeled")
     assert [(r.role, r.path, r.pid, r.cam) for r in detected.records] == [
         ("train", "detected/bounding_box_train/0001_c1_1.png", 1, 1), ("query", "detected/query/0003_c2_27.png", 3, 2),
@@ -113,56 +113,16 @@ def test_cuhk03_takes_the_detected_boxes_unless_pointed_at_the_others(toy):
     assert labeled.split("query")[0].path == "query/0003_c2_27.jpg"
 
 
-@pytest.fixture
-def savemat(monkeypatch):
-    """SciPy's savemat. SciPy is optional: where it is missing, NumPy's files stand in for MATLAB's."""
-    try:
-        from scipy.io import savemat
-        return savemat
-    except ImportError:
-        stand_in = ModuleType("scipy.io")
-
-    def save(path, arrays):
-        with open(path, "wb") as file:  # given a path, NumPy would add .npz to it
-            np.savez(file, **{name: np.array(array.tolist()) for name, array in arrays.items()})
-
-    stand_in.loadmat = np.load
-    monkeypatch.setitem(sys.modules, "scipy.io", stand_in)
-    return save
-
-
-def cuhk03_listed(root, savemat, kind="detected"):
-    names = ["1_001_1_01.png", "1_003_2_08.png", "5_049_2_10.png"]
-    put(root, *(f"images_{kind}/{name}" for name in names))
-    cells = np.empty((3, 1), object)
-    cells[:, 0] = names
-    savemat(root / f"cuhk03_new_protocol_config_{kind}.mat", {
-        "filelist": cells, "labels": np.array([[1], [3], [3]], "uint16"), "camId": np.array([[1], [2], [1]], "uint8"),
-        "train_idx": np.array([[1]]), "query_idx": np.array([[2]]), "gallery_idx": np.array([[3]])})
-    return root
-
-
-def test_cuhk03_from_extracted_images_and_the_list_of_the_split(toy, savemat):
-    for kind in ("detected", "labeled"):
-        root = cuhk03_listed(toy / "cuhk03", savemat, kind)
-    for start, kind, prefix in ((root, "detected", "images_detected/"), (root / "images_labeled", "labeled", "")):
-        dataset = data.open_dataset(start, "trad")
-        assert dataset.title == f"CUHK03 {kind}"
-        assert [(r.role, r.path, r.pid, r.cam) for r in dataset.records] == [
-            ("train", f"{prefix}1_001_1_01.png", 1, 1), ("query", f"{prefix}1_003_2_08.png", 3, 2),
-            ("gallery", f"{prefix}5_049_2_10.png", 3, 1)]
-
-
 @pytest.mark.parametrize("start", ("", "rgb"))
 def test_prcc_reads_pid_from_the_folder_and_clothes_from_the_camera(toy, start):
-    dataset = data.open_dataset(prcc(toy / "prcc") / start, "cc")
+    dataset = folders.open_dataset(prcc(toy / "prcc") / start, "cc")
     assert [(r.role, r.pid, r.cam, r.clothes) for r in dataset.records] == [
         ("train", 92, 0, "92:AB"), ("train", 92, 2, "92:C"), ("val", 92, 1, "92:AB"),
         ("gallery", 1, 0, "1:AB"), ("query", 1, 1, "1:AB"), ("query", 1, 2, "1:C")]
 
 
 def test_vc_clothes(toy):
-    dataset = data.open_dataset(vc_clothes(toy / "VC-Clothes"), "cc")
+    dataset = folders.open_dataset(vc_clothes(toy / "VC-Clothes"), "cc")
     assert [(r.role, r.pid, r.cam, r.clothes) for r in dataset.records] == [
         ("train", 7, 1, "7:1"), ("query", 1, 2, "1:3"), ("gallery", 1, 3, "1:3")]
 
@@ -171,16 +131,16 @@ def test_captions_that_reid_raw_lacks_are_joined_by_file(toy):
     root = pedes(toy / "CUHK-PEDES")
     text(root, "caption_all.json", [{**entry, "id": 1} for entry in PEDES[::-1]])  # other order, other ids
     text(root, "reid_raw.json", [{key: entry[key] for key in ("split", "id", "file_path")} for entry in PEDES])
-    dataset = data.open_dataset(root, "t2i")
+    dataset = folders.open_dataset(root, "t2i")
     assert [(r.pid, r.captions) for r in dataset.split("train")] == [(11003, ("a man", "walks"))]
     text(root, "caption_all.json", PEDES[1:])
     with pytest.raises(UserError, match="train_query/p11600_s14885.jpg has no captions"):
-        data.open_dataset(root, "t2i")
+        folders.open_dataset(root, "t2i")
 
 
 def test_omnireid_lists(toy):
     root = omnireid(toy / "my.lists")
-    dataset = data.open_dataset(root, "t2i")
+    dataset = folders.open_dataset(root, "t2i")
     assert dataset.name == "omnireid:my_lists" and dataset.layout == "omnireid"
     assert list(dataset.records) == [
         Record(dataset.name, "train", "img/1_rgb.jpg", 4, None, "4:1", captions=("In red.", "In blue.")),
@@ -188,17 +148,17 @@ def test_omnireid_lists(toy):
         Record(dataset.name, "gallery", "img/3_rgb.jpg", 9, None, "9:1"),
         Record(dataset.name, "gallery", "img/1_rgb.jpg", -1, None, "-1:1", junk=True)]
     (root / "datalist/train_t2i.txt").unlink()  # now the names do not tell the task, and the one asked for is taken
-    assert [r.modality for r in data.open_dataset(root, "vi").records] == ["rgb", "ir", "rgb", "rgb"]
-    assert data.open_dataset(root, "ctcc").split("query")[0].target_clothes == "9:2"
-    assert data.open_dataset(root, "trad").split("train")[0].cam == 2
+    assert [r.modality for r in folders.open_dataset(root, "vi").records] == ["rgb", "ir", "rgb", "rgb"]
+    assert folders.open_dataset(root, "ctcc").split("query")[0].target_clothes == "9:2"
+    assert folders.open_dataset(root, "trad").split("train")[0].cam == 2
     with pytest.raises(UserError, match="sc = trad"):
-        data.open_all(toy)
+        folders.open_all(toy)
 
 
 def test_lists_of_the_same_task_side_by_side_are_two_data_sets(toy):
     for name in ("one", "two"):
         omnireid(toy / name)
-    assert [d.name for d in data.open_all(toy, "t2i")] == ["omnireid:one", "omnireid:two"]
+    assert [d.name for d in folders.open_all(toy, "t2i")] == ["omnireid:one", "omnireid:two"]
 
 
 # ---- SYNTH-PEDES ----
@@ -206,12 +166,12 @@ def test_lists_of_the_same_task_side_by_side_are_two_data_sets(toy):
 @pytest.mark.parametrize("piece", (2**24, 200))
 @pytest.mark.parametrize("spelt", ("-", "_"))
 def test_synth_pedes_reads_its_entries_from_the_file(toy, monkeypatch, spelt, piece):
-    monkeypatch.setattr(layouts, "PIECE", piece)  # in 200 bytes no entry ends
-    dataset = data.open_dataset(synth_pedes(toy / "SYNTH-PEDES", spelt), "t2i")
+    monkeypatch.setattr(synth, "PIECE", piece)  # in 200 bytes no entry ends
+    dataset = folders.open_dataset(synth_pedes(toy / "SYNTH-PEDES", spelt), "t2i")
     assert [dataset.records[i] for i in range(2)] == [
         Record("synth-pedes", "train", "Part1/7/1.jpg", 7, captions=("A man in a café {.", "A photo of a man.")),
         Record("synth-pedes", "train", "Part3/78923/4.jpg", 78923, captions=("One.", "Two.", "Three."))]
-    assert dataset.records[-1] == dataset.records[1] and layouts.column(dataset.records, "pid") == [7, 78923]
+    assert dataset.records[-1] == dataset.records[1] and column(dataset.records, "pid") == [7, 78923]
     assert dataset.split("query") == [] and not dataset.tested
     with pytest.raises(IndexError):
         dataset.records[2]
@@ -219,15 +179,15 @@ def test_synth_pedes_reads_its_entries_from_the_file(toy, monkeypatch, spelt, pi
 
 def test_a_second_opening_reads_the_index_and_a_changed_file_makes_a_new_one(toy, monkeypatch):
     root = synth_pedes(toy / "SYNTH-PEDES")
-    first = data.open_dataset(root, "t2i")
-    monkeypatch.setattr(layouts, "_scan", lambda *_: pytest.fail("read again"))
-    assert list(data.open_dataset(root, "t2i").records) == list(first.records)
+    first = folders.open_dataset(root, "t2i")
+    monkeypatch.setattr(synth, "make_index", lambda *_: pytest.fail("read again"))
+    assert list(folders.open_dataset(root, "t2i").records) == list(first.records)
     monkeypatch.undo()
     text(root, "synthpedes-dataset.json", SYNTH[1:])
     os.utime(root / "synthpedes-dataset.json", (0, 0))  # unpacked with an older date
-    assert [r.pid for r in data.open_dataset(root, "t2i").records] == [78923]
+    assert [r.pid for r in folders.open_dataset(root, "t2i").records] == [78923]
     (root / "synthpedes-dataset.index.npy").write_bytes(b"cut off")
-    assert [r.pid for r in data.open_dataset(root, "t2i").records] == [78923]
+    assert [r.pid for r in folders.open_dataset(root, "t2i").records] == [78923]
 
 
 @pytest.mark.parametrize("content", ('[{"id": 1, "file_path": "a.jpg", "captions": []}, {"id": 2, "fi', "<html>", "[]",
@@ -235,7 +195,7 @@ def test_a_second_opening_reads_the_index_and_a_changed_file_makes_a_new_one(toy
 def test_a_broken_synth_pedes_is_named(toy, content):
     text(toy / "SYNTH-PEDES", "synthpedes-dataset.json", content)
     with pytest.raises(UserError, match="synthpedes-dataset.json: .*fetch it again"):
-        data.open_dataset(toy / "SYNTH-PEDES", "t2i")
+        folders.open_dataset(toy / "SYNTH-PEDES", "t2i")
     assert [path.name for path in (toy / "SYNTH-PEDES").iterdir()] == ["synthpedes-dataset.json"]
 
 
@@ -244,9 +204,9 @@ def test_an_index_that_cannot_be_kept_is_said(toy, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(layouts.np, "save", full)
+    monkeypatch.setattr(synth.np, "save", full)
     with pytest.warns(UserWarning, match="cannot be written .No space left"):
-        assert len(data.open_dataset(root, "t2i").records) == 2
+        assert len(folders.open_dataset(root, "t2i").records) == 2
     assert not list(root.glob("*.npy*"))
 
 
@@ -285,22 +245,22 @@ COUNTS = {
 
 
 def test_every_layout_of_the_toy_is_read_back_with_exact_counts(drawn):
-    datasets = data.open_all(drawn)
+    datasets = folders.open_all(drawn)
     assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 3, "ctcc": 2, "li": 2, "t2i": 2, "vi": 1}
     assert {dataset.name for dataset in datasets} == set(COUNTS)
-    assert {dataset.layout for dataset in datasets} == set(layouts.LAYOUTS)
+    assert {dataset.layout for dataset in datasets} == set(LAYOUTS)
     for dataset in datasets:
         for role in ("train", "val", "query", "gallery", "test"):
             records = [r for r in dataset.split(role) if not r.junk]
             counted = len(records), len({r.pid for r in records})
             assert counted == COUNTS[dataset.name].get(role, (0, 0)), (dataset.name, role)
         if dataset.layout not in ("cocas", "omnireid"):  # which may number them apart
-            assert not [odd for odd in data.oddities(dataset) if "in training and in test" in odd]
-    assert data.check(datasets) == []
+            assert not [odd for odd in folders.oddities(dataset) if "in training and in test" in odd]
+    assert folders.check(datasets) == []
 
 
 def test_nobody_of_a_test_split_has_a_label(drawn):
-    datasets = data.open_all(drawn)
+    datasets = folders.open_all(drawn)
     batches = data.Batches(datasets, (32, 16), (16, 16), 4, 2, seed=0)
     assert batches.classes == {name: counts["train"][1] for name, counts in COUNTS.items()}
     for dataset in datasets:
@@ -318,8 +278,8 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):
     assert code == 0, err
     rows = json.loads((Path("runs/all") / "log.jsonl").read_text())["rows"]
     got = {(row["data"], row["task"], row["protocol"].removesuffix(" + matching")) for row in rows}
-    assert got == {(dataset.title, dataset.task, protocol.name) for dataset in data.open_all(drawn) if dataset.tested
-                   for protocol in evaluate.PROTOCOLS[dataset.layout, dataset.task] if not protocol.named}
+    assert got == {(dataset.title, dataset.task, protocol.name) for dataset in folders.open_all(drawn) if dataset.tested
+                   for protocol in protocols_of(dataset) if not protocol.named}
     assert all(row["trials"] in (1, 10) and row["queries"] > 0 and row["without"] >= 0 for row in rows)
     for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
                   ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
@@ -357,24 +317,24 @@ def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path):
     market(tmp_path / "Market")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alone, together = data.open_all(root), data.open_all(tmp_path)
-    assert data.without_overlap(alone) == alone
+        alone, together = folders.open_all(root), folders.open_all(tmp_path)
+    assert folders.without_overlap(alone) == alone
     with pytest.warns(UserWarning, match="1 training images in imgs/Market/"):
-        [left] = [d for d in data.without_overlap(together) if d.task == "t2i"]
+        [left] = [d for d in folders.without_overlap(together) if d.task == "t2i"]
     assert [r.path for r in left.split("train")] == ["imgs/CUHK03/1.jpg", "imgs/train_query/2.jpg"]
     assert len(left.split("gallery")) == 3  # the test split stays what it is
     text(tmp_path, "toy.json", {})  # drawn people are in one data set each
-    assert data.without_overlap(data.open_all(tmp_path)) == data.open_all(tmp_path)
+    assert folders.without_overlap(folders.open_all(tmp_path)) == folders.open_all(tmp_path)
 
 
 def test_published_counts_of_the_variant(tmp_path):
     root = cuhk03_np(tmp_path / "cuhk03-np")
     with pytest.warns(UserWarning, match=r"CUHK03 labeled.*train 1 images of 1 ids \(published 7368 of 767\)"):
-        data.open_dataset(root / "labeled", "trad")
+        folders.open_dataset(root / "labeled", "trad")
     market(tmp_path / "Market")
     put(tmp_path / "Market", "query/0002_c1s1_001051_00.jpg")
     with pytest.warns(UserWarning, match="1 people, such as 2, are in training and in test"):
-        data.open_dataset(tmp_path / "Market", "trad")
+        folders.open_dataset(tmp_path / "Market", "trad")
 
 
 # ---- finding ----
@@ -383,14 +343,14 @@ def test_published_counts_of_the_variant(tmp_path):
 def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(toy, name):
     root = (FIVE | TREES)[name](toy / "zip" / "zip" / "tree")
     for start in (root, root.parent, toy / "zip", toy):
-        assert data.find_datasets(start) == [(name, root)]
+        assert folders.find_datasets(start) == [(name, root)]
 
 
 def test_real1_and_real2_among_other_sets(toy):
     for part, name in (("real1", "train_ctcc"), ("real2", "query"), ("real2", "gallery")):
         text(toy, f"{part}/datalist/{name}.txt", "a.jpg b.jpg 1 1\n")
     market(toy / "market" / "Market-1501")
-    assert data.find_datasets(toy) == [("cocas", toy), ("market", toy / "market" / "Market-1501")]
+    assert folders.find_datasets(toy) == [("cocas", toy), ("market", toy / "market" / "Market-1501")]
 
 
 # ---- mistakes: one line, exit code 2 ----
@@ -423,27 +383,6 @@ def test_mistakes_are_one_line(toy, command):
     tell(toy / "cuhk03", "cuhk-03.mat", "CUHK03-NP", "README")
     put(cuhk03_np(toy / "np"), "detected/query/0003_c3_27.png")
     tell(toy / "np", "0003_c3_27.png", "0001_c1_1.png")
-
-
-def test_broken_lists_of_cuhk03(toy, savemat):
-    root = cuhk03_listed(toy / "cuhk03", savemat)
-    (root / "images_detected/1_003_2_08.png").unlink()
-    with pytest.raises(UserError, match="1_003_2_08.png: the split lists it"):
-        data.open_dataset(root, "trad")
-    config = root / "cuhk03_new_protocol_config_detected.mat"
-    config.write_text("<!DOCTYPE html>" + " " * 200)
-    with pytest.raises(UserError, match="config_detected.mat: not a MATLAB 5 file"):
-        data.open_dataset(root, "trad")
-    config.unlink()
-    with pytest.raises(UserError, match="config_detected.mat: list is missing"):
-        data.open_dataset(root, "trad")
-
-
-def test_the_lists_of_cuhk03_need_scipy(toy, savemat, monkeypatch):
-    root = cuhk03_listed(toy / "cuhk03", savemat)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)  # importing it fails
-    with pytest.raises(UserError, match="config_detected.mat: MATLAB files need SciPy; pip install scipy"):
-        data.open_dataset(root, "trad")
 
 
 def test_images_that_do_not_open_are_listed(drawn, command, tmp_path):

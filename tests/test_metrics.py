@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from data import Record
-from evaluate import PROTOCOLS, columns, masks, ranking_metrics
-from metrics import chance
 from tests.reference import golden
 from reid.cli import UserError
+from evaluate import ranking_metrics
+from reid.layouts import LAYOUTS
+from reid.protocols import columns, masks
+from reid.records import Record
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 
@@ -24,7 +25,7 @@ def test_reference_figures(name):
                          for p, c, o in zip(z[f"{side}_pids"], z[f"{side}_camids"], z[f"{side}_clothids"])]
                         for role, side in (("query", "q"), ("gallery", "g")))
     q, g = columns(queries, gallery)
-    general, cc, sc = (masks(p, q, g) for p in PROTOCOLS["ltcc", "cc"])
+    general, cc, sc = (masks(p, q, g) for p in LAYOUTS["ltcc"].protocols["cc"])
     for key, pair, options in (("market", general, {}), ("market_torchreid", general, {}), ("general", general, {}),
                                ("cc", cc, {}), ("sc", sc, {}), ("instructreid_full", general, {}),
                                ("instructreid_top500", general, {"ap_window": 500}),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from data import Record
-from evaluate import PROTOCOLS, columns, masks, ranking_metrics, score, trials
 from tests.reference import golden
+from evaluate import ranking_metrics, score
+from reid.layouts import protocols_of
+from reid.protocols import columns, masks, trials
+from reid.records import Dataset, Record
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 GOLDEN = {
@@ -22,7 +24,7 @@ GOLDEN = {
 
 
 def protocol(layout, task, name):
-    [found] = [p for p in PROTOCOLS[layout, task] if p.name == name]
+    [found] = [p for p in protocols_of(Dataset(layout, "", task, None, ())) if p.name == name]
     return found
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+import data
 import evaluate
 import train
 from model import SIZES, ViT
@@ -21,6 +22,8 @@ from tests.reference import (PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, go
                              pass_checkpoint, under)
 from reid import checkpoints, weights
 from reid.cli import UserError
+from reid.folders import open_all
+from reid.images import normalise
 from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 
@@ -429,13 +432,13 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory():
 
 def eq8(model, folder):
     """Eq. 8's terms of three fixed training batches, in evaluation mode."""
-    datasets = evaluate.data.open_all(folder, "t2i")
-    batches = evaluate.data.Batches(datasets, model.size, model.picture_size, 6, 2, seed=9)
+    datasets = open_all(folder, "t2i")
+    batches = data.Batches(datasets, model.size, model.picture_size, 6, 2, seed=9)
     config, total = train.Config(), {}
     torch.manual_seed(0)
     with torch.no_grad():
         for batch in (batches[step] for step in range(3)):
-            terms = train.loss_terms(model, evaluate.data.normalise(batch.images), batch.instr, batch, config,
+            terms = train.loss_terms(model, normalise(batch.images), batch.instr, batch, config,
                                      torch.autocast("cpu", enabled=False))
             total = {name: total.get(name, 0) + term.item() / 3 for name, term in terms.items()}
     return total

@@ -1,0 +1,267 @@
+"""Features of records under instructions: computed once by a model, kept in a file, and the second
+stage of text-to-image retrieval.
+
+Letters in shapes: b batch, n records, d feature width, q queries, g gallery images.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from instructions import TASKS
+from reid.cli import UserError
+from reid.device import autocast
+from reid.images import load_image, normalise
+
+TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
+
+
+# ---- running the model ----
+
+@contextmanager
+def evaluating(model, amp="off"):
+    """Inference with BN necks in test mode, in the precision `amp` of training. Gives the device;
+    the model keeps its mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(amp, device):
+            yield device
+    finally:
+        model.train(was_training)
+
+
+def load_batch(dataset, paths, size, device):
+    """Pictures below dataset.root, decoded by a few threads: (b 3 h w), normalised."""
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda path: load_image(dataset.root / path, size), paths))
+    return normalise(torch.stack(images).to(device))
+
+
+def encode_instructions(model, dataset, wanted, device, mirrored=False):
+    """The Instruction of a batch; equal sentences or pictures are encoded once and handed out by
+    index. mirrored: pictures are turned left-right."""
+    if wanted[0] is None:
+        return None
+    unique = list(dict.fromkeys(wanted))
+    what = unique
+    if TASKS[dataset.task].pictures:
+        what = load_batch(dataset, unique, model.picture_size, device)
+        what = what.flip(3) if mirrored else what
+
+    instr = model.instruct(what)
+    if len(unique) == 1:
+        return instr  # a batch of 1 serves all images
+    index = [unique.index(each) for each in wanted]
+    return instr.take(torch.tensor(index, device=device))
+
+
+def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False, amp="off"):
+    """Retrieval features of records under several lists of instructions, (n d) float32 each, on
+    the CPU, L2-normalised.
+
+    asks: lists of one instruction per record: a sentence, the path of a picture below dataset.root,
+    or None. Images are read once for all lists and, where they never meet the instruction, embedded
+    once. Records without a picture (t2i queries) are embedded by their sentence alone.
+    flip: the sum of the features of both views; the picture of an instruction turns with the image,
+    as in training. amp: the precision, see amp_dtype.
+    """
+    text_only = records[0].path is None
+    deaf = not model.editing and feature == "edit" and not text_only
+    lists = asks[:1] if deaf else asks
+    feats = [[] for _ in lists]
+    starts = tqdm(
+        range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None
+    )
+    with evaluating(model, amp) as device:
+        for start in starts:
+            part = slice(start, start + batch)
+            if not text_only:
+                paths = [record.path for record in records[part]]
+                images = load_batch(dataset, paths, model.size, device)
+            for instructions, done in zip(lists, feats):
+                wanted = instructions[part]
+                if text_only:
+                    instr = encode_instructions(model, dataset, wanted, device)
+                    new = model.embed_text(instr).expand(len(wanted), -1)
+                else:
+                    new = embed_views(model, dataset, images, wanted, feature, flip)
+                done.append(F.normalize(new.float(), dim=1).cpu())
+
+    feats = [torch.cat(done) for done in feats]
+    return feats * len(asks) if deaf else feats
+
+
+def embed_views(model, dataset, images, wanted, feature, flip):
+    """Features of images (b 3 H W) under one instruction each; flip: plus those of the mirrored."""
+    instr = encode_instructions(model, dataset, wanted, images.device)
+    feats = model.embed(images, instr, feature=feature).float()
+    if flip:
+        instr = encode_instructions(model, dataset, wanted, images.device, mirrored=True)
+        feats = feats + model.embed(images.flip(3), instr, feature=feature).float()
+    return feats
+
+
+# ---- features of a run ----
+
+@dataclass
+class Features:
+    """The features of a run: computed by the model when first asked for, then remembered; or read
+    from a file.
+
+    known: {"data set/task/side/name of the instruction": ((n d), digest of what it is of)}.
+    """
+
+    model: torch.nn.Module | None = None
+    feature: str = "edit"
+    batch: int = 64
+    flip: bool = False
+    amp: str = "off"  # the precision of the model
+    device: torch.device | str | None = None  # of the distances; None = beside the model
+    known: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.device is None:
+            self.device = next(self.model.parameters()).device
+
+    def __call__(self, dataset, side, records, asks):
+        """asks {name: one instruction per record} -> [(n d) of each name].
+
+        side: query, gallery, or test where the protocol decides.
+        """
+        prefix = f"{dataset.name}/{dataset.task}/{side}"
+        named = {f"{prefix}/{name}": wanted for name, wanted in asks.items()}
+        new = [key for key in named if key not in self.known]
+        if new:
+            self.need_model(new[0])
+            lists = [named[key] for key in new]
+            feats = extract(
+                self.model, dataset, records, lists, self.feature, self.batch, self.flip, self.amp
+            )
+            for key, wanted, each in zip(new, lists, feats):
+                self.known[key] = each, digest(records, wanted)
+
+        for key, wanted in named.items():
+            if self.known[key][1] != digest(records, wanted):
+                raise UserError(
+                    f"the features saved as '{key}' are of other images or instructions than those "
+                    f"in {dataset.root}: mend --data or save them again"
+                )
+        return [self.known[key][0] for key in named]
+
+    def matches(self, dataset, gallery, sentences, query_feats, gallery_feats, top=TOP):
+        """The second stage of t2i: indices of the `top` nearest images of each query and their
+        logits, both (q top)."""
+        prefix = f"{dataset.name}/{dataset.task}/matching"
+        if f"{prefix}/nearest" not in self.known:
+            self.need_model(f"{prefix}/nearest")
+            top = min(top, len(gallery_feats))
+            nearest = []
+            for rows in query_feats.split(256):
+                nearest.append((rows @ gallery_feats.T).topk(top).indices)
+            nearest = torch.cat(nearest)
+            logits = match(self.model, dataset, gallery, sentences, nearest, self.batch, self.amp)
+            if not logits.isfinite().all():
+                raise UserError(
+                    "the matching head gives NaN or infinity: take an earlier checkpoint or a "
+                    "lower --lr"
+                )
+            self.known[f"{prefix}/nearest"] = nearest, ""
+            self.known[f"{prefix}/logits"] = logits, ""
+        return self.known[f"{prefix}/nearest"][0], self.known[f"{prefix}/logits"][0]
+
+    def need_model(self, key):
+        if self.model is None:
+            raise UserError(
+                f"the saved features lack '{key}': give --checkpoint the last.pt and save them again"
+            )
+
+
+def digest(records, wanted):
+    """What features were computed from, in 16 letters: other images, instructions or another order
+    have others."""
+    lines = [f"{record.path} {instr}" for record, instr in zip(records, wanted, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def save_features(path, features, **notes):
+    """Writes what `features` knows as .safetensors, atomically; notes: strings to read again, such
+    as task and data. UserError if it cannot be written."""
+    part = Path(path).with_suffix(".part")
+    notes |= {"feature": features.feature, "flip": str(features.flip)}
+    tensors = {}
+    for key, (tensor, of) in features.known.items():
+        tensors[key] = tensor.clone()  # safetensors wants no tensor twice, as a deaf model's are
+        notes[f"digest {key}"] = of
+    try:
+        save_file(tensors, part, notes)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"--save-features {path}: {error}; name a .safetensors in a folder that exists"
+        ) from error
+
+
+def load_features(path, device="cpu"):
+    """Undoes save_features: (Features without a model, the notes)."""
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+            known = {}
+            for key in file.keys():
+                known[key] = file.get_tensor(key), notes.pop(f"digest {key}")
+        flip = notes["flip"] == "True"
+        return Features(feature=notes["feature"], flip=flip, device=device, known=known), notes
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(
+            f"{path} holds no features that --save-features wrote ({error}); save them again"
+        ) from error
+
+
+# ---- the second stage of text-to-image retrieval (Supp. 5.2) ----
+
+def match(model, dataset, gallery, sentences, nearest, batch=64, amp="off"):
+    """Matching logits of Eq. 8 of each sentence with the gallery images nearest (q top), (q top).
+
+    The tokens of the whole gallery stay in memory; a sentence and its images are a batch of pairs.
+    """
+    paths = [record.path for record in gallery]
+    with evaluating(model, amp) as device:
+        tokens = []
+        for start in range(0, len(paths), batch):
+            images = load_batch(dataset, paths[start:start + batch], model.size, device)
+            tokens.append(model.edit(images).cpu())
+        tokens = torch.cat(tokens)
+
+        logits = []
+        bar = tqdm(sentences, f"{dataset.title} matching", leave=False, disable=None)
+        for sentence, indices in zip(bar, nearest):
+            instr = model.instruct([sentence])
+            no_and_yes = model.match(tokens[indices].to(device), instr)
+            logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float().cpu())
+        return torch.stack(logits)
+
+
+def matched_first(nearest, logits):
+    """A rescore(start, dist) that orders the images nearest (q top) by their logits; the others
+    keep their order behind them."""
+    nearest = nearest.numpy()
+    logits = logits.numpy()
+
+    def rescore(start, dist):
+        for row, indices, scores in zip(dist, nearest[start:], logits[start:]):
+            row[indices] = scores.min() - scores - 2  # at most -2: ahead of every -cosine
+        return dist
+
+    return rescore

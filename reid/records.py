@@ -1,0 +1,73 @@
+"""One `Record` per image, and the `Dataset` that they make up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image, or one caption that is a query by itself (path None, modality "text").
+
+    Paths start at the data set's root.
+    """
+
+    dataset: str
+    role: str  # train, val, query, gallery; test where the protocol decides on the side (LLCM)
+    path: str | None
+    pid: int  # as the data set numbers it
+    cam: int | None = None  # None = unknown, equal to nothing
+    clothes: str | None = None  # "pid:outfit", unique over people
+    modality: str = "rgb"  # rgb, ir, text
+    captions: tuple[str, ...] = ()
+    template_path: str | None = None  # shop picture of clothes
+    crop_path: str | None = None  # clothes cropped from a photo of the person
+    target_clothes: str | None = None  # what a ctcc or li query asks for
+    view: str | None = None  # the data set's own tag: PRCC's camera letter, LLCM's session
+    junk: bool = False  # deleted from every ranking; distractors are not junk
+
+
+class Streamed(Sequence):
+    """Training Records that are read from a file one by one: too many to be in memory at once."""
+
+    def column(self, name):
+        """One field of all records as a list, without reading them."""
+        raise NotImplementedError
+
+
+def column(records, name):
+    """One field of all records as a list."""
+    if isinstance(records, Streamed):
+        return records.column(name)
+    return [getattr(record, name) for record in records]
+
+
+class Dataset(NamedTuple):
+    name: str  # the layout's and, where it has variants, which one: "ltcc", "msmt17:V2"
+    title: str
+    task: str
+    root: Path
+    records: Sequence[Record]
+
+    @property
+    def layout(self):
+        return self.name.partition(":")[0]
+
+    @property
+    def variant(self):
+        return self.name.partition(":")[2]
+
+    @property
+    def streamed(self):
+        return isinstance(self.records, Streamed)
+
+    @property
+    def tested(self):
+        """Whether there is a test split: SYNTH-PEDES and COCAS+ Real1 are for training alone."""
+        return any(self.split(role) for role in ("query", "gallery", "test"))
+
+    def split(self, role):
+        if self.streamed:
+            return self.records if role == "train" else []
+        return [record for record in self.records if record.role == role]
