@@ -1,0 +1,117 @@
+"""Who is in which data set, and the drawing of them all into one folder."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+import cli
+from dolls.people import draw_body, dress
+from dolls.trees import FIVE, TREES, Job
+
+VERSION = 2  # of the pictures; in toy.json
+WEARERS = 4  # people who share an outfit where people change clothes
+
+
+def make_toy(out, people=400, seed=0, workers=None, sets="five"):
+    """Writes the trees into the folder `out`, which appears only when complete.
+
+    people: in each of the five, 3/4 to train and 1/4 to test on; workers: processes, which do not change
+    a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves every byte of the
+    five as it is.
+    Raises UserError when `out` holds something already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise cli.UserError(f"--out {out} is not an empty folder; name another one or remove it first")
+    if not 8 <= people <= 999:
+        raise cli.UserError(f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        _write(partial, people, seed, workers, sets)
+        partial.chmod(0o755)  # mkdtemp's folders are private
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(root, people, seed, workers, sets):
+    jobs = []
+    for data_set in TREES:
+        if data_set in FIVE:
+            jobs += jobs_of(data_set, root, people, seed)
+        elif sets == "all":
+            jobs += jobs_of(data_set, root, max(8, people // 4), seed)
+
+    lists = {}  # file -> entries, in the order of the people
+    for role in ("train", "test"):  # nobody may be in them
+        lists[root / f"LTCC_ReID/info/cloth-unchange_id_{role}.txt"] = []
+
+    with multiprocessing.Pool(workers or os.cpu_count()) as pool:
+        drawn = pool.imap(_draw, jobs, chunksize=4)
+        bar = tqdm(drawn, "drawing people", len(jobs), unit="person")
+        for rows, job in zip(bar, jobs):
+            for name, entry in rows:
+                lists.setdefault(job.folder / name, []).append(entry)
+
+    for file, entries in lists.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_list_text(file, entries))
+    (root / "CUHK-PEDES/readme.txt").write_text("Drawn people in the layout of CUHK-PEDES.\n")
+
+    marker = {"people": people, "seed": seed, "version": VERSION}
+    (root / "toy.json").write_text(json.dumps(marker) + "\n")
+
+
+def _draw(job):
+    rng = random.Random(f"{job.seed}:{job.data_set}:{job.pid} pictures")
+    return TREES[job.data_set].write(job, rng)
+
+
+def _list_text(file, entries):
+    if file.name.startswith("runner"):  # COCAS+: image -> sentence
+        return json.dumps(dict(entries), indent=1)
+    if file.suffix == ".json":
+        return json.dumps(entries, indent=1)
+    if file.name == "test_id.txt":  # LLCM: one line
+        return ",".join(entries)
+    return "".join(f"{entry}\n" for entry in entries)
+
+
+def jobs_of(data_set, root, people, seed):
+    """One Job per person of a data set, training people first."""
+    tree = TREES[data_set]
+    sizes = _sizes(tree.outfits, people)
+    jobs = []
+    for role, outfits_each in tree.outfits.items():
+        name = f"{seed}:{data_set}:{role}"
+        bodies = [draw_body(random.Random(f"{name} {i}")) for i in range(sizes[role])]
+        wearers = WEARERS if outfits_each > 1 else 0
+        wardrobes = dress(bodies, random.Random(f"{name} clothes"), outfits_each, wearers)
+
+        for label, (body, outfits) in enumerate(zip(bodies, wardrobes)):
+            if tree.unchanging and label % tree.unchanging == tree.unchanging - 1:
+                outfits = outfits[:1]
+            pid = tree.first_pid + len(jobs)
+            jobs.append(Job(root / tree.folder, seed, data_set, role, pid, label, body, outfits))
+    return jobs
+
+
+def _sizes(roles, people):
+    """role -> number of people: 3/4 to train on, of whom a few validate where the data set has such a split."""
+    train = people * 3 // 4
+    val = max(1, people // 40)
+    return {
+        "train": train - val if "val" in roles else train,
+        "val": val,
+        "test": people - train,
+        "distractor": max(2, people // 10),
+        "junk": max(1, people // 20),
+    }

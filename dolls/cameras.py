@@ -1,0 +1,217 @@
+"""The cameras that see people, and the pictures they take: photographs, crops of clothes, shop pictures."""
+
+import io
+import math
+import random
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from dolls.drawing import Doll, Pose, paints, shade
+from dolls.people import Body, attributes_of
+
+WIDTH = 64  # of the picture of a person
+HEIGHT = 128
+CLOTHES = 64  # side of crops and shop pictures
+ZOOM = 2  # drawn this much larger, then averaged down
+PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
+
+
+# Cameras
+
+class Camera(NamedTuple):
+    gain: tuple  # per channel: the colour cast
+    contrast: float
+    offset: float
+    blur: float
+    quality: int  # of the JPEG
+    noise: np.ndarray  # (2 HEIGHT, 2 WIDTH, 3), of which each picture takes a piece
+    place: Image.Image  # what it looks at, of which each picture shows a piece
+
+
+@lru_cache(maxsize=None)
+def camera(seed, number):
+    """The camera `number`. All data sets are seen by the same ones, so that only the instruction tells the task."""
+    rng = random.Random(f"{seed}:camera {number}")
+    noise_rng = np.random.default_rng(rng.getrandbits(64))
+    noise = noise_rng.standard_normal((2 * HEIGHT, 2 * WIDTH, 3), np.float32)
+
+    return Camera(
+        gain=tuple(rng.uniform(0.93, 1.07) for _ in range(3)),
+        contrast=rng.uniform(0.84, 1.08),
+        offset=rng.uniform(-14, 14),
+        blur=rng.uniform(0, 0.5),
+        quality=rng.randint(70, 92),
+        noise=noise * np.float32(rng.uniform(2, 7)),
+        place=_draw_place(rng),
+    )
+
+
+def _draw_place(rng):
+    """A wall with doors, windows and pillars, a floor with lines, and a light from one end, out of focus."""
+    wide = WIDTH * ZOOM * 2
+    high = HEIGHT * ZOOM + 40
+    wall_tone = rng.randint(80, 205)
+    floor_tone = rng.randint(70, 190)
+    wall = _tinted(wall_tone, rng)
+    floor = _tinted(floor_tone, rng)
+    horizon = int(high * rng.uniform(0.5, 0.78))
+
+    image = Image.new("RGB", (wide, high), wall)
+    pen = ImageDraw.Draw(image)
+    for _ in range(rng.randint(3, 7)):  # doors, windows, pillars
+        x = rng.randint(-20, wide)
+        y = rng.randint(0, horizon)
+        lighter = rng.randint(-40, 40)
+        colour = tuple(min(255, max(0, c + lighter + rng.randint(-18, 18))) for c in wall)
+        right = x + rng.randint(12, 60)
+        bottom = y + rng.randint(30, 150)
+        pen.rectangle((x, y, right, bottom), fill=colour)
+
+    pen.rectangle((0, horizon, wide, high), fill=floor)
+    for _ in range(rng.randint(0, 3)):  # lines on the floor
+        start = rng.randint(0, wide)
+        end = start + rng.randint(-120, 120)
+        pen.line((start, horizon, end, high), fill=shade(floor, 0.85), width=rng.randint(1, 4))
+
+    top_light = rng.uniform(0.85, 1.1)
+    bottom_light = rng.uniform(0.85, 1.1)
+    light = np.linspace(top_light, bottom_light, high)[:, None, None]
+    lit = (np.asarray(image) * light).clip(0, 255)
+    image = Image.fromarray(lit.astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(1, 2.5)))
+
+
+def _tinted(tone, rng):
+    return tuple(tone + rng.randint(-14, 14) for _ in range(3))
+
+
+# Photographs
+
+class Shot(NamedTuple):
+    jpeg: bytes
+    attributes: dict  # what a sentence can say of it
+    box: tuple  # of the worn clothes
+
+
+def shoot(body, outfit, cam, rng, infrared=False):
+    """One picture of a person by a Camera, in a random pose and angle."""
+    [turned] = rng.choices((0, math.pi / 2, -math.pi / 2, math.pi), (5, 2, 2, 3))
+    yaw = turned + rng.uniform(-0.5, 0.5)
+
+    # The piece of the camera's place that is in view.
+    wide = WIDTH * ZOOM
+    high = HEIGHT * ZOOM
+    left = rng.randint(0, cam.place.width - wide)
+    top = rng.randint(0, cam.place.height - high)
+    canvas = cam.place.crop((left, top, left + wide, top + high))
+    if infrared:
+        canvas = canvas.convert("L").convert("RGB")
+
+    # Where the person stands: somebody who stoops in profile is kept inside the frame.
+    scale = ZOOM * PIXELS_PER_CM * rng.uniform(0.96, 1.04)
+    stoop = math.sin(yaw) * body.stoop * 0.2 * body.height * scale
+    pose = Pose(
+        x=wide / 2 + rng.uniform(-9, 9) - stoop,
+        yaw=yaw,
+        stride=rng.uniform(-0.42, 0.42),
+        ground=high - rng.uniform(3, 12),
+        scale=scale,
+        spread=rng.uniform(0.06, 0.24),
+    )
+
+    _draw_shadow(canvas, body, pose)
+    doll = Doll(canvas, body, outfit, paints(body, outfit, infrared), pose)
+    doll.draw()
+    if rng.random() < 0.1:
+        _occlude(canvas, rng)
+
+    jpeg = _photograph(canvas.reduce(ZOOM), cam, rng, infrared)
+    return Shot(jpeg, attributes_of(body, outfit, yaw), _picture_box(doll))
+
+
+def _draw_shadow(canvas, body, pose):
+    """On the floor, around the feet."""
+    floor = canvas.getpixel((4, canvas.height - 4))
+    half = 0.16 * body.height * pose.scale
+    shadow = (pose.x - half, pose.ground - 6, pose.x + half, pose.ground + 4)
+    ImageDraw.Draw(canvas).ellipse(shadow, fill=shade(floor, 0.72))
+
+
+def _picture_box(doll):
+    """The box of the worn clothes in pixels of the picture."""
+    limits = (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    pixels = [round(edge / ZOOM) for edge in doll.clothes_box()]
+    return tuple(min(limit, max(0, pixel)) for pixel, limit in zip(pixels, limits))
+
+
+def _occlude(canvas, rng):
+    """A pillar at one side or something low in front."""
+    wide, high = canvas.size
+    x = rng.choice((0.12, 0.88)) * wide
+    pillar = (x - 12, 0, x + 12, high)
+    low_left = rng.randint(-60, 20)
+    low_top = high - rng.randint(16, 46)
+    low_right = rng.randint(wide - 50, wide + 40)
+    low = (low_left, low_top, low_right, high)
+
+    box = rng.choice((pillar, low))
+    grey = rng.randint(60, 190)
+    ImageDraw.Draw(canvas).rectangle(box, fill=(grey, grey, grey))
+
+
+def _photograph(image, cam, rng, infrared):
+    """Lens, sensor and JPEG of a camera. Returns the file's bytes."""
+    top = rng.randrange(HEIGHT)
+    left = rng.randrange(WIDTH)
+    noise = cam.noise[top:top + HEIGHT, left:left + WIDTH]
+    gain = np.float32(cam.gain)
+    if infrared:  # one channel, and more noise
+        noise = noise[..., :1] * np.float32(1.3)
+        gain = np.float32([sum(cam.gain) / 3])
+
+    blurred = image.filter(ImageFilter.BoxBlur(cam.blur))
+    light = np.float32(128 * (1 - cam.contrast) + cam.offset + rng.uniform(-7, 7))
+    pixels = np.asarray(blurred, np.float32)
+    pixels = (pixels * np.float32(cam.contrast) + light) * gain + noise
+
+    file = io.BytesIO()
+    photograph = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    photograph.save(file, "JPEG", quality=cam.quality)
+    return file.getvalue()
+
+
+def open_jpeg(jpeg):
+    """The Image in a file's bytes."""
+    return Image.open(io.BytesIO(jpeg))
+
+
+# Pictures of clothes
+
+def crop(shot):
+    """The worn clothes, cut from the very picture, (64, 64)."""
+    return open_jpeg(shot.jpeg).resize((CLOTHES, CLOTHES), Image.Resampling.BILINEAR, shot.box)
+
+
+MANNEQUIN = Body(
+    gender="female", age="adult", height=170, shoulders=0.125, waist=0.088, hips=0.1, belly=0.08,
+    legs=0.47, arms=0.38, limb=0.028, head=0.14, face=0.8, neck=0.02, stance=0.06, stoop=0,
+    skin=None, hair=None, hair_name="", hair_style="bald", hair_length=0, volume=1, fringe=0, beard="",
+    glasses=False, brow=1)
+
+
+def template(outfit):
+    """A shop's picture of the clothes alone: front, flat, on white, (64, 64)."""
+    wide = WIDTH * ZOOM
+    high = HEIGHT * ZOOM
+    canvas = Image.new("RGB", (wide, high), (255, 255, 255))
+    pose = Pose(yaw=0, stride=0, x=wide / 2, ground=high - 8, scale=ZOOM * PIXELS_PER_CM, spread=0.3)
+
+    paint = paints(MANNEQUIN, outfit)
+    paint["bag"] = None
+    paint["linen"] = (226, 226, 226)  # a white shirt would not show on white
+    doll = Doll(canvas, MANNEQUIN, outfit, paint, pose)
+    doll.draw()
+    return canvas.resize((CLOTHES, CLOTHES), Image.Resampling.BOX, doll.clothes_box())

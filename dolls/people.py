@@ -1,0 +1,296 @@
+"""Who people are (`Body`) and what they wear (`Outfit`).
+
+Identity is the body: height, build, proportions, head, skin, hair, face and posture are continuous
+traits that stay the same under every outfit, camera, pose and viewing angle. Outfits are made of the
+attributes of Supp. Tab. 3.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+
+# Traits: who somebody is
+
+@dataclass(frozen=True)
+class Body:
+    gender: str  # "female" or "male"
+    age: str  # "child", "adult" or "old"
+    height: float  # in cm; every length below is a share of it
+    shoulders: float  # half widths
+    waist: float
+    hips: float
+    belly: float  # half depth at the waist
+    legs: float  # height of the crotch
+    arms: float
+    limb: float  # half thickness
+    head: float
+    face: float  # width of the head over its height
+    neck: float
+    stance: float  # half distance of the feet
+    stoop: float  # forward lean of the back, in radians
+    skin: tuple
+    hair: tuple
+    hair_name: str  # a phrase of the attribute "hair color"
+    hair_style: str  # one of HAIR_LENGTHS
+    hair_length: float  # below the middle of the head, in half heads
+    volume: float
+    fringe: float  # 0 = high forehead, 1 = down to the brows
+    beard: str  # "", "moustache" or "beard"
+    glasses: bool
+    brow: float  # thickness
+
+
+AGES = {"child": 0.12, "adult": 0.7, "old": 0.18}  # age -> share of the people
+
+# age -> range
+HEIGHTS = {"child": (96, 138), "adult": (150, 190), "old": (150, 190)}
+LEGS = {"child": (0.4, 0.46), "adult": (0.41, 0.53), "old": (0.41, 0.53)}
+HEADS = {"child": (0.2, 0.24), "adult": (0.135, 0.185), "old": (0.135, 0.185)}
+STOOPS = {"child": (-0.08, 0.22), "adult": (-0.08, 0.22), "old": (0.25, 0.5)}
+
+SKINS = ((62, 38, 28), (112, 72, 48), (168, 118, 84), (214, 166, 130), (248, 212, 188))  # dark to pale
+HAIRS = (
+    ("black hair", (22, 20, 24)),
+    ("agnostic color hair", (74, 44, 24)),
+    ("agnostic color hair", (128, 78, 40)),
+    ("agnostic color hair", (176, 66, 22)),
+    ("yellow hair", (226, 184, 84)),
+)
+GREYS = (
+    ("agnostic color hair", (132, 132, 136)),
+    ("white hair", (232, 232, 236)),
+)
+HAIR_LENGTHS = {  # style -> range; it shows only where hair hangs: bob, long, ponytail
+    "bald": (1.5, 3.2),
+    "short": (1.5, 3.2),
+    "bob": (0.9, 1.4),
+    "long": (2.0, 4.2),
+    "bun": (1.5, 3.2),
+    "ponytail": (1.5, 3.2),
+}
+# share of each style, in the order above
+WOMEN_HAIR_STYLES = (0, 0.22, 0.22, 0.3, 0.13, 0.13)
+MEN_HAIR_STYLES = (0.2, 0.6, 0.1, 0.12, 0.02, 0.02)
+BOYS_HAIR_STYLES = (0, 0.6, 0.1, 0.12, 0.02, 0.02)
+
+
+def draw_body(rng):
+    """A person's traits. rng: random.Random."""
+    gender = rng.choice(("female", "male"))
+    [age] = rng.choices(tuple(AGES), tuple(AGES.values()))
+    male = gender == "male"
+    grown_man = male and age != "child"
+    build = rng.uniform(0, 1)  # slim to stout; the widths vary around it
+
+    hair_name, hair = rng.choice(GREYS if age == "old" else HAIRS)
+    if grown_man:
+        style_shares = MEN_HAIR_STYLES
+    elif male:
+        style_shares = BOYS_HAIR_STYLES
+    else:
+        style_shares = WOMEN_HAIR_STYLES
+    [hair_style] = rng.choices(tuple(HAIR_LENGTHS), style_shares)
+    bearded = grown_man and rng.random() < 0.5
+
+    return Body(
+        gender=gender,
+        age=age,
+        height=rng.uniform(*HEIGHTS[age]) + 10 * grown_man - 8 * (age == "old"),
+        shoulders=rng.uniform(0.098, 0.132) + 0.022 * male,
+        waist=0.062 + 0.062 * build + rng.uniform(-0.008, 0.008),
+        hips=0.078 + 0.04 * build + rng.uniform(-0.008, 0.02) * (not male),
+        belly=0.05 + 0.07 * build,
+        legs=rng.uniform(*LEGS[age]),
+        arms=rng.uniform(0.33, 0.43),
+        limb=0.021 + 0.016 * build + rng.uniform(-0.004, 0.004),
+        head=rng.uniform(*HEADS[age]),
+        face=rng.uniform(0.66, 1.0),
+        neck=rng.uniform(0.01, 0.045),
+        stance=rng.uniform(0.025, 0.085),
+        stoop=rng.uniform(*STOOPS[age]),
+        skin=_skin(rng),
+        hair=tuple(max(0, channel + rng.randint(-14, 14)) for channel in hair),
+        hair_name=hair_name,
+        hair_style=hair_style,
+        hair_length=rng.uniform(*HAIR_LENGTHS[hair_style]),
+        volume=rng.uniform(1.04, 1.3),
+        fringe=rng.uniform(0, 0.9),
+        beard=rng.choice(("moustache", "beard", "beard")) if bearded else "",
+        glasses=rng.random() < 0.25,
+        brow=rng.uniform(0.4, 1.3),
+    )
+
+
+def _skin(rng):
+    """A tone somewhere on the way from dark to pale."""
+    place, share = divmod(rng.random() * (len(SKINS) - 1), 1)
+    i = int(place)
+    tone = between(SKINS[i], SKINS[i + 1], share)
+    return tuple(round(channel) + rng.randint(-8, 8) for channel in tone)
+
+
+def between(start, end, share):
+    """The colour or point that lies `share` of the way from start to end."""
+    return tuple(a + share * (b - a) for a, b in zip(start, end))
+
+
+# Outfits: what somebody wears
+
+@dataclass(frozen=True)
+class Outfit:
+    attributes: dict  # those of Supp. Tab. 3 that clothes and things decide, attribute -> phrase
+    colours: dict  # part -> RGB
+    infrared: dict  # part -> brightness; follows the visible colour only loosely
+    pattern: int  # which chest print or stripes, 0..2
+
+    def clashes(self, other):
+        """Too like another outfit of the same person: the same colour of coat or of trousers."""
+        mine = self.attributes
+        theirs = other.attributes
+        return any(mine[key] == theirs[key] for key in ("coat color", "trousers color"))
+
+    def suits(self, body):
+        wears_skirt = self.attributes["trousers length"] == "skirt"
+        wears_dress = self.attributes["coat style"] == "dress"
+        return body.gender == "female" or not (wears_skirt or wears_dress)
+
+
+COLOURS = {
+    "black": (30, 30, 34),
+    "blue": (36, 78, 196),
+    "gray": (132, 134, 136),
+    "green": (36, 136, 62),
+    "purple": (128, 48, 158),
+    "red": (206, 32, 38),
+    "white": (240, 240, 236),
+    "yellow": (240, 204, 44),
+}
+COAT_LENGTHS = {  # coat style -> the lengths to choose from
+    "business suit": ("long sleeve coat",),
+    "dress": ("long sleeve coat", "short sleeve coat", "bareback coat"),
+    "jacket": ("long sleeve coat",),
+    "long coat": ("long sleeve coat",),
+    "shirt": ("long sleeve coat", "short sleeve coat"),
+    "sweater": ("long sleeve coat",),
+    "t-shirt": ("short sleeve coat", "short sleeve coat", "bareback coat"),
+}
+THINGS = {  # attribute -> its phrases and their weights
+    "trousers length": (("trousers", "shorts trousers", "skirt"), (5, 2, 1)),
+    "shoes style": (("boots", "leather shoes", "sandal", "walking shoes"), (1, 1, 1, 1)),
+    "bag style": (
+        ("without bag", "backpack", "hand bag", "shoulder bag", "waist pack", "trolley"),
+        (5, 2, 2, 2, 1, 1),
+    ),
+    "cap style": (("without hat", "with hat"), (4, 1)),
+    "glass style": (("without glasses", "with sunglasses"), (9, 1)),
+    "glove": (("without glove", "with glove"), (7, 1)),
+    "umbrella": (("without umbrella", "with umbrella"), (24, 1)),
+}
+
+
+def draw_outfit(rng):
+    """An outfit for anybody that it suits."""
+    style = rng.choice(tuple(COAT_LENGTHS))
+
+    # The colours by name. Coat, trousers and accent (stripes, prints, ties) differ from each other.
+    names = tuple(COLOURS)
+    coat, trousers, accent = rng.sample(names, 3)
+    colour_names = {"coat": coat, "trousers": trousers, "accent": accent}
+    for part in ("shoes", "bag", "hat", "things"):
+        colour_names[part] = rng.choice(names)
+
+    # What a sentence can say of it.
+    attributes = {}
+    for key, (phrases, weights) in THINGS.items():
+        [attributes[key]] = rng.choices(phrases, weights)
+    for part in ("coat", "trousers", "shoes"):
+        attributes[f"{part} color"] = f"{colour_names[part]} {part}"
+    attributes["coat style"] = style
+    attributes["coat length"] = rng.choice(COAT_LENGTHS[style])
+    if style in ("business suit", "dress", "long coat"):  # shorts would not show below the hem
+        attributes["trousers length"] = "trousers"
+
+    # The cloth: each piece a little off its colour, and in infrared as bright as its material is.
+    colours = {}
+    infrared = {}
+    for part, name in colour_names.items():
+        colours[part] = _cloth(COLOURS[name], rng)
+        infrared[part] = 0.3 * sum(colours[part]) / 3 + 0.7 * rng.uniform(35, 235)
+
+    pattern = rng.randrange(3)
+    sleeve = "accent" if style == "sweater" and pattern == 2 else "coat"
+    colours["sleeve"] = colours[sleeve]
+    infrared["sleeve"] = infrared[sleeve]
+    return Outfit(attributes, colours, infrared, pattern)
+
+
+def _cloth(colour, rng):
+    light = rng.randint(-14, 14)
+    dyed = [channel + light + rng.randint(-5, 5) for channel in colour]
+    return tuple(min(255, max(0, channel)) for channel in dyed)
+
+
+def dress(bodies, rng, count=1, wearers=0):
+    """`count` outfits, no two alike, for each body.
+
+    wearers: outfits come from a wardrobe in which each is worn by about so many people, so that the
+    clothes alone tell nobody; 0 = everybody has their own.
+    """
+    wardrobe = []
+    if wearers:
+        size = max(9, len(bodies) * count // wearers)
+        wardrobe = [draw_outfit(rng) for _ in range(size)]
+
+    worn = Counter()  # id of an outfit -> how many people wear it
+    everybody = []
+    for body in bodies:
+        mine = []
+        for outfit in _candidates(wardrobe, worn, rng):
+            if len(mine) == count:
+                break
+            if outfit.suits(body) and not any(outfit.clashes(other) for other in mine):
+                mine.append(outfit)
+                worn[id(outfit)] += 1
+        everybody.append(tuple(mine))
+    return everybody
+
+
+def _candidates(wardrobe, worn, rng):
+    """The wardrobe, least worn first, then new outfits without end."""
+    yield from sorted(wardrobe, key=lambda outfit: (worn[id(outfit)], rng.random()))
+    while True:
+        yield draw_outfit(rng)
+
+
+# What a sentence can say of a picture
+
+def attributes_of(body, outfit, yaw):
+    """The 20 attributes of Supp. Tab. 3 of one picture, attribute -> phrase. Glasses do not show from behind."""
+    angle = "side"
+    if math.cos(yaw) > 0.7:
+        angle = "front"
+    elif math.cos(yaw) < -0.7:
+        angle = "back"
+
+    hair_style = "agnostic style hair"
+    if body.hair_style in ("bald", "short", "long"):
+        hair_style = f"{body.hair_style} hair"
+
+    glasses = outfit.attributes["glass style"]
+    if angle == "back":
+        glasses = "without glasses"
+    elif body.glasses:
+        glasses = "with glasses"
+
+    return outfit.attributes | {
+        "gender code": body.gender,
+        "age": body.age,
+        "hair style": hair_style,
+        "hair color": "agnostic color hair" if body.hair_style == "bald" else body.hair_name,
+        "glass style": glasses,
+        "person angle": angle,
+        "pose": "stoop" if body.stoop > 0.35 else "stand",
+        "uniform": "common clothing",
+        "smoking": "without smoking",
+    }

@@ -1,0 +1,54 @@
+"""A contact sheet: people, outfits, cameras and infrared at a glance."""
+
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dolls.benchmark import jobs_of
+from dolls.cameras import CLOTHES, HEIGHT, WIDTH, crop, open_jpeg, template
+from instructions import describe
+
+CELL_WIDTH = WIDTH + 4
+CELL_HEIGHT = HEIGHT + 4
+GROUP = 4 * CELL_WIDTH + 14  # an outfit: its shop picture, above a crop, beside three photographs
+LABEL = 20  # height of a line of text
+MARGIN = 4
+TITLES = ("one outfit: shop picture, crop, three cameras", "another", "a third", "infrared")
+
+
+def contact_sheet(seed=0, rows=6):
+    """An Image: a person per row, in three outfits, each three times beside its shop picture and a crop, and infrared.
+
+    Under each row stands the description of its first picture.
+    """
+    width = MARGIN + 3 * GROUP + 2 * CELL_WIDTH
+    height = LABEL + rows * (CELL_HEIGHT + LABEL) + MARGIN
+    sheet = Image.new("RGB", (width, height), (255, 255, 255))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=12)
+    for group, title in enumerate(TITLES):
+        pen.text((MARGIN + group * GROUP, 4), title, (40, 40, 40), font)
+
+    people = jobs_of("real2", Path(), 4 * rows, seed)  # a quarter of them is there to test on
+    for row, job in enumerate(people):
+        rng = random.Random(f"{seed}:sheet {row}")
+        top = LABEL + row * (CELL_HEIGHT + LABEL)
+
+        for outfit, worn in enumerate(job.outfits):
+            left = MARGIN + outfit * GROUP
+            cams = rng.sample(range(1, 12), 3)
+            shots = [job.shoot(outfit, cam, rng) for cam in cams]
+            sheet.paste(template(worn), (left, top))
+            sheet.paste(crop(shots[0]), (left, top + CLOTHES + 4))
+            for k, shot in enumerate(shots, 1):
+                sheet.paste(open_jpeg(shot.jpeg), (left + k * CELL_WIDTH, top))
+            if outfit == 0:
+                sentence = describe(shots[0].attributes, rng)
+                pen.text((left, top + CELL_HEIGHT - 1), sentence, (90, 90, 90), font)
+
+        left = MARGIN + 3 * GROUP
+        for outfit in range(2):
+            shot = job.shoot(outfit, rng.randint(1, 11), rng, infrared=True)
+            sheet.paste(open_jpeg(shot.jpeg), (left + outfit * CELL_WIDTH, top))
+    return sheet
