@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-import cli
+from reid import cli
 from dolls.benchmark import make_toy
 from dolls.sheet import contact_sheet
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cli
+from reid import cli
 from dolls.people import draw_body, dress
 from dolls.trees import FIVE, TREES, Job
 

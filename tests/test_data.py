@@ -307,8 +307,8 @@ def test_too_few_identities_are_refused_with_both_numbers():
 
 
 def test_schedule_keeps_ratios_and_spreads_them():
-    assert data.schedule({"trad": 2, "cc": 1}) == ("trad", "cc", "trad")
-    cycle = data.schedule({"trad": 4, "li": 2, "vi": 1})
+    assert data.task_cycle({"trad": 2, "cc": 1}) == ("trad", "cc", "trad")
+    cycle = data.task_cycle({"trad": 4, "li": 2, "vi": 1})
     assert Counter(cycle) == {"trad": 4, "li": 2, "vi": 1}
     assert "trad trad trad" not in " ".join(cycle)
 
@@ -320,7 +320,7 @@ def world(toy, monkeypatch):
         assert all(record in pool[record.pid] for record in records)
         return [r.path for r in records] if task == "ctcc" else [f"{task} {rng.random()}"] * len(records)
 
-    monkeypatch.setattr(data.instructions, "training_instructions", instruct)
+    monkeypatch.setattr(data, "training_instructions", instruct)
     sets = []
     for name, task, ids in (("market", "trad", 5), ("other", "trad", 6), ("cocas", "ctcc", 4)):
         records = [Record(name, "train", f"{name}/{p}_{i}.png", 100 + 7 * p, clothes=f"{p}", crop_path=f"{name}/{p}_{i}.png")

@@ -8,11 +8,11 @@ from PIL import Image
 
 import data
 import evaluate
-import features as features_module
+import reid.features as features_module
 import instructions
-from evaluate import evaluate_features, evaluate_task
-from features import Features, extract, load_features, matched_first, save_features
-from metrics import ranking_metrics
+from evaluate import Ranking, average, evaluate_features, evaluate_task, rank_trials
+from reid.features import Features, extract, load_features, matched_first, save_features
+from evaluate import ranking_metrics
 from model import Instruction, InstructReID
 from reid.rerank import k_reciprocal
 from reid import checkpoints, cli
@@ -48,7 +48,7 @@ def test_chunks_change_nothing():
         told.extend(range(start, start + len(dist)))
         return dist
 
-    evaluate_features(qf, gf, q, g, protocol, chunk=4, rescore=rescore)
+    evaluate_features(qf, gf, q, g, protocol, chunk=4, stage=lambda *_: rescore)
     assert told == list(range(23))  # which queries a chunk holds
 
 
@@ -61,10 +61,10 @@ def test_reranking_by_features_is_that_of_the_metrics():
     dist = k_reciprocal(*units)(0, (-units[0] @ units[1].T).numpy())
     expected = ranking_metrics(dist, *masks(LAYOUTS["market"].protocols["trad"][0], q, g))
     for chunk in (4, 100):
-        ours = evaluate_features(qf, gf, q, g, LAYOUTS["market"].protocols["trad"][0], chunk=chunk, rerank=True)
+        ours = evaluate_features(qf, gf, q, g, LAYOUTS["market"].protocols["trad"][0], chunk=chunk, stage=k_reciprocal)
         assert ours["mAP"] == pytest.approx(expected["mAP"])
     with pytest.raises(UserError, match="20 neighbours.*holds 12"):
-        evaluate_features(qf, gf[:12], q, g, LAYOUTS["market"].protocols["trad"][0], rerank=True)
+        evaluate_features(qf, gf[:12], q, g, LAYOUTS["market"].protocols["trad"][0], stage=k_reciprocal)
 
 
 @pytest.mark.parametrize("qf, gf, what", [
@@ -239,9 +239,9 @@ def test_tasks_give_every_protocol_with_its_name_and_chance(root):
     assert [row["protocol"] for row in rows] == ["general", "cc", "sc"]
     assert [row["R1"] for row in rows] == [1, 0.5, 1]  # a model of clothes' colours guesses where the clothes change
     assert all(row["queries"] == 4 and row["without"] == 0 and 0 < row["chance mAP"] < 1 for row in rows)
-    assert [row["protocol"] for row in evaluate_task(Features(ColourModel()), ltcc(root), protocol="sc")] == ["sc"]
+    assert [row["protocol"] for row in evaluate_task(Features(ColourModel()), ltcc(root), Ranking("sc"))] == ["sc"]
     with pytest.raises(UserError, match="general, cc, sc"):
-        evaluate_task(Features(ColourModel()), ltcc(root), protocol="strict")
+        evaluate_task(Features(ColourModel()), ltcc(root), Ranking("strict"))
 
 
 def test_matrix_of_sentences(root):
@@ -290,7 +290,7 @@ def test_llcm_cmc_ranks_people(root):
     records = [Record("llcm", "test", "q", 1, 9, modality="ir")]
     records += [Record("llcm", "test", str(i), pid, cam) for i, (pid, cam) in enumerate(((2, 1), (2, 2), (1, 1)))]
     feats = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]])
-    row = evaluate.score(LAYOUTS["llcm"].protocols["vi"][0], records, records, feats, feats)
+    row = average(rank_trials(LAYOUTS["llcm"].protocols["vi"][0], records, records, feats, feats))
     assert (row["R1"], row["mAP"]) == (0, pytest.approx(1 / 3))
     figures = evaluate_features(feats[:1], feats[1:], *columns(records[:1], records[1:]), LAYOUTS["llcm"].protocols["vi"][0])
     assert figures["cmc"].tolist() == [0, 1, 1]
@@ -366,9 +366,9 @@ def test_saved_features_give_every_figure_without_a_forward_pass(root, tmp_path)
     read, told = load_features(tmp_path / "f.safetensors")
     assert (read.feature, read.flip, told["task"], told["data"]) == ("edit", True, "all", str(root))
     assert evaluate.evaluate_all(read, datasets) == rows and evaluate.instruction_matrix(read, datasets) == matrix
-    assert evaluate.evaluate_all(read, datasets, ap_window=1) != rows  # a second metric
+    assert evaluate.evaluate_all(read, datasets, Ranking(ap_window=1)) != rows  # a second metric
     with pytest.raises(UserError, match="lack 'ltcc/cc/query/swap outfits'"):
-        evaluate.evaluate_task(read, ltcc(root), sentence=1)
+        evaluate.evaluate_task(read, ltcc(root), Ranking(sentence=1))
     fewer = ltcc(root)._replace(records=ltcc(root).records[1:])
     with pytest.raises(UserError, match="other images or instructions"):
         evaluate.evaluate_task(read, fewer)
@@ -384,8 +384,8 @@ def test_a_file_without_features_is_a_user_error(tmp_path):
 
 def test_compare_shows_the_difference_of_two_runs(root):
     deaf, hears = Features(ColourModel()), Features(ColourModel(listen=1.0))
-    rows = evaluate.compare(deaf, hears, cocas(root, "ctcc"), protocol="strict")
-    one, two = (evaluate_task(features, cocas(root, "ctcc"), protocol="strict")[0] for features in (deaf, hears))
+    rows = evaluate.compare(deaf, hears, cocas(root, "ctcc"), Ranking("strict"))
+    one, two = (evaluate_task(features, cocas(root, "ctcc"), Ranking("strict"))[0] for features in (deaf, hears))
     for row, figure in zip(rows, ("mAP", "R1")):
         assert (row["figure"], row["first"], row["second"]) == (figure, one[figure], two[figure])
         assert row["difference"] == pytest.approx(two[figure] - one[figure])

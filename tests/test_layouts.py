@@ -16,7 +16,7 @@ import torch
 
 import data
 import evaluate
-import toy as toy_module
+import dolls
 import train
 from model import TextEncoder
 from reid.cli import UserError
@@ -224,7 +224,7 @@ def test_not_all_of_its_sentences_are_kept(monkeypatch):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts") / "toy"
-    toy_module.make_toy(folder, people=8, sets="all")
+    dolls.make_toy(folder, people=8, sets="all")
     return folder
 
 

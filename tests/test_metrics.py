@@ -6,7 +6,7 @@ import torch
 
 from tests.reference import golden
 from reid.cli import UserError
-from evaluate import ranking_metrics
+from evaluate import chance, ranking_metrics
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks
 from reid.records import Record

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import evaluate
-from features import Features
+from reid.features import Features
 from model import InstructReID
 from reid import pictures
 from reid.pictures import FRAMES, HIT, MISS, REMOVED, RankRow, top_of

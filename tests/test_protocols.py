@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.reference import golden
-from evaluate import ranking_metrics, score
+from evaluate import average, rank_trials, ranking_metrics
 from reid.layouts import protocols_of
 from reid.protocols import columns, masks, trials
 from reid.records import Dataset, Record
@@ -51,12 +51,12 @@ def image(dataset, pid, cam, clothes=None, name="", modality="rgb"):
 
 
 def figures(p, query_places, gallery_places):
-    """score() where an image lies at a place on a quarter circle: (record, degrees); smaller angles are nearer to 0."""
+    """The figures where an image lies at a place on a quarter circle: (record, degrees); smaller angles are nearer to 0."""
     def feats(places):
         angle = torch.tensor([degrees for _, degrees in places], dtype=torch.float64).deg2rad()
         return torch.stack([angle.cos(), angle.sin()], 1).float()
     sides = [[record for record, _ in places] for places in (query_places, gallery_places)]
-    return score(p, *sides, feats(query_places), feats(gallery_places))
+    return average(rank_trials(p, *sides, feats(query_places), feats(gallery_places)))
 
 
 def test_prcc_multi_shot():

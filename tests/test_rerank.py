@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from reid.cli import UserError
-from metrics import ranking_metrics
+from evaluate import ranking_metrics
 from reid.rerank import k_reciprocal
 
 

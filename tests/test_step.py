@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
-import features
+from reid import device, features
 import instructions
 import losses
 import train
-from data import Batch, Record
+from data import Batch
+from reid.records import Record
 from model import InstructReID
 from tests.test_model import TINY, Letters
 
@@ -372,10 +373,10 @@ def test_auto_takes_no_emulated_bf16(monkeypatch):
     """A V100 says that it supports bf16 where emulation counts; fp16 is what it computes."""
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert features.amp_dtype("auto", gpu) == torch.float16
+    assert device.amp_dtype("auto", gpu) == torch.float16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert features.amp_dtype("auto", gpu) == torch.bfloat16
-    assert features.amp_dtype("auto", torch.device("cpu")) is None
+    assert device.amp_dtype("auto", gpu) == torch.bfloat16
+    assert device.amp_dtype("auto", torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("amp,dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("off", None), ("auto", None)])
