@@ -1,4 +1,4 @@
-"""A failing test says what to look at: which of the usual mistakes gives the output that was found."""
+"""A failing test says what to look at: which of the usual mistakes gives what was found."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Two processes of torchrun: batches and augmentation of their own, the mean of the gradients, the same weights."""
+"""Two processes: batches and augmentation of their own, averaged gradients, equal weights."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     toy.make_toy(folder / "toy", people=8, seed=0, workers=1)
     bert = write_bert(folder / "bert")
-    flags = ["--data", folder / "toy", "--task", "trad", "--steps", STEPS, "--ids", 4, "--images", 4,
-             "--warmup", 1, "--text-model", bert, "--erase", 0]
+    flags = ["--data", folder / "toy", "--task", "trad", "--text-model", bert, "--erase", 0,
+             "--steps", STEPS, "--warmup", 1, "--ids", 4, "--images", 4]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [str(each) for each in (*torchrun, HELPER, *flags)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True,
@@ -36,7 +36,8 @@ def test_every_process_draws_batches_of_its_own(ranks):
     first, second = ranks
     for step in range(STEPS):
         people = first["pids"][step]
-        assert people != second["pids"][step], f"both processes draw the same people in step {step}: {people}"
+        words = f"both processes draw the same people in step {step}: {people}"
+        assert people != second["pids"][step], words
 
 
 def test_every_process_draws_flips_and_crops_of_its_own(ranks):
@@ -46,13 +47,15 @@ def test_every_process_draws_flips_and_crops_of_its_own(ranks):
         for seen in ranks:
             images = seen["augmented"][step]
             left, right = images.chunk(2, 3)
-            flips.append((left.mean((1, 2, 3)) > right.mean((1, 2, 3))))
+            flips.append(left.mean((1, 2, 3)) > right.mean((1, 2, 3)))
         assert flips[0].any() and not flips[0].all()
-        assert not torch.equal(*flips), f"both processes flip the same images of their batches in step {step}"
+        words = f"both processes flip the same places of their batches in step {step}"
+        assert not torch.equal(flips[0], flips[1]), words
 
         alike = flips[0] == flips[1]
         first, second = (seen["augmented"][step][alike] for seen in ranks)
-        assert not torch.equal(first, second), f"both processes crop their images alike in step {step}"
+        words = f"both processes crop their images alike in step {step}"
+        assert not torch.equal(first, second), words
 
 
 def test_a_step_is_taken_with_the_mean_of_the_gradients(ranks):
@@ -60,7 +63,7 @@ def test_a_step_is_taken_with_the_mean_of_the_gradients(ranks):
         own = [GRADIENTS[rank][step] for rank in (0, 1)]
         found = [seen["gradients"][step] for seen in ranks]
         mean = sum(own) / 2
-        words = f"step {step}: the gradients {own} of two processes became {found}, their mean is {mean}"
+        words = f"step {step}: the gradients {own} became {found}, their mean is {mean}"
         if found == [sum(own)] * 2:
             words += ": they are summed and not averaged"
         if found == own:
@@ -71,6 +74,7 @@ def test_a_step_is_taken_with_the_mean_of_the_gradients(ranks):
 def test_both_begin_and_end_with_the_same_weights(ranks):
     first, second = ranks
     for when in ("first", "last"):
-        differ = [name for name in first[when] if not torch.equal(first[when][name], second[when][name])]
-        assert not differ, f"the {when} weights of the processes differ: {', '.join(differ[:3])}"
+        for name, weight in first[when].items():
+            words = f"the {when} weights of the two processes differ, in {name} and maybe others"
+            assert torch.equal(weight, second[when][name]), words
     assert not torch.equal(first["first"][PARAMETER], first["last"][PARAMETER]), "no step was taken"

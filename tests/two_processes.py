@@ -1,8 +1,8 @@
-"""What each process of a torchrun does, written down: `torchrun ... tests/two_processes.py FLAGS OF train.py`.
+"""train.py with eyes on it, for torchrun: `torchrun ... tests/two_processes.py FLAGS`.
 
-The loss is replaced by one whose gradient is known, GRADIENTS of this process and step, on one parameter. Every image is
-replaced by one and the same, so that what differs between processes is how they augment. The file rank0.pt or rank1.pt
-in the current folder then holds what the process saw.
+The loss is replaced by one whose gradient is known: GRADIENTS of this process and step, on one
+parameter. Every image is replaced by the same probe, so that what differs between processes is how
+they augment it. What the process saw goes into rank0.pt or rank1.pt in the current folder.
 """
 
 import os
