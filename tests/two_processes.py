@@ -17,8 +17,10 @@ import cli
 import data
 import train
 
-GRADIENTS = ((1.0, 2.0), (2.0, -6.0))  # rank, step: the means are 1.5 and -2, the sums 3 and -4
-PARAMETER = "log_temperature"  # a scalar, so clipping leaves these gradients as they are
+# Of each rank in steps 0 and 1: the means are 1.5 and -2, the sums 3 and -4. The clipping to a norm
+# of 5 does not touch the means, but would change a -6 that was clipped before the averaging.
+GRADIENTS = ((1.0, 2.0), (2.0, -6.0))
+PARAMETER = "log_temperature"
 
 
 def weights_of(model):
