@@ -279,9 +279,6 @@ def test_every_step_is_clipping_and_adamw_by_hand(recording):
     words = f"clipping has to matter in this test, but the norms are {norms}"
     assert max(norms) > 1.5 * CLIP and max(norms) > 1.2 * min(norms), words
 
-    gates = [recording.last[name].abs().max().item() for name in names if name.endswith("gate")]
-    assert max(gates) > 10 * LR, f"the gates have to open in this test, but they are {gates}"
-
     # all steps at once: the first alone does not tell one mistake from another
     found = flat([step.weights for step in recording.steps[1:]] + [recording.last], names)
     expected = flat(predictions(recording, fresh, Rule()), names)
