@@ -1,0 +1,299 @@
+"""The loop of train.py against a slow twin: clipping, AdamW and the schedule written out by hand.
+
+A real run of a few steps is recorded: what every step was given, and the weights it began with.
+The twin begins each step with these weights and says which weights the next one must begin with.
+Where they differ, the test names the mistake that gives what was found.
+"""
+
+import copy
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import cli
+import data
+import model as irm
+import toy
+import train
+from tests.explain import assert_close, close
+from tests.small_bert import write_bert
+
+STEPS = 6
+WARMUP = 2
+LR = 1.5e-3
+GATE_LR = 7.0
+WEIGHT_DECAY = 5.0
+CLIP = 5.0
+SEED = 3
+IDS = 4
+IMAGES = 2
+EVALUATE_EVERY = 3
+FLAGS = ("--task", "li", "--steps", STEPS, "--warmup", WARMUP, "--lr", LR, "--gate-lr", GATE_LR,
+         "--weight-decay", WEIGHT_DECAY, "--seed", SEED, "--ids", IDS, "--images", IMAGES,
+         "--evaluate-every", EVALUATE_EVERY, "--feature", "fused", "--erase", 0.5)
+
+
+class Step(NamedTuple):
+    """What one step of the recorded run began with."""
+    weights: dict  # name -> tensor: parameters that learn and statistics of the norms
+    training: bool  # the model's mode
+    grads: bool  # whether any gradient was left over from the step before
+    images: torch.Tensor  # as loss_terms got them
+    batch: data.Batch
+    arguments: tuple  # all of loss_terms' arguments but the model
+    keywords: dict
+
+
+class Recording(NamedTuple):
+    model: irm.InstructReID  # a copy from before the first step
+    steps: list  # of Step
+    last: dict  # the weights after the last step
+    augmented: list  # (images given, images returned) of every call of data.augment
+    autocast: set  # whether autocast was on, in every pass through E_e
+    ranked: set  # which necks worked in testing: "edit", "fused"
+    people: Path  # the drawn data sets
+
+
+def weights_of(model):
+    """{name: a copy}; the text tower is frozen."""
+    weights = {}
+    for name, value in model.state_dict().items():
+        if not name.startswith("encoder.text."):
+            weights[name] = value.clone()
+    return weights
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """`python train.py` with FLAGS on drawn people, from the command line to the last table."""
+    folder = tmp_path_factory.mktemp("run")
+    toy.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    bert = write_bert(folder / "bert")
+    argv = ["train.py", "--data", folder / "toy", "--text-model", bert, *FLAGS]
+    live = []
+    copies = []
+    steps = []
+    augmented = []
+    autocast = set()
+    ranked = set()
+    loss_terms = train.loss_terms
+    augment = data.augment
+
+    def note_autocast(module, inputs):
+        autocast.add(torch.is_autocast_enabled("cpu"))
+
+    def note_neck(module, inputs, output):
+        if not module.training:
+            ranked.add("edit" if module is live[0].neck else "fused")
+
+    def watch(model):
+        model.editor.register_forward_pre_hook(note_autocast)
+        model.neck.register_forward_hook(note_neck)
+        model.fused_neck.register_forward_hook(note_neck)
+
+    def spy_on_loss(model, images, what, batch, *args, **kwargs):
+        if not live:
+            live.append(model)
+            copies.append(copy.deepcopy(model))
+            watch(model)
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        left_over = any(grad.abs().sum() > 0 for grad in grads)
+        arguments = (images, what, batch, *args)
+        step = Step(weights_of(model), model.training, left_over, images, batch, arguments, kwargs)
+        steps.append(step)
+        return loss_terms(model, images, what, batch, *args, **kwargs)
+
+    def spy_on_augment(images, *args, **kwargs):
+        result = augment(images, *args, **kwargs)
+        augmented.append((images, result[0]))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(each) for each in argv])
+        patch.setattr(train, "loss_terms", spy_on_loss)
+        patch.setattr(data, "augment", spy_on_augment)
+        cli.run(train.main, train.Config)
+    return Recording(copies[0], steps, weights_of(live[0]), augmented, autocast, ranked,
+                     folder / "toy")
+
+
+# ---- what a step begins with ----
+
+def test_no_gradient_is_left_from_the_step_before(recording):
+    left = [number for number, step in enumerate(recording.steps) if step.grads]
+    assert not left, f"zero_grad is forgotten: steps {left} begin with the gradients of others"
+
+
+def test_the_model_trains_after_an_evaluation_in_the_middle(recording):
+    wrong = [number for number, step in enumerate(recording.steps) if not step.training]
+    assert not wrong, (f"an evaluation after {EVALUATE_EVERY} steps leaves the model in test mode: "
+                       f"so it is in steps {wrong}")
+
+
+def test_autocast_is_off_on_the_cpu(recording):
+    assert recording.autocast == {False}, "--amp auto switched autocast on by itself on the CPU"
+
+
+def test_feature_fused_is_what_the_evaluation_ranks(recording):
+    words = f"--feature fused, but the evaluation ranks behind the necks of {recording.ranked}"
+    assert recording.ranked == {"fused"}, words
+
+
+def test_every_step_trains_on_the_augmented_batch_of_its_number(recording):
+    model = recording.model
+    datasets = data.open_all(recording.people, "li")
+    batches = data.Batches(datasets, model.size, model.picture_size, IDS, IMAGES, seed=SEED)
+    assert len(recording.augmented) == STEPS, "data.augment is not called once in each step"
+
+    for number, (step, (given, returned)) in enumerate(zip(recording.steps, recording.augmented)):
+        expected = batches[number]
+        words = f"step {number} trains on another batch than its own"
+        assert torch.equal(step.batch.images, expected.images), words
+        words = f"step {number} trains with other instructions than its own"
+        assert step.batch.instr == expected.instr, words
+        words = f"step {number} augments other images than those of its batch"
+        assert torch.equal(given, expected.images), words
+        words = f"step {number} trains on images that were not augmented"
+        assert torch.equal(returned, step.images), words
+
+
+# ---- the twin ----
+
+class Rule(NamedTuple):
+    """How a parameter moves; the defaults are what README says, everything else is a mistake."""
+    gate_lr: float = GATE_LR
+    clip: float = CLIP
+    decay_vectors: bool = False
+    decay_gates: bool = False
+    decay_matrices: bool = True
+    warmup: bool = True
+    cosine: bool = True
+
+
+MISTAKES = {
+    "weight decay pulls the gates back to 0": Rule(decay_gates=True),
+    "weight decay acts on norms and biases: only matrices have it": Rule(decay_vectors=True),
+    "weight decay acts on every parameter, gates, norms and biases too: only matrices have it":
+        Rule(decay_gates=True, decay_vectors=True),
+    "weight decay acts on nothing": Rule(decay_matrices=False),
+    "--gate-lr is ignored: gates move with the learning rate of the others": Rule(gate_lr=1.0),
+    f"gradients are not clipped to a norm of {CLIP:g}": Rule(clip=math.inf),
+    "gradients are clipped to a norm of 1": Rule(clip=1.0),
+    "the warm-up is left out": Rule(warmup=False),
+    "the learning rate stays where the warm-up leaves it: the cosine is left out":
+        Rule(cosine=False),
+}
+
+
+def learning_rate(step, rule):
+    """Linear from LR / 100 to LR, then a cosine to 0."""
+    if step < WARMUP and rule.warmup:
+        return LR * (0.01 + 0.99 * step / WARMUP)
+    if not rule.cosine:
+        return LR
+    passed = (step - WARMUP) / (STEPS - WARMUP)
+    return LR * (1 + math.cos(math.pi * passed)) / 2
+
+
+def gradients(recording):
+    """[{name: gradient}] of every step before clipping, without what the loss does not reach."""
+    model = recording.model
+    rows = []
+    for step in recording.steps:
+        model.load_state_dict(step.weights, strict=False)
+        model.train()
+        model.zero_grad()
+        terms = train.loss_terms(model, *step.arguments, **step.keywords)
+        sum(terms.values()).backward()
+
+        grads = {}
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                grads[name] = p.grad.clone()
+        rows.append(grads)
+    return rows
+
+
+def global_norm(grads):
+    return math.sqrt(sum(grad.double().square().sum().item() for grad in grads.values()))
+
+
+def next_weights(before, grads, moments, number, rule):
+    """The weights after step `number`, counted from 0: AdamW (Loshchilov & Hutter 2019), clipped.
+
+    moments: {name: (mean, mean square)} of the gradients, brought up to date here.
+    """
+    shrink = min(1.0, rule.clip / (global_norm(grads) + 1e-6))
+    after = {}
+    for name, grad in grads.items():
+        p = before[name]
+        lr = learning_rate(number, rule)
+        if name.endswith("gate"):
+            lr = lr * rule.gate_lr
+            decays = rule.decay_gates
+        elif p.ndim > 1:
+            decays = rule.decay_matrices
+        else:
+            decays = rule.decay_vectors
+
+        grad = grad * shrink
+        mean, square = moments.get(name, (torch.zeros_like(p), torch.zeros_like(p)))
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.999 * square + 0.001 * grad ** 2
+        moments[name] = (mean, square)
+
+        if decays:
+            p = p * (1 - lr * WEIGHT_DECAY)
+        unbiased_mean = mean / (1 - 0.9 ** (number + 1))
+        unbiased_square = square / (1 - 0.999 ** (number + 1))
+        after[name] = p - lr * unbiased_mean / (unbiased_square.sqrt() + 1e-8)
+    return after
+
+
+def predictions(recording, fresh, rule):
+    """[{name: weight}] after every step under a rule."""
+    moments = {}
+    rows = []
+    for number, (step, grads) in enumerate(zip(recording.steps, fresh)):
+        rows.append(next_weights(step.weights, grads, moments, number, rule))
+    return rows
+
+
+def flat(rows, names):
+    """The named weights of all steps as one matrix, (steps weights)."""
+    return torch.stack([torch.cat([row[name].flatten() for name in names]) for row in rows])
+
+
+def test_every_step_is_clipping_and_adamw_by_hand(recording):
+    fresh = gradients(recording)
+    names = list(fresh[0])
+    tolerance = 2e-6
+
+    norms = [global_norm(grads) for grads in fresh]
+    assert len(norms) == STEPS
+    words = f"clipping has to matter in this test, but the norms are {norms}"
+    assert max(norms) > 1.5 * CLIP and max(norms) > 1.2 * min(norms), words
+
+    # all steps at once: the first alone does not tell one mistake from another
+    found = flat([step.weights for step in recording.steps[1:]] + [recording.last], names)
+    expected = flat(predictions(recording, fresh, Rule()), names)
+    mistakes = {}
+    for words, rule in MISTAKES.items():
+        mistakes[words] = flat(predictions(recording, fresh, rule), names)
+        assert not close(mistakes[words], expected, tolerance), f"this run cannot notice: {words}"
+    assert_close(found, expected, mistakes, tolerance)
+
+
+def test_a_weight_that_no_loss_reaches_stays(recording):
+    reached = set(gradients(recording)[0])
+    before = recording.steps[0].weights
+    parameters = {name for name, _ in recording.model.named_parameters()}
+    idle = [name for name in before if name in parameters and name not in reached]
+    assert any(name.startswith("text_head") for name in idle)  # li trains no text query
+    for name in idle:
+        assert torch.equal(before[name], recording.last[name]), f"{name} moved without a gradient"

@@ -1,0 +1,521 @@
+"""How the pieces are put together: Eq. 1-4, E_i, E_f, the sampler, the drawn people.
+
+What is expected is computed by hand, one image and one head at a time; a test that fails names the
+mistake. Letters as in model.py: b batch, n image tokens, t instruction tokens, d width, h heads, c
+width of one head, k width of the pooled instruction.
+"""
+
+import copy
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import toy
+from data import PKSampler, Record
+from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT,
+                   text_model)
+from tests.explain import assert_close
+from tests.small_bert import write_bert
+from tests.test_model import tiny_model
+
+HEADS = 4
+WIDTH = 24
+IMAGES = 3
+TOKENS = 6  # of an image and of an instruction: a mix-up of the two gives numbers, not an error
+
+
+def randomise(module):
+    """Random weights, biases, norms and gates: nothing is 0 or 1, and no two heads are alike."""
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    return module
+
+
+def instruction_tokens(shared, width=WIDTH, dtype=torch.float64):
+    """(tokens (b t d), mask (b t)) of instructions of different lengths, or of one for all."""
+    lengths = [4] if shared else [6, 3, 5]
+    tokens = torch.randn(len(lengths), TOKENS, width, dtype=dtype)
+    mask = torch.arange(TOKENS)[None] < torch.tensor(lengths)[:, None]
+    return tokens, mask
+
+
+# ---- Eq. 2-4 ----
+
+def head_by_hand(q, k, v, k_instr, v_instr, gate, width, softmax):
+    """One head of one image: q, k, v (n c), k_instr, v_instr (t c), gate a number -> (n c)."""
+    scores = q @ k.T / math.sqrt(width)
+    scores_instr = q @ k_instr.T / math.sqrt(width)
+    if softmax == "one":
+        weights = torch.cat([scores, scores_instr], 1).softmax(1)
+        return weights[:, :len(k)] @ v + gate * weights[:, len(k):] @ v_instr
+    if softmax == "gate inside":
+        return scores.softmax(1) @ v + (gate * scores_instr).softmax(1) @ v_instr
+    return scores.softmax(1) @ v + gate * scores_instr.softmax(1) @ v_instr
+
+
+def attention_by_hand(attn, x, instr, mask=None, gates=None, width=None, softmax="two",
+                      linears=None):
+    """Eq. 2-4 with loops. x (b n d), instr (b or 1, t, d), mask (b or 1, t) bool -> (b n d).
+
+    The other arguments are for mistakes.
+    """
+    c = x.shape[2] // attn.heads
+    width = width or c
+    gates = attn.gate if gates is None else gates
+    linear_k, linear_v = linears or (attn.k_instr, attn.v_instr)
+
+    instr = instr.expand(len(x), -1, -1)
+    if mask is None:
+        mask = torch.ones(1, instr.shape[1], dtype=torch.bool)
+    mask = mask.expand(len(x), -1)
+
+    images = []
+    for i in range(len(x)):
+        words = instr[i][mask[i]]
+        heads = []
+        for h in range(attn.heads):
+            part = slice(h * c, (h + 1) * c)
+            q = attn.q(x[i])[:, part]
+            k = attn.k(x[i])[:, part]
+            v = attn.v(x[i])[:, part]
+            k_instr = linear_k(words)[:, part]
+            v_instr = linear_v(words)[:, part]
+            heads.append(head_by_hand(q, k, v, k_instr, v_instr, gates[h], width, softmax))
+        images.append(torch.cat(heads, 1))
+    return attn.out(torch.stack(images))
+
+
+def attention_mistakes(attn, x, instr, mask):
+    """{what is wrong: what EditingAttention would then give}."""
+    def wrong(instr=instr, mask=mask, **changed):
+        return attention_by_hand(attn, x, instr, mask, **changed)
+
+    gates = attn.gate.detach()
+    numbers = ", ".join(f"{gate:.2f}" for gate in gates)
+    listed = f"with gates {numbers} the output equals that of"
+    without_linear_o = copy.deepcopy(attn)
+    without_linear_o.out = nn.Identity()
+
+    mistakes = {
+        f"the gate is not applied: {listed} gate 1": wrong(gates=torch.ones_like(gates)),
+        f"the instruction is not read: {listed} gate 0": wrong(gates=torch.zeros_like(gates)),
+        f"the gate goes through tanh, Eq. 2 takes it as it stands: {listed} their tanh":
+            wrong(gates=gates.tanh()),
+        f"the gate goes through a sigmoid, Eq. 2 takes it as it stands: {listed} their sigmoid":
+            wrong(gates=gates.sigmoid()),
+        f"one gate serves all heads: {listed} the first gate alone":
+            wrong(gates=gates[:1].expand(attn.heads)),
+        f"one gate serves all heads: {listed} their mean":
+            wrong(gates=gates.mean().expand(attn.heads)),
+        "the scores are divided by the root of the full width d, Eq. 3 has the width c of one head":
+            wrong(width=x.shape[2]),
+        "the scores are not divided by the root of the width of a head": wrong(width=1),
+        "one softmax runs over image and instruction tokens together, Eq. 2 has two":
+            wrong(softmax="one"),
+        "the gate stands inside the softmax, Eq. 2 multiplies what comes out of it":
+            wrong(softmax="gate inside"),
+        "K' and V' are computed from the image tokens, Eq. 3-4 have the instruction's":
+            wrong(instr=x),
+        "K' and V' go through the image's Linear_k and Linear_v, they have their own":
+            wrong(linears=(attn.k, attn.v)),
+        "K' and V' are exchanged": wrong(linears=(attn.v_instr, attn.k_instr)),
+        "Linear_o is missing": attention_by_hand(without_linear_o, x, instr, mask),
+    }
+    if mask is not None:
+        mistakes["the mask is ignored: padding is read as if it were words"] = wrong(mask=None)
+    return mistakes
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["padded", "unpadded"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared sentence", "a sentence each"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_editing_attention_equals_eq_2_to_4_by_hand_and_by_its_maps(seed, shared, masked):
+    torch.manual_seed(seed)
+    attn = randomise(EditingAttention(WIDTH, HEADS, WIDTH).double())
+    x = torch.randn(IMAGES, TOKENS, WIDTH, dtype=torch.float64)
+    instr, mask = instruction_tokens(shared)
+    mask = mask if masked else None
+
+    found = attn(x, instr, mask)
+    mistakes = attention_mistakes(attn, x, instr, mask)
+    assert_close(found, attention_by_hand(attn, x, instr, mask), mistakes, 1e-10)
+
+    maps = attn.maps(x, instr, mask)  # M of Eq. 2, (b h n n+t)
+    values = torch.cat([attn.v(x), attn.v_instr(instr).expand(IMAGES, -1, -1)], 1)  # [V; V']
+    heads = [maps[:, h] @ part for h, part in enumerate(values.chunk(HEADS, 2))]
+    literal = attn.out(torch.cat(heads, 2))
+    of_maps = {f"in maps(), not in forward(): {words}": wrong for words, wrong in mistakes.items()}
+    assert_close(literal, found, of_maps, 1e-10)
+
+
+def test_the_maps_sum_to_one_and_to_the_gate():
+    torch.manual_seed(0)
+    attn = randomise(EditingAttention(WIDTH, HEADS, WIDTH).double())
+    x = torch.randn(IMAGES, TOKENS, WIDTH, dtype=torch.float64)
+    instr, mask = instruction_tokens(shared=False)
+    maps = attn.maps(x, instr, mask)
+
+    image_sum = maps[..., :TOKENS].sum(3)
+    assert_close(image_sum, torch.ones_like(image_sum), {}, 1e-10)
+    gates = attn.gate.view(1, HEADS, 1).expand_as(image_sum)
+    mistakes = {"the gate goes through tanh, Eq. 2 takes it as it stands": gates.tanh(),
+                "the gate is not applied to the maps": torch.ones_like(gates)}
+    assert_close(maps[..., TOKENS:].sum(3), gates, mistakes, 1e-10)
+
+    padding = maps[..., TOKENS:].masked_select(~mask[:, None, None])
+    assert (padding == 0).all(), "padding of an instruction is read"
+
+
+# ---- Eq. 1 ----
+
+def block_by_hand(block, x, instr, mask):
+    read = block.attn(block.norm1(x), instr, mask)
+    x = x + read
+    return x + block.mlp(block.norm2(x))
+
+
+def test_a_layer_is_eq_1():
+    torch.manual_seed(0)
+    block = randomise(Block(WIDTH, HEADS, WIDTH).double())
+    x = torch.randn(IMAGES, TOKENS, WIDTH, dtype=torch.float64)
+    instr, mask = instruction_tokens(shared=False)
+
+    read = block.attn(block.norm1(x), instr, mask)
+    read_from_raw = block.attn(x, instr, mask)
+    mistakes = {
+        "the instruction goes through the layer's norm1 before K' and V': only image tokens do":
+            block_by_hand(block, x, block.norm1(instr), mask),
+        "the instruction's mask does not reach the attention": block_by_hand(block, x, instr, None),
+        "the image tokens are not normalised before the attention":
+            x + read_from_raw + block.mlp(block.norm2(x + read_from_raw)),
+        "nothing is added to the attention's output, the residual is missing":
+            read + block.mlp(block.norm2(read)),
+        "nothing is added to the MLP's output, the residual is missing":
+            block.mlp(block.norm2(x + read)),
+    }
+    assert_close(block(x, instr, mask), block_by_hand(block, x, instr, mask), mistakes, 1e-10)
+
+
+def edited_vit():
+    """(a ViT of three layers with random weights, images, their instructions' tokens and mask)."""
+    torch.manual_seed(0)
+    vit = ViT((32, 16), 8, None, WIDTH, 3, HEADS, instr_dim=WIDTH).double()
+    for block in vit.blocks:
+        randomise(block.attn)
+    images = torch.randn(IMAGES, 3, 32, 16, dtype=torch.float64)
+    instr, mask = instruction_tokens(shared=False)
+    return vit, images, instr, mask
+
+
+def vit_by_hand(vit, images, instr, mask, edited=(0, 1, 2)):
+    tokens = []
+    for image in images:
+        patches = vit.embed(image[None])[0].flatten(1).T
+        tokens.append(torch.cat([vit.prefix[0], patches]) + vit.pos[0])
+    x = torch.stack(tokens)
+    for number, block in enumerate(vit.blocks):
+        x = block_by_hand(block, x, instr if number in edited else None, mask)
+    return vit.norm(x)
+
+
+def test_every_layer_is_edited_through_a_gate_of_its_own():
+    vit, images, instr, mask = edited_vit()
+    wanted = [0.3, 0.6, 0.9]
+    for block, value in zip(vit.blocks, wanted):
+        nn.init.constant_(block.attn.gate, value)
+    found = [round(block.attn.gate[0].item(), 6) for block in vit.blocks]
+    assert found == wanted, f"layers share a gate: set to {wanted} in turn they are {found}"
+
+    mistakes = {
+        "no layer is edited": vit_by_hand(vit, images, instr, mask, edited=()),
+        "only the first layer is edited": vit_by_hand(vit, images, instr, mask, edited=(0,)),
+        "only the last layer is edited": vit_by_hand(vit, images, instr, mask, edited=(2,)),
+        "the instruction's mask does not reach the layers": vit_by_hand(vit, images, instr, None),
+    }
+    assert_close(vit(images, instr, mask), vit_by_hand(vit, images, instr, mask), mistakes, 1e-9)
+
+
+def test_gradient_checkpointing_changes_neither_tokens_nor_gradients():
+    vit, images, instr, mask = edited_vit()
+    weight = torch.randn(IMAGES, 1 + 4 * 2, WIDTH, dtype=torch.float64)
+    vit.train()
+
+    def tokens_and_gradients(checkpointing, mask):
+        vit.checkpointing = checkpointing
+        vit.zero_grad()
+        tokens = vit(images, instr, mask)
+        (tokens * weight).sum().backward()
+        return tokens, torch.cat([p.grad.flatten() for p in vit.parameters()])
+
+    found = tokens_and_gradients(True, mask)
+    expected = tokens_and_gradients(False, mask)
+    unmasked = tokens_and_gradients(False, None)
+    words = "gradient checkpointing drops the mask of the instruction: padding is read"
+    for found_part, expected_part, unmasked_part in zip(found, expected, unmasked):
+        assert_close(found_part, expected_part, {words: unmasked_part}, 1e-8)
+
+
+# ---- E_i ----
+
+SENTENCES = ["ignore clothes", "a man in a red coat and blue trousers", "boots"]
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    return write_bert(tmp_path_factory.mktemp("bert"))
+
+
+def read_alone(encoder, sentence):
+    """The tokens (t k) of one sentence, read without any padding and without dropout."""
+    encoder.bert.eval()
+    ids = encoder.tokenizer(sentence, return_tensors="pt")
+    with torch.no_grad():
+        return encoder.bert(**ids).last_hidden_state[0]
+
+
+HALF = 5e-3  # a frozen encoder keeps its tokens in half precision
+
+
+@pytest.mark.parametrize("learns", [False, True], ids=["frozen", "learning"])
+def test_the_pooled_sentence_is_the_mean_of_its_real_words(bert_folder, learns):
+    encoder = TextEncoder(*text_model(bert_folder), trainable=learns).eval()
+    tokens, mask, pooled = encoder(SENTENCES)
+    for i, sentence in enumerate(SENTENCES):
+        words = read_alone(encoder, sentence)
+        real = mask[i].sum().item()
+        assert mask[i].tolist() == [True] * real + [False] * (tokens.shape[1] - real)
+        assert real == len(words), f"the mask shows {real} tokens of a sentence of {len(words)}"
+        assert_close(tokens[i, :real], words, {}, HALF)
+
+        mistakes = {
+            "padding is counted in the mean of the words": tokens[i].sum(0) / len(tokens[i]),
+            "the sum of the words is taken for their mean": words.sum(0),
+            "the CLS token is taken for the mean of the words": words[0],
+        }
+        assert_close(pooled[i], words.mean(0), mistakes, HALF)
+
+
+def test_the_instruction_begins_with_the_whole_and_its_mask_fits(bert_folder):
+    torch.manual_seed(0)
+    text = TextEncoder(*text_model(bert_folder))
+    picture = ViT((16, 16), 8, None, WIDTH, 1, HEADS)
+    encoder = InstructionEncoder(WIDTH, text, picture).eval()
+    instr = encoder(SENTENCES)
+    for i, sentence in enumerate(SENTENCES):
+        words = read_alone(text, sentence)
+        real = instr.mask[i].tolist()
+        count = 1 + len(words)  # the whole, then its words
+        assert real[0], "the first token, which stands for the whole instruction, is masked out"
+        assert sum(real) == count, f"the mask shows {sum(real)} tokens of an instruction of {count}"
+        assert real == [True] * count + [False] * (len(real) - count)
+
+        whole = words.mean(0, keepdim=True)
+        expected = encoder.from_text(torch.cat([whole, words]))
+        behind = encoder.from_text(torch.cat([words, whole]))
+        mistakes = {"the whole stands behind its words": behind}
+        assert_close(instr.tokens[i][:count], expected, mistakes, 10 * HALF)
+
+
+def test_the_instruction_of_a_picture_begins_with_the_mean_of_its_patches():
+    model = tiny_model()
+    pictures = torch.randn(2, 3, 16, 16)
+    instr = model.instruct(pictures)
+    for i, picture in enumerate(pictures):
+        tokens = model.encoder.picture(picture[None])[0]
+        whole = tokens[1:].mean(0)
+        expected = model.encoder.from_picture(torch.cat([whole[None], tokens]))
+        mistakes = {"the CLS token is taken for the mean of the patches": tokens[0],
+                    "the CLS token is counted in the mean of the patches": tokens.mean(0)}
+        assert_close(instr.pooled[i], whole, mistakes)
+        assert_close(instr.tokens[i], expected, {})
+    assert instr.mask.all(), "a picture has no padding"
+
+
+def test_a_frozen_text_tower_reads_without_dropout_while_the_model_trains(bert_folder):
+    encoder = TextEncoder(*text_model(bert_folder))
+    encoder.train()
+    tokens, mask, _ = encoder(SENTENCES)
+    for i, sentence in enumerate(SENTENCES):
+        words = read_alone(encoder, sentence)
+        difference = (tokens[i, :len(words)] - words).abs().max()
+        assert difference < HALF, "dropout is on in the frozen text tower while the model trains"
+
+
+# ---- E_f ----
+
+def branch_by_hand(module, cls, tokens, own_key=True):
+    """One branch of E_f for one image: cls (d), tokens (n d), none of them padding -> (d)."""
+    x = torch.cat([cls[None], tokens])[None]
+    mask = None if own_key else torch.arange(x.shape[1])[None] > 0
+    for block in module.blocks:
+        x = block(x, mask=mask)
+    return module.norm(x)[0, 0]
+
+
+def fused_by_hand(module, image_tokens, instr, own_key=True, padding=False, whole=False):
+    """F_out (b 2d), image by image, of instructions without padding. The rest is for mistakes."""
+    rows = []
+    for i, image in enumerate(image_tokens):
+        words = instr.tokens[i] if padding else instr.tokens[i][instr.mask[i]]
+        of_image = branch_by_hand(module, image[0], words if whole else words[1:], own_key)
+        of_instr = branch_by_hand(module, words[0], image if whole else image[1:])
+        rows.append(torch.cat([of_image, of_instr]))
+    return torch.stack(rows)
+
+
+def halves_swapped(fused):
+    first, second = fused.chunk(2, -1)
+    return torch.cat([second, first], -1)
+
+
+def test_the_attention_module_by_hand():
+    torch.manual_seed(0)
+    module = AttentionModule(32, 4, 2).eval()
+    instr = tiny_model().instruct(["a man in a red coat", "boots"])
+    image_tokens = torch.randn(2, 9, 32)
+    expected = fused_by_hand(module, image_tokens, instr)
+    mistakes = {
+        "the two branches are swapped": halves_swapped(expected),
+        "a branch's own CLS is masked out as a key":
+            fused_by_hand(module, image_tokens, instr, own_key=False),
+        "padding of the instruction is read":
+            fused_by_hand(module, image_tokens, instr, padding=True),
+        "the other side's CLS is among the tokens":
+            fused_by_hand(module, image_tokens, instr, whole=True),
+    }
+    assert_close(module(image_tokens, instr), expected, mistakes)
+
+
+def lively_model():
+    """A model whose necks are no identities, images and padded instructions for it."""
+    model = tiny_model()
+    for norm in (model.neck, model.fused_neck):
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+    images = torch.randn(2, 3, 32, 16)
+    instr = model.instruct(["ignore clothes", "a man in a red coat and blue trousers"])
+    return model, images, instr
+
+
+@torch.no_grad()
+def test_the_forward_pass_fuses_the_edited_tokens():
+    model, images, instr = lively_model()
+    edited = model.editor(images, instr.tokens, instr.mask)
+    plain = model.editor(images)
+    out = model(images, instr)
+    unmasked = model.editor(images, instr.tokens)
+    mistakes = {"the tokens are not edited": plain, "E_e reads the padding": unmasked}
+    assert_close(out.tokens, edited, mistakes)
+    mistakes = {"F is the un-edited CLS": plain[:, 0],
+                "F is the mean of the tokens": edited.mean(1)}
+    assert_close(out.feat, edited[:, 0], mistakes)
+
+    expected = fused_by_hand(model.attention, edited, instr)
+    plain_cls = torch.cat([plain[:, :1], edited[:, 1:]], 1)
+    plain_patches = torch.cat([edited[:, :1], plain[:, 1:]], 1)
+    mistakes = {
+        "E_f gets the un-edited CLS": fused_by_hand(model.attention, plain_cls, instr),
+        "E_f gets the un-edited patches": fused_by_hand(model.attention, plain_patches, instr),
+        "E_f gets un-edited tokens": fused_by_hand(model.attention, plain, instr),
+        "the two branches of F_out are swapped": halves_swapped(expected),
+    }
+    assert_close(out.fused, expected, mistakes)
+    assert_close(out.neck, model.neck(out.feat), {"F does not pass its neck": out.feat})
+    after_neck = model.fused_neck(out.fused)
+    assert_close(out.fused_neck, after_neck, {"F_out does not pass its neck": out.fused})
+
+
+@pytest.mark.parametrize("feature", ["edit", "fused"])
+@torch.no_grad()
+def test_what_is_ranked_is_what_was_trained(feature):
+    model, images, instr = lively_model()
+    edited = model.editor(images, instr.tokens, instr.mask)
+    plain = model.editor(images)
+    if feature == "fused":
+        feat = fused_by_hand(model.attention, edited, instr)
+        plain_cls = torch.cat([plain[:, :1], edited[:, 1:]], 1)
+        with_plain_cls = fused_by_hand(model.attention, plain_cls, instr)
+        neck = model.fused_neck
+    else:
+        feat = edited[:, 0]
+        with_plain_cls = plain[:, 0]
+        neck = model.neck
+
+    expected = F.normalize(neck(feat), dim=1)
+    mistakes = {
+        "the two branches of F_out are swapped in embed":
+            F.normalize(neck(halves_swapped(feat)), dim=1),
+        "the feature is ranked without its neck": F.normalize(feat, dim=1),
+        "the feature is not normalised": neck(feat),
+        "the un-edited CLS is ranked": F.normalize(neck(with_plain_cls), dim=1),
+    }
+    assert_close(model.embed(images, instr, feature), expected, mistakes)
+
+
+# ---- sampler ----
+
+def test_people_left_over_by_p_come_in_other_epochs():
+    people, ids_per_batch, epochs = 13, 4, 60
+    records = []
+    for pid in range(people):
+        records += [Record("x", "train", f"{pid}_{i}.png", pid) for i in range(3)]
+    sampler = PKSampler(records, ids_per_batch, 2, seed=0)
+    steps = people // ids_per_batch  # of an epoch, which leaves one person over
+    drawn = Counter()
+    for step in range(epochs * steps):
+        drawn.update({records[index].pid for index in sampler.batch(step)})
+
+    never = sorted(set(range(people)) - drawn.keys())
+    assert not never, f"people {never} are left over by P = {ids_per_batch} in all {epochs} epochs"
+    due = epochs * steps * ids_per_batch / people
+    rarest = min(drawn.values())
+    assert rarest > 0.8 * due, f"somebody comes in {rarest} batches, {due:.0f} are due to each"
+
+
+# ---- drawn people ----
+
+@pytest.mark.parametrize("data_set", list(toy.TREES))
+def test_nobody_is_drawn_twice(data_set):
+    """Neither twice in training, nor in training and in test."""
+    jobs = toy.jobs_of(data_set, Path(), 40, seed=0)
+    owners = defaultdict(list)
+    for job in jobs:
+        owners[job.body].append(f"{job.role} {job.label}")
+    twice = [names for names in owners.values() if len(names) > 1]
+    assert not twice, f"{data_set}: one and the same body is {' and '.join(twice[0])}"
+
+
+def test_data_sets_have_people_of_their_own():
+    owners = defaultdict(set)
+    for data_set in toy.TREES:
+        for job in toy.jobs_of(data_set, Path(), 40, seed=0):
+            owners[job.body].add(data_set)
+    shared = [sorted(names) for names in owners.values() if len(names) > 1]
+    assert not shared, f"the same person is drawn for {' and '.join(shared[0])}"
+
+
+def test_every_gallery_image_of_an_outfit_has_a_caption_of_its_own(tmp_path):
+    """One caption for all images of an outfit would make li of Real2 a search for sentences."""
+    jobs = toy.jobs_of("real2", tmp_path, 16, seed=0)
+    lists = defaultdict(list)
+    for rows in map(toy._draw, jobs):
+        for name, entry in rows:
+            lists[name].append(entry)
+    captions = dict(lists["datalist/runner_real2_v1_gpt.json"])
+
+    sentences_of = defaultdict(list)
+    for row in lists["datalist/gallery_attr.txt"]:
+        image, key, pid, clothes, _ = row.split()
+        assert key == image, f"the gallery image {image} is described by the sentence of {key}"
+        sentences_of[pid, clothes].append(captions[key])
+    assert len(sentences_of) == 3 * len(jobs)
+    for (pid, clothes), sentences in sentences_of.items():
+        words = f"person {pid}, clothes {clothes}: all gallery images have one caption, {sentences}"
+        assert len(sentences) == 3
+        assert len(set(sentences)) > 1, words
