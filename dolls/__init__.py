@@ -1,6 +1,6 @@
 """The embedded benchmark: paper-doll people, written to disk in the layouts of real data sets.
 
-`people.py` says who people are and what they wear, `drawing.py` draws them in a pose, `cameras.py` takes
+`people.py` says who people are and what they wear, `figure.py` where each part of them is in a pose, `drawing.py` draws it, `cameras.py` takes
 their pictures, `trees.py` has the folders and lists of each data set, `benchmark.py` writes them all.
 In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor the
 clothes alone tell which picture is asked for.
