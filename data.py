@@ -111,7 +111,7 @@ def _open(name, root, task, val):
 
 
 def is_drawn(root):
-    """Whether toy.py drew the data set, or the folder of data sets: then it is as small as its user wants, and its people are
+    """Whether `dolls` drew the data set, or the folder of data sets: then it is as small as its user wants, and its people are
     in no other set."""
     folder = Path(root).absolute()
     return any((each / "toy.json").exists() for each in (folder, *folder.parents[:2]))

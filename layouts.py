@@ -1,6 +1,6 @@
 """The data sets as they lie on disk: one `Record` per image and, for each layout, a reader.
 
-A reader is a file-name pattern, a split rule and a row of published counts. toy.py writes its people into the same
+A reader is a file-name pattern, a split rule and a row of published counts. `dolls` writes its people into the same
 trees. What no source confirms is marked UNVERIFIED.
 """
 

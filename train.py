@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import data
+import dolls
 import evaluate
 import losses
-import toy
 from cli import UserError, option, run
 from features import Features
 from instructions import SENTENCES, TASKS
@@ -223,7 +223,7 @@ def average_gradients(model, world):
 def preset_config(config, rank=0, world=1):
     """Fills what the user left open from the preset that fits the data, drawing ./toy first if that is what is asked for."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
-        toy.make_toy(config.data)
+        dolls.make_toy(config.data)
     if world > 1:
         dist.barrier()
     is_toy = data.is_drawn(config.data)

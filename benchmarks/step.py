@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
-import toy
+import dolls
 from model import SIZES, InstructReID, TextEncoder, ViT, embedded_text_model, text_model
 from timing import medians
 from train import PRESETS, Config, loss_terms
@@ -55,7 +55,7 @@ def feeding(people=64, steps=30):
     """The data path (decode, batch, augment) against the toy model's training step, images a second."""
     config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
     with tempfile.TemporaryDirectory() as folder:
-        toy.make_toy(f"{folder}/toy", people=people, seed=0)
+        dolls.make_toy(f"{folder}/toy", people=people, seed=0)
         datasets = data.open_all(f"{folder}/toy", "cc")
         shape = SIZES["tiny"]
         batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)

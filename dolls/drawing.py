@@ -10,11 +10,14 @@ from dolls.people import between
 SHADOW = 0.85  # brightness of the side away from the light, which falls from the left
 STRIPES = ((0.5, 0.66), (0.3, 0.5, 0.7), (0.62,))  # of a sweater: pattern -> levels
 BUTTONS = (-0.35, -0.1, 0.2, 0.55, 0.75)  # of a long coat: levels
-NOSE = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))  # a profile in half widths and half heights of the head
+NOSE = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))  # in half widths and half heights of the head
 
 
 def paints(body, outfit, infrared=False):
-    """part -> RGB of everything on a person. In infrared skin is bright, hair dark, cloth as its material has it."""
+    """part -> RGB of everything on a person.
+
+    In infrared skin is bright, hair dark, cloth as its material has it.
+    """
     paint = outfit.colours | {
         "skin": body.skin,
         "hair": body.hair,
@@ -46,8 +49,8 @@ def shade(colour, factor):
 class Doll(Figure):
     """A figure and the pen that draws it.
 
-    Every shape is projected by the viewing angle, so one drawing serves front, side and back. What has
-    no paint (None) is left out: that makes shop pictures.
+    Every shape is projected by the viewing angle, so one drawing serves front, side and back. What
+    has no paint (None) is left out: that makes shop pictures.
     """
 
     def __init__(self, canvas, body, outfit, paint, pose):
@@ -376,7 +379,7 @@ class Doll(Figure):
 
         accent = self.paint["accent"]
         tie = [self.chest(0.5), self.chest(0.93)]
-        self.line(tie, 0.012, accent if min(accent) < 200 else dark)  # no white tie on a white shirt
+        self.line(tie, 0.012, accent if min(accent) < 200 else dark)  # white shows on no shirt
         for side in (LEFT, RIGHT):
             lapel = [self.chest(0.98, side * 0.05), self.chest(0.45, side * 0.004)]
             self.line(lapel, 0.008, dark)
@@ -384,14 +387,17 @@ class Doll(Figure):
     # Head
 
     def head_box(self, half_width, top, bottom, shift=0):
-        """A box on the canvas. half_width, shift: pixels from the middle of the head; top, bottom: half heads down from it."""
+        """A box on the canvas around the middle of the head.
+
+        half_width, shift to the right: pixels; top, bottom: half heads below the middle.
+        """
         x, y = self.head
         left = x + shift - half_width
         right = x + shift + half_width
         return left, y + top * self.head_ry, right, y + bottom * self.head_ry
 
     def draw_hanging_hair(self):
-        """Hair that hangs below the head: behind the trunk when seen from the front, over it from behind."""
+        """Hair that hangs below the head, behind the trunk from the front and over it from behind."""
         body = self.body
         hair = shade(self.paint["hair"], 0.9)
         back = self.sin * self.head_ry * body.face
@@ -424,7 +430,7 @@ class Doll(Figure):
             self.draw_hat()
 
     def draw_hair(self, turned_away):
-        """A cap of hair, which lies at the back of the head, and the forehead that it leaves free."""
+        """A cap of hair, which lies at the back of the head; the forehead that it leaves free."""
         body = self.body
         hair = self.paint["hair"]
         tilt = -35 * self.sin  # degrees

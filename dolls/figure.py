@@ -29,9 +29,9 @@ class Pose(NamedTuple):
 class Figure:
     """A body in clothes and in a pose.
 
-    Body coordinates: x across (positive on the side RIGHT), y up from the ground, z forward, in shares
-    of the height. A joint is (x, y, z), a point is (x, y) on the canvas. Heights on the trunk are levels
-    t: 0 at the hips, 1 at the shoulders, below 0 towards the knees.
+    Body coordinates: x across (positive on the side RIGHT), y up from the ground, z forward, in
+    shares of the height. A joint is (x, y, z), a point is (x, y) on the canvas. Heights on the trunk
+    are levels t: 0 at the hips, 1 at the shoulders, below 0 towards the knees.
     """
 
     def __init__(self, body, coat_style, pose):
@@ -100,7 +100,7 @@ class Figure:
         return [(t, *self.girth(t)) for t in heights]
 
     def outline(self, levels, edge):
-        """Canvas points of the trunk's silhouette; edge: -1 = its left side, 0 = its middle, 1 = its right side."""
+        """Canvas points of the trunk's silhouette; edge: -1 = its left side, 1 = its right side."""
         points = []
         for t, width, depth in levels:
             y, z = self.spine(t)
@@ -142,7 +142,8 @@ class Figure:
         hip_x = body.hips * 0.52
         foot_x = max(body.stance, body.limb * 1.3)
         foot_z = math.sin(side * self.pose.stride) * body.legs
-        foot_y = 0.035 + 0.04 * max(0, -foot_z) * abs(self.sin)  # the heel of the hind leg is lifted
+        lift = max(0, -foot_z) * 0.04 * abs(self.sin)  # of the hind heel, as a profile shows it
+        foot_y = 0.035 + lift
 
         hip = (side * hip_x, body.legs, 0)
         knee_x = side * (hip_x + foot_x) / 2
@@ -167,7 +168,10 @@ class Figure:
         self.head_rx = math.hypot(width, depth)
 
     def on_face(self, angle, height):
-        """A canvas point on a round head. angle: radians from the nose; height: down from its middle, in half heads."""
+        """A canvas point on a round head.
+
+        angle: radians from the nose; height: below the middle, in half heads.
+        """
         x, y = self.head
         across = math.sin(self.pose.yaw + angle) * self.head_rx * 0.92
         return x + across, y + height * self.head_ry

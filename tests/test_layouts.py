@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import data
+import dolls
 import evaluate
 import layouts
-import toy as toy_module
 import train
 from cli import UserError
 from layouts import Record
@@ -245,7 +245,7 @@ def test_not_all_of_its_sentences_are_kept(monkeypatch):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts") / "toy"
-    toy_module.make_toy(folder, people=8, sets="all")
+    dolls.make_toy(folder, people=8, sets="all")
     return folder
 
 

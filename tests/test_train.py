@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import cli
+import dolls
 import evaluate
-import toy
 import train
 import weights
 
@@ -26,7 +26,7 @@ FAST = ("--ids", "4", "--images", "4", "--warmup", "5")
 def drawn(tmp_path_factory):
     """A small drawn world, shared by the tests of this file; they do not write into it."""
     folder = tmp_path_factory.mktemp("world") / "toy"
-    toy.make_toy(folder, people=16, seed=0)
+    dolls.make_toy(folder, people=16, seed=0)
     return folder
 
 
