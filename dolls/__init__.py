@@ -1,13 +1,19 @@
 """The embedded benchmark: paper-doll people, written to disk in the layouts of real data sets.
 
-`people.py` says who people are and what they wear, `drawing.py` draws them in a pose, `cameras.py` takes
-their pictures, `trees.py` has the folders and lists of each data set, `benchmark.py` writes them all.
-In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor the
-clothes alone tell which picture is asked for.
+people.py     who people are and what they wear
+figure.py     where the parts of a person in a pose are
+drawing.py    how they are drawn
+cameras.py    the cameras, and the pictures they take
+trees.py      the folders and lists of each data set
+benchmark.py  who is in which data set; writes them all
+sheet.py      a contact sheet
 
-    python -m dolls --out ./toy --people 400 --seed 0      # five trees, deterministic to the byte
-    python -m dolls --out ./toy-all --sets all             # these five and, with a quarter of the people each, six more
-    python -m dolls --sheet sheet.png                      # only a contact sheet
+In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor
+the clothes alone tell which picture is asked for.
+
+    python -m dolls --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
+    python -m dolls --out ./toy-all --sets all  # six more, with a quarter of the people each
+    python -m dolls --sheet sheet.png  # only a contact sheet
 """
 
 from dolls.benchmark import make_toy

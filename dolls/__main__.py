@@ -10,13 +10,15 @@ from dolls.sheet import contact_sheet
 
 @dataclass
 class Config:
-    """Draws the toy data sets: `python -m dolls --out ./toy` those that train.py asks for,
-    `python -m dolls --out ./toy-all --sets all` every layout, `python -m dolls --sheet sheet.png` an
-    overview of people, outfits and cameras. The same --people and --seed give the same bytes."""
+    """Draws the toy data sets. `python -m dolls --out ./toy` draws those that train.py asks for,
+    `python -m dolls --out ./toy-all --sets all` every layout, `python -m dolls --sheet sheet.png`
+    an overview of people, outfits and cameras. The same --people and --seed give the same bytes.
+    """
     out: str = cli.option("./toy", "folder to write; must be empty or not exist yet")
     people: int = cli.option(400, "people in each data set, 3/4 to train and 1/4 to test on")
     seed: int = cli.option(0, "other seeds draw other people")
-    sets: str = cli.option("five", "which trees: the five that train.py asks for, or all layouts", ("five", "all"))
+    sets: str = cli.option("five", "which trees: the five that train.py asks for, or all layouts",
+                           ("five", "all"))
     sheet: str = cli.option("", "write only a contact sheet, to this .png")
 
 

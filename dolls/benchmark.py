@@ -21,16 +21,18 @@ WEARERS = 4  # people who share an outfit where people change clothes
 def make_toy(out, people=400, seed=0, workers=None, sets="five"):
     """Writes the trees into the folder `out`, which appears only when complete.
 
-    people: in each of the five, 3/4 to train and 1/4 to test on; workers: processes, which do not change
-    a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves every byte of the
-    five as it is.
-    Raises UserError when `out` holds something already.
+    people: in each of the five, 3/4 to train and 1/4 to test on. workers: processes, which do not
+    change a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves every
+    byte of the five as it is.
+    UserError when `out` holds something already, and when there are too few or too many people.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise cli.UserError(f"--out {out} is not an empty folder; name another one or remove it first")
+        raise cli.UserError(
+            f"--out {out} is not an empty folder; name another one or remove it first")
     if not 8 <= people <= 999:
-        raise cli.UserError(f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
+        raise cli.UserError(
+            f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
 
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -105,7 +107,7 @@ def jobs_of(data_set, root, people, seed):
 
 
 def _sizes(roles, people):
-    """role -> number of people: 3/4 to train on, of whom a few validate where the data set has such a split."""
+    """role -> number of people. 3/4 are to train on; of them, a few validate where a split exists."""
     train = people * 3 // 4
     val = max(1, people // 40)
     return {

@@ -1,4 +1,4 @@
-"""The cameras that see people, and the pictures they take: photographs, crops of clothes, shop pictures."""
+"""The cameras that see people, and their pictures: photographs, crops of clothes, shop pictures."""
 
 import io
 import math
@@ -9,14 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dolls.drawing import Doll, Pose, paints, shade
+from dolls.drawing import Doll, paints, shade
+from dolls.figure import Pose
 from dolls.people import Body, attributes_of
 
 WIDTH = 64  # of the picture of a person
 HEIGHT = 128
-CLOTHES = 64  # side of crops and shop pictures
+CLOTHES_SIZE = (64, 64)  # of crops and shop pictures
 ZOOM = 2  # drawn this much larger, then averaged down
 PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
+DIRECTIONS = (0, math.pi / 2, -math.pi / 2, math.pi)  # front, right, left, back
 
 
 # Cameras
@@ -33,7 +35,10 @@ class Camera(NamedTuple):
 
 @lru_cache(maxsize=None)
 def camera(seed, number):
-    """The camera `number`. All data sets are seen by the same ones, so that only the instruction tells the task."""
+    """The camera `number`.
+
+    All data sets are seen by the same ones, so that only the instruction tells the task.
+    """
     rng = random.Random(f"{seed}:camera {number}")
     noise_rng = np.random.default_rng(rng.getrandbits(64))
     noise = noise_rng.standard_normal((2 * HEIGHT, 2 * WIDTH, 3), np.float32)
@@ -50,7 +55,7 @@ def camera(seed, number):
 
 
 def _draw_place(rng):
-    """A wall with doors, windows and pillars, a floor with lines, and a light from one end, out of focus."""
+    """A wall with doors, windows and pillars, a floor with lines; lit from one end, out of focus."""
     wide = WIDTH * ZOOM * 2
     high = HEIGHT * ZOOM + 40
     wall_tone = rng.randint(80, 205)
@@ -62,30 +67,40 @@ def _draw_place(rng):
     image = Image.new("RGB", (wide, high), wall)
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(3, 7)):  # doors, windows, pillars
-        x = rng.randint(-20, wide)
-        y = rng.randint(0, horizon)
+        left = rng.randint(-20, wide)
+        top = rng.randint(0, horizon)
         lighter = rng.randint(-40, 40)
-        colour = tuple(min(255, max(0, c + lighter + rng.randint(-18, 18))) for c in wall)
-        right = x + rng.randint(12, 60)
-        bottom = y + rng.randint(30, 150)
-        pen.rectangle((x, y, right, bottom), fill=colour)
+        colour = tuple(_clip(c + lighter + rng.randint(-18, 18), 255) for c in wall)
+        right = left + rng.randint(12, 60)
+        bottom = top + rng.randint(30, 150)
+        pen.rectangle((left, top, right, bottom), fill=colour)
 
     pen.rectangle((0, horizon, wide, high), fill=floor)
     for _ in range(rng.randint(0, 3)):  # lines on the floor
         start = rng.randint(0, wide)
         end = start + rng.randint(-120, 120)
-        pen.line((start, horizon, end, high), fill=shade(floor, 0.85), width=rng.randint(1, 4))
+        thick = rng.randint(1, 4)
+        pen.line((start, horizon, end, high), fill=shade(floor, 0.85), width=thick)
 
     top_light = rng.uniform(0.85, 1.1)
     bottom_light = rng.uniform(0.85, 1.1)
     light = np.linspace(top_light, bottom_light, high)[:, None, None]
-    lit = (np.asarray(image) * light).clip(0, 255)
-    image = Image.fromarray(lit.astype(np.uint8))
-    return image.filter(ImageFilter.GaussianBlur(rng.uniform(1, 2.5)))
+    image = _to_image(np.asarray(image) * light)
+    blur = ImageFilter.GaussianBlur(rng.uniform(1, 2.5))
+    return image.filter(blur)
 
 
 def _tinted(tone, rng):
     return tuple(tone + rng.randint(-14, 14) for _ in range(3))
+
+
+def _clip(value, limit):
+    return min(limit, max(0, value))
+
+
+def _to_image(pixels):
+    pixels = pixels.clip(0, 255)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 # Photographs
@@ -98,8 +113,8 @@ class Shot(NamedTuple):
 
 def shoot(body, outfit, cam, rng, infrared=False):
     """One picture of a person by a Camera, in a random pose and angle."""
-    [turned] = rng.choices((0, math.pi / 2, -math.pi / 2, math.pi), (5, 2, 2, 3))
-    yaw = turned + rng.uniform(-0.5, 0.5)
+    [direction] = rng.choices(DIRECTIONS, (5, 2, 2, 3))
+    yaw = direction + rng.uniform(-0.5, 0.5)
 
     # The piece of the camera's place that is in view.
     wide = WIDTH * ZOOM
@@ -128,8 +143,11 @@ def shoot(body, outfit, cam, rng, infrared=False):
     if rng.random() < 0.1:
         _occlude(canvas, rng)
 
-    jpeg = _photograph(canvas.reduce(ZOOM), cam, rng, infrared)
-    return Shot(jpeg, attributes_of(body, outfit, yaw), _picture_box(doll))
+    return Shot(
+        jpeg=_photograph(canvas.reduce(ZOOM), cam, rng, infrared),
+        attributes=attributes_of(body, outfit, yaw),
+        box=_picture_box(doll),
+    )
 
 
 def _draw_shadow(canvas, body, pose):
@@ -137,14 +155,15 @@ def _draw_shadow(canvas, body, pose):
     floor = canvas.getpixel((4, canvas.height - 4))
     half = 0.16 * body.height * pose.scale
     shadow = (pose.x - half, pose.ground - 6, pose.x + half, pose.ground + 4)
-    ImageDraw.Draw(canvas).ellipse(shadow, fill=shade(floor, 0.72))
+    pen = ImageDraw.Draw(canvas)
+    pen.ellipse(shadow, fill=shade(floor, 0.72))
 
 
 def _picture_box(doll):
     """The box of the worn clothes in pixels of the picture."""
     limits = (WIDTH, HEIGHT, WIDTH, HEIGHT)
     pixels = [round(edge / ZOOM) for edge in doll.clothes_box()]
-    return tuple(min(limit, max(0, pixel)) for pixel, limit in zip(pixels, limits))
+    return tuple(_clip(pixel, limit) for pixel, limit in zip(pixels, limits))
 
 
 def _occlude(canvas, rng):
@@ -159,7 +178,8 @@ def _occlude(canvas, rng):
 
     box = rng.choice((pillar, low))
     grey = rng.randint(60, 190)
-    ImageDraw.Draw(canvas).rectangle(box, fill=(grey, grey, grey))
+    pen = ImageDraw.Draw(canvas)
+    pen.rectangle(box, fill=(grey, grey, grey))
 
 
 def _photograph(image, cam, rng, infrared):
@@ -173,13 +193,13 @@ def _photograph(image, cam, rng, infrared):
         gain = np.float32([sum(cam.gain) / 3])
 
     blurred = image.filter(ImageFilter.BoxBlur(cam.blur))
-    light = np.float32(128 * (1 - cam.contrast) + cam.offset + rng.uniform(-7, 7))
+    light = 128 * (1 - cam.contrast) + cam.offset + rng.uniform(-7, 7)
     pixels = np.asarray(blurred, np.float32)
-    pixels = (pixels * np.float32(cam.contrast) + light) * gain + noise
+    pixels = pixels * np.float32(cam.contrast) + np.float32(light)
+    pixels = pixels * gain + noise
 
     file = io.BytesIO()
-    photograph = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    photograph.save(file, "JPEG", quality=cam.quality)
+    _to_image(pixels).save(file, "JPEG", quality=cam.quality)
     return file.getvalue()
 
 
@@ -192,14 +212,37 @@ def open_jpeg(jpeg):
 
 def crop(shot):
     """The worn clothes, cut from the very picture, (64, 64)."""
-    return open_jpeg(shot.jpeg).resize((CLOTHES, CLOTHES), Image.Resampling.BILINEAR, shot.box)
+    picture = open_jpeg(shot.jpeg)
+    return picture.resize(CLOTHES_SIZE, Image.Resampling.BILINEAR, shot.box)
 
 
 MANNEQUIN = Body(
-    gender="female", age="adult", height=170, shoulders=0.125, waist=0.088, hips=0.1, belly=0.08,
-    legs=0.47, arms=0.38, limb=0.028, head=0.14, face=0.8, neck=0.02, stance=0.06, stoop=0,
-    skin=None, hair=None, hair_name="", hair_style="bald", hair_length=0, volume=1, fringe=0, beard="",
-    glasses=False, brow=1)
+    gender="female",
+    age="adult",
+    height=170,
+    shoulders=0.125,
+    waist=0.088,
+    hips=0.1,
+    belly=0.08,
+    legs=0.47,
+    arms=0.38,
+    limb=0.028,
+    head=0.14,
+    face=0.8,
+    neck=0.02,
+    stance=0.06,
+    stoop=0,
+    skin=None,  # not drawn
+    hair=None,
+    hair_name="",
+    hair_style="bald",
+    hair_length=0,
+    volume=1,
+    fringe=0,
+    beard="",
+    glasses=False,
+    brow=1,
+)
 
 
 def template(outfit):
@@ -207,11 +250,18 @@ def template(outfit):
     wide = WIDTH * ZOOM
     high = HEIGHT * ZOOM
     canvas = Image.new("RGB", (wide, high), (255, 255, 255))
-    pose = Pose(yaw=0, stride=0, x=wide / 2, ground=high - 8, scale=ZOOM * PIXELS_PER_CM, spread=0.3)
+    pose = Pose(
+        yaw=0,
+        stride=0,
+        x=wide / 2,
+        ground=high - 8,
+        scale=ZOOM * PIXELS_PER_CM,
+        spread=0.3,
+    )
 
     paint = paints(MANNEQUIN, outfit)
     paint["bag"] = None
     paint["linen"] = (226, 226, 226)  # a white shirt would not show on white
     doll = Doll(canvas, MANNEQUIN, outfit, paint, pose)
     doll.draw()
-    return canvas.resize((CLOTHES, CLOTHES), Image.Resampling.BOX, doll.clothes_box())
+    return canvas.resize(CLOTHES_SIZE, Image.Resampling.BOX, doll.clothes_box())

@@ -1,8 +1,8 @@
 """Who people are (`Body`) and what they wear (`Outfit`).
 
 Identity is the body: height, build, proportions, head, skin, hair, face and posture are continuous
-traits that stay the same under every outfit, camera, pose and viewing angle. Outfits are made of the
-attributes of Supp. Tab. 3.
+traits that stay the same under every outfit, camera, pose and viewing angle. Outfits are made of
+the attributes of Supp. Tab. 3.
 """
 
 import math
@@ -266,7 +266,10 @@ def _candidates(wardrobe, worn, rng):
 # What a sentence can say of a picture
 
 def attributes_of(body, outfit, yaw):
-    """The 20 attributes of Supp. Tab. 3 of one picture, attribute -> phrase. Glasses do not show from behind."""
+    """The 20 attributes of Supp. Tab. 3 of one picture, attribute -> phrase.
+
+    yaw: radians. Glasses do not show from behind.
+    """
     angle = "side"
     if math.cos(yaw) > 0.7:
         angle = "front"

@@ -6,21 +6,23 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dolls.benchmark import jobs_of
-from dolls.cameras import CLOTHES, HEIGHT, WIDTH, crop, open_jpeg, template
+from dolls.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, crop, open_jpeg, template
 from instructions import describe
 
 CELL_WIDTH = WIDTH + 4
 CELL_HEIGHT = HEIGHT + 4
 GROUP = 4 * CELL_WIDTH + 14  # an outfit: its shop picture, above a crop, beside three photographs
+CROP_TOP = CLOTHES_SIZE[1] + 4  # below the shop picture
 LABEL = 20  # height of a line of text
 MARGIN = 4
 TITLES = ("one outfit: shop picture, crop, three cameras", "another", "a third", "infrared")
 
 
 def contact_sheet(seed=0, rows=6):
-    """An Image: a person per row, in three outfits, each three times beside its shop picture and a crop, and infrared.
+    """An Image with a person per row: three outfits, then infrared.
 
-    Under each row stands the description of its first picture.
+    Each outfit is seen three times, beside its shop picture and a crop. Under each row stands the
+    description of its first picture.
     """
     width = MARGIN + 3 * GROUP + 2 * CELL_WIDTH
     height = LABEL + rows * (CELL_HEIGHT + LABEL) + MARGIN
@@ -40,7 +42,7 @@ def contact_sheet(seed=0, rows=6):
             cams = rng.sample(range(1, 12), 3)
             shots = [job.shoot(outfit, cam, rng) for cam in cams]
             sheet.paste(template(worn), (left, top))
-            sheet.paste(crop(shots[0]), (left, top + CLOTHES + 4))
+            sheet.paste(crop(shots[0]), (left, top + CROP_TOP))
             for k, shot in enumerate(shots, 1):
                 sheet.paste(open_jpeg(shot.jpeg), (left + k * CELL_WIDTH, top))
             if outfit == 0:

@@ -1,7 +1,7 @@
 """The folders of the data sets: a row of TREES and a writer each.
 
-A writer draws one person's pictures, saves them under the file names of the real data set and returns
-what its lists say of them: [(list file, entry), ...].
+A writer draws one person's pictures, saves them under the file names of the real data set and
+returns what its lists say of them: [(list file, entry), ...].
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def market(job, rng):
 
 
 def ltcc(job, rng):
-    """train, test (the gallery), query; info lists the people with and without a change of clothes."""
+    """train, test (the gallery), query; info lists who changes clothes and who does not."""
     changes = len(job.outfits) > 1
     if job.role == "test":
         folders = ["test", "test", "test", "query"]
@@ -86,7 +86,10 @@ def ltcc(job, rng):
 
 
 def llcm(job, rng):
-    """vis and nir, and test people once more by camera under test_vis and test_nir. Camera 3 has no near infrared."""
+    """vis and nir, and test people once more by camera under test_vis and test_nir.
+
+    Camera 3 has no near infrared.
+    """
     cameras = {"vis": range(1, 10), "nir": (1, 2, 4, 5, 6, 7, 8, 9)}
     test = job.role == "test"
     rows = []
@@ -135,11 +138,11 @@ def cuhk_pedes(job, rng):
 
 
 def cocas(job, rng):
-    """COCAS+ Real1 (training) and Real2 (test); list rows are image, instruction, pid, clothes id, camera.
+    """COCAS+ Real1 (training) and Real2 (test).
 
-    A training image comes with the crop of its clothes, with their shop picture and with a sentence; a
-    gallery image with its crop and its sentence. A query asks for the same person in another outfit, by
-    shop picture or by sentence.
+    A list's row is image, instruction, pid, clothes id, camera. A training image comes with the crop
+    of its clothes, with their shop picture and with a sentence; a gallery image with its crop and its
+    sentence. A query asks for the same person in another outfit, by shop picture or by sentence.
     """
     train = job.role == "train"
     rows = []
@@ -217,7 +220,10 @@ def msmt17(job, rng):
 
 
 def cuhk03(job, rng):
-    """detected and labeled, the latter with the box of a careful human; two views of a person, one query from each."""
+    """detected and labeled, the latter with the box of a careful human.
+
+    Two views of a person, one query from each.
+    """
     for k in range(8):
         view = 1 + k // 4
         if job.role == "train":
@@ -239,7 +245,10 @@ def cuhk03(job, rng):
 
 
 def prcc(job, rng):
-    """rgb/train, rgb/val by person, rgb/test by camera and person: the same clothes under A and B, others under C."""
+    """rgb/train, rgb/val by person, rgb/test by camera and person.
+
+    The same clothes under cameras A and B, others under C.
+    """
     for cam, letter, outfit in ((1, "A", 0), (2, "B", 0), (3, "C", 1)):
         for k in range(1, 5):
             name = f"cropped_rgb{k:03d}.jpg"
@@ -295,14 +304,16 @@ class Tree(NamedTuple):
     write: Callable  # one person's pictures: (job, rng) -> list entries
     folder: str
     first_pid: int
-    outfits: dict  # role -> outfits of each person; one = their own, more = from a wardrobe that people share
+    outfits: dict  # role -> outfits of each person; several come from a wardrobe that people share
     unchanging: int = 0  # every n-th person keeps to one of them; 0 = nobody does
 
 
 TREES = {
     # what train.py draws; real1 and real2 are COCAS+
-    "market": Tree(market, "Market-1501-v15.09.15", 1, {"train": 1, "test": 1, "distractor": 1, "junk": 1}),
-    "ltcc": Tree(ltcc, "LTCC_ReID", 0, {"train": 6, "test": 3}, 15),  # six are too many to be learned by heart
+    "market": Tree(
+        market, "Market-1501-v15.09.15", 1, {"train": 1, "test": 1, "distractor": 1, "junk": 1}),
+    # six outfits are too many to be learned by heart
+    "ltcc": Tree(ltcc, "LTCC_ReID", 0, {"train": 6, "test": 3}, unchanging=15),
     "llcm": Tree(llcm, "LLCM", 1, {"train": 1, "test": 1}),
     "cuhk-pedes": Tree(cuhk_pedes, "CUHK-PEDES", 1, {"train": 1, "val": 1, "test": 1}),
     "real1": Tree(cocas, "COCAS/real1", 1, {"train": 3}),

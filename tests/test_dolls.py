@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import doll
-import toy
-from instructions import ATTRIBUTES
 from reid import cli
+from dolls import benchmark, cameras, make_toy, people, sheet
+from instructions import ATTRIBUTES
 
 PEOPLE = 12
 
@@ -20,7 +19,7 @@ PEOPLE = 12
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "out"
-    toy.make_toy(folder, PEOPLE, seed=0, workers=2)
+    make_toy(folder, PEOPLE, seed=0, workers=2)
     return folder
 
 
@@ -38,15 +37,15 @@ def rows(file):
 
 def test_every_byte_depends_on_people_and_seed_alone(tmp_path):
     for name, workers in (("a", 1), ("b", 2)):
-        toy.make_toy(tmp_path / name, 8, 0, workers)
+        make_toy(tmp_path / name, 8, 0, workers)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    assert toy.jobs_of("ltcc", tmp_path, 8, seed=0) != toy.jobs_of("ltcc", tmp_path, 8, seed=1)
+    assert benchmark.jobs_of("ltcc", tmp_path, 8, seed=0) != benchmark.jobs_of("ltcc", tmp_path, 8, seed=1)
     assert json.loads((tmp_path / "a/toy.json").read_text())["people"] == 8
 
 
 def test_more_layouts_leave_the_five_as_they_are(tmp_path):
     for sets in ("five", "all"):
-        toy.make_toy(tmp_path / sets, 8, 0, sets=sets)
+        make_toy(tmp_path / sets, 8, 0, sets=sets)
     five, everything = content(tmp_path / "five"), content(tmp_path / "all")
     assert {name: everything[name] for name in five} == five
     assert {name.split("/")[0] for name in everything.keys() - five.keys()} == {
@@ -63,23 +62,23 @@ def test_picture_sizes(root):
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(cli.UserError, match="not an empty folder"):
-        toy.make_toy(tmp_path, 8)
+        make_toy(tmp_path, 8)
     assert names(tmp_path) == ["mine"]
 
 
-@pytest.mark.parametrize("people", (7, 1000))
-def test_too_few_or_too_many_people(tmp_path, people):
+@pytest.mark.parametrize("count", (7, 1000))
+def test_too_few_or_too_many_people(tmp_path, count):
     with pytest.raises(cli.UserError, match="8 to 999"):
-        toy.make_toy(tmp_path / "toy", people)
+        make_toy(tmp_path / "toy", count)
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def stop(folder, *_):
         (folder / "LTCC_ReID").mkdir()
         raise KeyboardInterrupt
-    monkeypatch.setattr(toy, "_write", stop)
+    monkeypatch.setattr(benchmark, "_write", stop)
     with pytest.raises(KeyboardInterrupt):
-        toy.make_toy(tmp_path / "toy", 8)
+        make_toy(tmp_path / "toy", 8)
     assert names(tmp_path) == []
 
 
@@ -189,8 +188,8 @@ def test_cocas_test_lists(root):
 def test_each_attribute_has_a_phrase_of_the_table():
     rng = random.Random(0)
     for _ in range(200):
-        body = doll.draw_body(rng)
-        attributes = doll.attributes_of(body, doll.dress([body], rng)[0][0], rng.uniform(0, 7))
+        body = people.draw_body(rng)
+        attributes = people.attributes_of(body, people.dress([body], rng)[0][0], rng.uniform(0, 7))
         assert set(attributes) == set(ATTRIBUTES)
         assert all(phrase in ATTRIBUTES[key] for key, phrase in attributes.items())
         worn = {attributes["trousers length"], attributes["coat style"]}
@@ -200,13 +199,13 @@ def test_each_attribute_has_a_phrase_of_the_table():
 
 def test_sentences_are_true_of_their_pictures(root):
     """The coat is called by the colour it was drawn in and by no other."""
-    jobs = toy.jobs_of("cuhk-pedes", root, PEOPLE, 0)
+    jobs = benchmark.jobs_of("cuhk-pedes", root, PEOPLE, 0)
     entries = defaultdict(list)
     for entry in json.loads((root / "CUHK-PEDES/reid_raw.json").read_text()):
         entries[entry["id"]] += entry["captions"]
     for job in jobs:
         colour = job.outfits[0].attributes["coat color"].removesuffix(" coat")
-        others = "|".join(set(doll.COLOURS) - {colour})
+        others = "|".join(set(people.COLOURS) - {colour})
         for caption in entries[job.pid]:
             assert re.search(rf"\b{colour}\b", caption)
             style = job.outfits[0].attributes["coat style"]
@@ -216,8 +215,8 @@ def test_sentences_are_true_of_their_pictures(root):
 def test_shop_pictures_show_the_colours_of_the_clothes():
     rng = random.Random(0)
     for _ in range(40):
-        outfit = doll.draw_outfit(rng)
-        picture = toy.template(outfit)
+        outfit = people.draw_outfit(rng)
+        picture = cameras.template(outfit)
         seen = {pixel for _, pixel in picture.getcolors(64 * 64)}
         for part in ("coat", "trousers", "shoes"):
             assert outfit.colours[part] in seen, part
@@ -225,7 +224,7 @@ def test_shop_pictures_show_the_colours_of_the_clothes():
 
 def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
     rng = random.Random(0)
-    wardrobe = doll.dress([doll.draw_body(rng) for _ in range(60)], rng, 3, wearers=4)
+    wardrobe = people.dress([people.draw_body(rng) for _ in range(60)], rng, 3, wearers=4)
     wearers = defaultdict(int)
     for a, b, c in wardrobe:
         assert not (a.clashes(b) or b.clashes(c) or a.clashes(c))
@@ -236,10 +235,10 @@ def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
 
 
 def test_ltcc_has_people_who_never_change():
-    kinds = [len(job.outfits) for job in toy.jobs_of("ltcc", Path(), 60, 0)]
+    kinds = [len(job.outfits) for job in benchmark.jobs_of("ltcc", Path(), 60, 0)]
     assert set(kinds[:45]) == {1, 6} and set(kinds[45:]) == {1, 3} and kinds[45:].count(1) == 1 and kinds.count(1) == 4
 
 
 def test_contact_sheet():
-    sheet = toy.contact_sheet(rows=2)
-    assert 900 <= sheet.width <= 1100 and len(sheet.getcolors(10 ** 6)) > 1000
+    image = sheet.contact_sheet(rows=2)
+    assert 900 <= image.width <= 1100 and len(image.getcolors(10 ** 6)) > 1000

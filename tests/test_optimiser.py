@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import cli
+from reid import cli
 import data
 import model as irm
 import toy

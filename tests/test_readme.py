@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import evaluate
-import toy
 import train
+from dolls import __main__ as dolls_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +23,7 @@ def test_the_map_from_paper_to_code_to_test_resolves():
 
 def test_every_flag_that_readme_names_exists():
     known = {"--help"}
-    for module in (train, evaluate, toy):
+    for module in (train, evaluate, dolls_command):
         for field in dataclasses.fields(module.Config):
             known |= {"--" + field.name.replace("_", "-"), "--no-" + field.name.replace("_", "-")}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) - {"--nproc"}
