@@ -16,9 +16,10 @@ import torch
 
 from reid import cli
 import data
+import dolls
 import model as irm
-import toy
 import train
+from reid.folders import open_all
 from tests.explain import assert_close, close
 from tests.small_bert import write_bert
 
@@ -71,7 +72,7 @@ def weights_of(model):
 def recording(tmp_path_factory):
     """`python train.py` with FLAGS on drawn people, from the command line to the last table."""
     folder = tmp_path_factory.mktemp("run")
-    toy.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    dolls.make_toy(folder / "toy", people=8, seed=0, workers=1)
     bert = write_bert(folder / "bert")
     argv = ["train.py", "--data", folder / "toy", "--text-model", bert, *FLAGS]
     live = []
@@ -146,7 +147,7 @@ def test_feature_fused_is_what_the_evaluation_ranks(recording):
 
 def test_every_step_trains_on_the_augmented_batch_of_its_number(recording):
     model = recording.model
-    datasets = data.open_all(recording.people, "li")
+    datasets = open_all(recording.people, "li")
     batches = data.Batches(datasets, model.size, model.picture_size, IDS, IMAGES, seed=SEED)
     assert len(recording.augmented) == STEPS, "data.augment is not called once in each step"
 

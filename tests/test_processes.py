@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import toy
+import dolls
 from tests.small_bert import write_bert
 from tests.two_processes import GRADIENTS, PARAMETER
 
@@ -20,7 +20,7 @@ STEPS = 2
 def ranks(tmp_path_factory):
     """What the two processes of tests/two_processes.py saw."""
     folder = tmp_path_factory.mktemp("processes")
-    toy.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    dolls.make_toy(folder / "toy", people=8, seed=0, workers=1)
     bert = write_bert(folder / "bert")
     flags = ["--data", folder / "toy", "--task", "trad", "--text-model", bert, "--erase", 0,
              "--steps", STEPS, "--warmup", 1, "--ids", 4, "--images", 4]

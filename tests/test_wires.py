@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import toy
-from data import PKSampler, Record
-from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT,
-                   text_model)
+from data import PKSampler
+from dolls import benchmark
+from dolls.trees import TREES
+from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT)
+from reid.records import Record
+from reid.text import text_model
 from tests.explain import assert_close
 from tests.small_bert import write_bert
 from tests.test_model import tiny_model
@@ -480,10 +482,10 @@ def test_people_left_over_by_p_come_in_other_epochs():
 
 # ---- drawn people ----
 
-@pytest.mark.parametrize("data_set", list(toy.TREES))
+@pytest.mark.parametrize("data_set", list(TREES))
 def test_nobody_is_drawn_twice(data_set):
     """Neither twice in training, nor in training and in test."""
-    jobs = toy.jobs_of(data_set, Path(), 40, seed=0)
+    jobs = benchmark.jobs_of(data_set, Path(), 40, seed=0)
     owners = defaultdict(list)
     for job in jobs:
         owners[job.body].append(f"{job.role} {job.label}")
@@ -493,8 +495,8 @@ def test_nobody_is_drawn_twice(data_set):
 
 def test_data_sets_have_people_of_their_own():
     owners = defaultdict(set)
-    for data_set in toy.TREES:
-        for job in toy.jobs_of(data_set, Path(), 40, seed=0):
+    for data_set in TREES:
+        for job in benchmark.jobs_of(data_set, Path(), 40, seed=0):
             owners[job.body].add(data_set)
     shared = [sorted(names) for names in owners.values() if len(names) > 1]
     assert not shared, f"the same person is drawn for {' and '.join(shared[0])}"
@@ -502,9 +504,9 @@ def test_data_sets_have_people_of_their_own():
 
 def test_every_gallery_image_of_an_outfit_has_a_caption_of_its_own(tmp_path):
     """One caption for all images of an outfit would make li of Real2 a search for sentences."""
-    jobs = toy.jobs_of("real2", tmp_path, 16, seed=0)
+    jobs = benchmark.jobs_of("real2", tmp_path, 16, seed=0)
     lists = defaultdict(list)
-    for rows in map(toy._draw, jobs):
+    for rows in map(benchmark._draw, jobs):
         for name, entry in rows:
             lists[name].append(entry)
     captions = dict(lists["datalist/runner_real2_v1_gpt.json"])
