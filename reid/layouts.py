@@ -2,7 +2,7 @@
 
 A reader is a file-name pattern and a split rule; the row says how the data set is recognised,
 under which protocols its tasks are tested, and what was published of it. What no source confirms
-is marked UNVERIFIED. A data set of one's own is one more such pair, best above the others.
+is marked UNVERIFIED. A data set of one's own is one more such pair, above the others.
 """
 
 import json
@@ -401,15 +401,13 @@ def read_cuhk_pedes(root, task):
             raise UserError(
                 f"{root}: {file} has no captions in reid_raw.json or caption_all.json")
 
-        record = Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions))
-        records.append(record)
-        if role == "gallery":
-            records += caption_queries(record)
+        records.append(
+            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions)))
 
     if not {"train", "gallery"} <= {record.role for record in records}:
         raise UserError(f"{root}/reid_raw.json: empty split, train and test are both needed; "
                         "fetch the whole file")
-    return records
+    return records + caption_queries(records)
 
 
 LAYOUTS["cuhk-pedes"] = Layout(
@@ -639,8 +637,8 @@ def read_images(root, name, folders, files, rule, example, captions=None):
 
     folders: {folder below root: role}; files: a pattern such as *.jpg; rule: a regular expression
     with the groups `pid` and, as far as they are known, `cam` and `outfit`; example: a name that
-    it reads. captions: a JSON of {image's path: its sentence, or list of sentences}.
-    pid -1 is junk, a bad detection.
+    it reads. captions: a JSON of {image's path: its sentence, or list of sentences}; those of a
+    query (li) are what it asks for and then what it shows. pid -1 is junk, a bad detection.
     """
     texts = read_json(root / captions) if captions else {}
     records = []
@@ -668,12 +666,15 @@ def _captions_of(path, texts, file):
     return (sentences,) if isinstance(sentences, str) else tuple(sentences)
 
 
-def caption_queries(record):
+def caption_queries(records):
     """Each caption of a gallery image as a query by itself (t2i)."""
     queries = []
-    for caption in record.captions:
-        queries.append(Record(record.dataset, "query", None, record.pid, modality="text",
-                              captions=(caption,)))
+    for record in records:
+        if record.role != "gallery":
+            continue
+        for caption in record.captions:
+            queries.append(replace(
+                record, role="query", path=None, modality="text", captions=(caption,)))
     return queries
 
 
