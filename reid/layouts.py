@@ -85,11 +85,12 @@ def read_msmt17(root, task):
     if is_v1 and is_v2:
         raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
                         "keep each with its own lists")
-    if is_v2:
-        return (_listed_msmt17(root, "V2", "mask_train_v2", ("train", "val"), 0)
-                + _listed_msmt17(root, "V2", "mask_test_v2", ("query", "gallery"), 1041))
-    return (_listed_msmt17(root, "V1", "train", ("train", "val"), 0)
-            + _listed_msmt17(root, "V1", "test", ("query", "gallery"), 1041))
+
+    version = "V2" if is_v2 else "V1"
+    train, test = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}[version]
+    records = _listed_msmt17(root, version, train, ("train", "val"), first_pid=0)
+    records += _listed_msmt17(root, version, test, ("query", "gallery"), first_pid=1041)
+    return records
 
 
 def _listed_msmt17(root, version, folder, roles, first_pid):
@@ -107,8 +108,9 @@ def _listed_msmt17(root, version, folder, roles, first_pid):
         for where, (path, label) in rows:
             name = match_name(path, r"\d{4}_\d+_(?P<cam>\d{2})_",
                               "0000_000_01_0303morning_0008_0.jpg", where)
-            number = match_name(label, r"(\d+)$", "17", where)
-            pid = first_pid + int(number[0])
+            if not label.isdecimal():
+                raise UserError(f"{where}: cannot read '{label}'; expected something like 17")
+            pid = first_pid + int(label)
             cam = int(name["cam"])
             records.append(Record(f"msmt17:{version}", role, f"{folder}/{path}", pid, cam))
     return records
@@ -547,25 +549,21 @@ def read_list(root, name, task, part, role):
     texts = _caption_texts(folder) if TASKS[task].described else {}
 
     records = {}
-    for where, row in read_rows(path, (4, 5)):
-        record = _listed_record(root, part, name, role, TASKS[task], where, row, texts)
+    for where, fields in read_rows(path, (4, 5)):
+        record = _listed_record(name, role, part, where, fields)
+        if role == "query":
+            record = _as_query(record, TASKS[task])
+        if TASKS[task].pictures:
+            record = _with_picture(record, root, part, fields)
+        if TASKS[task].described:
+            record = _with_captions(record, TASKS[task], where, fields, texts)
+
         if role != "train":
             records[where] = record
         elif not record.junk:
             known = records.get(record.path, record)
             records[record.path] = _merged(known, record)
     return list(records.values())
-
-
-def _merged(known, record):
-    """Two training rows of one image."""
-    captions = dict.fromkeys(known.captions + record.captions)
-    return replace(
-        record,
-        captions=tuple(captions),
-        template_path=known.template_path or record.template_path,
-        crop_path=known.crop_path or record.crop_path,
-    )
 
 
 def _caption_texts(folder):
@@ -578,36 +576,32 @@ def _caption_texts(folder):
     return texts
 
 
-def _listed_record(root, part, name, role, task, where, row, texts):
-    """task: a Task; texts: the caption JSON."""
-    image, instr, pid, outfit, *cam = row
+def _listed_record(name, role, part, where, fields):
+    """The Record of a row, without its instruction."""
+    image, _, pid, outfit, *cam = fields
     try:
         pid = int(pid)
         cam = int(cam[0]) if cam else None  # None: no image is left out for having the same
     except ValueError:
-        raise UserError(f"{where}: pid and camera must be integers, not '{' '.join(row[2:])}'")
+        raise UserError(f"{where}: pid and camera must be integers, not '{' '.join(fields[2:])}'")
 
-    clothes = f"{pid}:{outfit}"
+    path = str(PurePosixPath(part, image))
     modality = "ir" if "_nir" in Path(image).name else "rgb"
-    record = Record(name, role, f"{PurePosixPath(part, image)}", pid, cam, clothes, modality,
-                    junk=pid == -1)
+    return Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
 
-    if role == "query" and "wanted clothes" in task.targets:
+
+def _as_query(record, task):
+    if "wanted clothes" in task.targets:
         # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
         # not the one worn.
-        record = replace(record, clothes=None, target_clothes=clothes)
-    if task.text_only and role == "query":
+        record = replace(record, clothes=None, target_clothes=record.clothes)
+    if task.text_only:
         record = replace(record, path=None, modality="text")
-
-    if task.pictures:
-        record = _with_picture(record, root, part, image, instr)
-    # A gallery row of t2i carries a sentinel instead of a key.
-    if task.described and not (task.text_only and role == "gallery"):
-        record = _with_captions(record, where, image, instr, texts)
     return record
 
 
-def _with_picture(record, root, part, image, instr):
+def _with_picture(record, root, part, fields):
+    image, instr = fields[:2]
     path = str(PurePosixPath(part, instr))
     if "templates" in Path(instr).parts:
         record = replace(record, template_path=path)
@@ -620,14 +614,29 @@ def _with_picture(record, root, part, image, instr):
     return record
 
 
-def _with_captions(record, where, image, instr, texts):
+def _with_captions(record, task, where, fields, texts):
+    image, instr = fields[:2]
+    if task.text_only and record.role == "gallery":  # it carries a sentinel instead of a key
+        return record
     if instr not in texts:
         raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
+
     captions = (texts[instr],)
     own = texts.get(image, texts[instr])
-    if record.role == "query" and record.path and own not in captions:
+    if record.role == "query" and not task.text_only and own not in captions:
         captions += (own,)
     return replace(record, captions=captions)
+
+
+def _merged(known, record):
+    """Two training rows of one image."""
+    captions = dict.fromkeys(known.captions + record.captions)
+    return replace(
+        record,
+        captions=tuple(captions),
+        template_path=known.template_path or record.template_path,
+        crop_path=known.crop_path or record.crop_path,
+    )
 
 
 # ---- pieces of readers ----
