@@ -18,7 +18,7 @@ from reid import folders
 from reid.layouts import protocols_of
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from tests.test_data import put, text, toy  # noqa: F401 (toy is a fixture)
-from tests.test_train import FAST, ROOT, command, drawn, one_line  # noqa: F401 (fixtures)
+from tests.test_train import FAST, ROOT, command, drawn  # noqa: F401 (fixtures)
 
 COAT = Task(
     sentences=("look past the coat", "the coat may differ"),
