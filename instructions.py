@@ -172,10 +172,9 @@ def training_instructions(task, records, pool, rng):
     if row.text_only:
         return [rng.choice(record.captions) for record in records]
 
-    count = int(len(records) * OTHERS_SHARE)
-    as_queries = sorted(rng.sample(range(len(records)), count))
     instr = [row.carries(record) for record in records]
-    for place in as_queries:
+    count = int(len(records) * OTHERS_SHARE)
+    for place in sorted(rng.sample(range(len(records)), count)):
         record = records[place]
         instr[place] = row.asks(another_image(record, pool[record.pid], rng))
     return instr

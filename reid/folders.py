@@ -53,7 +53,7 @@ def _to_search(folder, name):
     own = LAYOUTS[name].own_folders
     if not own:
         return []
-    return [each for each in _subfolders(folder) if each.name not in own]
+    return [other for other in _subfolders(folder) if other.name not in own]
 
 
 def _subfolders(folder):
@@ -66,7 +66,7 @@ def _subfolders(folder):
         files += 1
         if files > IMAGE_FOLDER:  # tens of thousands may follow
             return []
-    return sorted(f for f in folders if not f.name.startswith((".", "__MACOSX")))
+    return sorted(each for each in folders if not each.name.startswith((".", "__MACOSX")))
 
 
 def _all_signs():
@@ -224,9 +224,10 @@ def counts_table(dataset):
         junk = column(records, "junk")
         captions = column(records, "modality").count("text")
 
+        ids = _distinct(column(records, "pid"), junk)
         images = len(records) - sum(junk) - captions
-        ids, cameras, clothes = (
-            _distinct(column(records, name), junk) for name in ("pid", "cam", "clothes"))
+        cameras = _distinct(column(records, "cam"), junk)
+        clothes = _distinct(column(records, "clothes"), junk)
         counts = [count or "-" for count in (ids, images, cameras, clothes)]
 
         notes = ""
@@ -240,7 +241,8 @@ def counts_table(dataset):
 
 def _distinct(values, junk):
     """How many known values there are in records that are not junk."""
-    return len({value for value, bad in zip(values, junk) if not bad and value is not None})
+    known = {value for value, bad in zip(values, junk) if not bad}
+    return len(known - {None})
 
 
 def check(datasets):

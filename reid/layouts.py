@@ -2,7 +2,7 @@
 
 A reader is a file-name pattern and a split rule; the row says how the data set is recognised,
 under which protocols its tasks are tested, and what was published of it. What no source confirms
-is marked UNVERIFIED. A data set of one's own is one more such pair, best above the others.
+is marked UNVERIFIED. A data set of one's own is one more such pair, above the others.
 """
 
 import json
@@ -85,11 +85,12 @@ def read_msmt17(root, task):
     if is_v1 and is_v2:
         raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
                         "keep each with its own lists")
-    if is_v2:
-        return (_listed_msmt17(root, "V2", "mask_train_v2", ("train", "val"), 0)
-                + _listed_msmt17(root, "V2", "mask_test_v2", ("query", "gallery"), 1041))
-    return (_listed_msmt17(root, "V1", "train", ("train", "val"), 0)
-            + _listed_msmt17(root, "V1", "test", ("query", "gallery"), 1041))
+
+    version = "V2" if is_v2 else "V1"
+    train, test = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}[version]
+    records = _listed_msmt17(root, version, train, ("train", "val"), first_pid=0)
+    records += _listed_msmt17(root, version, test, ("query", "gallery"), first_pid=1041)
+    return records
 
 
 def _listed_msmt17(root, version, folder, roles, first_pid):
@@ -107,8 +108,9 @@ def _listed_msmt17(root, version, folder, roles, first_pid):
         for where, (path, label) in rows:
             name = match_name(path, r"\d{4}_\d+_(?P<cam>\d{2})_",
                               "0000_000_01_0303morning_0008_0.jpg", where)
-            number = match_name(label, r"(\d+)$", "17", where)
-            pid = first_pid + int(number[0])
+            if not label.isdecimal():
+                raise UserError(f"{where}: cannot read '{label}'; expected something like 17")
+            pid = first_pid + int(label)
             cam = int(name["cam"])
             records.append(Record(f"msmt17:{version}", role, f"{folder}/{path}", pid, cam))
     return records
@@ -401,15 +403,13 @@ def read_cuhk_pedes(root, task):
             raise UserError(
                 f"{root}: {file} has no captions in reid_raw.json or caption_all.json")
 
-        record = Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions))
-        records.append(record)
-        if role == "gallery":
-            records += caption_queries(record)
+        records.append(
+            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions)))
 
     if not {"train", "gallery"} <= {record.role for record in records}:
         raise UserError(f"{root}/reid_raw.json: empty split, train and test are both needed; "
                         "fetch the whole file")
-    return records
+    return records + caption_queries(records)
 
 
 LAYOUTS["cuhk-pedes"] = Layout(
@@ -549,14 +549,83 @@ def read_list(root, name, task, part, role):
     texts = _caption_texts(folder) if TASKS[task].described else {}
 
     records = {}
-    for where, row in read_rows(path, (4, 5)):
-        record = _listed_record(root, part, name, role, TASKS[task], where, row, texts)
+    for where, fields in read_rows(path, (4, 5)):
+        record = _listed_record(name, role, part, where, fields)
+        if role == "query":
+            record = _as_query(record, TASKS[task])
+        if TASKS[task].pictures:
+            record = _with_picture(record, root, part, fields)
+        if TASKS[task].described:
+            record = _with_captions(record, TASKS[task], where, fields, texts)
+
         if role != "train":
             records[where] = record
         elif not record.junk:
             known = records.get(record.path, record)
             records[record.path] = _merged(known, record)
     return list(records.values())
+
+
+def _caption_texts(folder):
+    files = sorted(glob("*.json", root_dir=folder))
+    if not files:
+        raise UserError(f"{folder}: no caption JSON; it comes with the lists")
+    texts = {}
+    for file in files:
+        texts |= read_json(folder / file)
+    return texts
+
+
+def _listed_record(name, role, part, where, fields):
+    """The Record of a row, without its instruction."""
+    image, _, pid, outfit, *cam = fields
+    try:
+        pid = int(pid)
+        cam = int(cam[0]) if cam else None  # None: no image is left out for having the same
+    except ValueError:
+        raise UserError(f"{where}: pid and camera must be integers, not '{' '.join(fields[2:])}'")
+
+    path = str(PurePosixPath(part, image))
+    modality = "ir" if "_nir" in Path(image).name else "rgb"
+    return Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
+
+
+def _as_query(record, task):
+    if "wanted clothes" in task.targets:
+        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
+        # not the one worn.
+        record = replace(record, clothes=None, target_clothes=record.clothes)
+    if task.text_only:
+        record = replace(record, path=None, modality="text")
+    return record
+
+
+def _with_picture(record, root, part, fields):
+    image, instr = fields[:2]
+    path = str(PurePosixPath(part, instr))
+    if "templates" in Path(instr).parts:
+        record = replace(record, template_path=path)
+    else:
+        record = replace(record, crop_path=path)
+
+    own_crop = str(PurePosixPath(part, "croped_clothes", Path(image).name))
+    if record.role == "query" and (root / own_crop).exists():
+        record = replace(record, crop_path=own_crop)
+    return record
+
+
+def _with_captions(record, task, where, fields, texts):
+    image, instr = fields[:2]
+    if task.text_only and record.role == "gallery":  # it carries a sentinel instead of a key
+        return record
+    if instr not in texts:
+        raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
+
+    captions = (texts[instr],)
+    own = texts.get(image, texts[instr])
+    if record.role == "query" and not task.text_only and own not in captions:
+        captions += (own,)
+    return replace(record, captions=captions)
 
 
 def _merged(known, record):
@@ -570,68 +639,6 @@ def _merged(known, record):
     )
 
 
-def _caption_texts(folder):
-    files = sorted(glob("*.json", root_dir=folder))
-    if not files:
-        raise UserError(f"{folder}: no caption JSON; it comes with the lists")
-    texts = {}
-    for file in files:
-        texts |= read_json(folder / file)
-    return texts
-
-
-def _listed_record(root, part, name, role, task, where, row, texts):
-    """task: a Task; texts: the caption JSON."""
-    image, instr, pid, outfit, *cam = row
-    try:
-        pid = int(pid)
-        cam = int(cam[0]) if cam else None  # None: no image is left out for having the same
-    except ValueError:
-        raise UserError(f"{where}: pid and camera must be integers, not '{' '.join(row[2:])}'")
-
-    clothes = f"{pid}:{outfit}"
-    modality = "ir" if "_nir" in Path(image).name else "rgb"
-    record = Record(name, role, f"{PurePosixPath(part, image)}", pid, cam, clothes, modality,
-                    junk=pid == -1)
-
-    if role == "query" and "wanted clothes" in task.targets:
-        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
-        # not the one worn.
-        record = replace(record, clothes=None, target_clothes=clothes)
-    if task.text_only and role == "query":
-        record = replace(record, path=None, modality="text")
-
-    if task.pictures:
-        record = _with_picture(record, root, part, image, instr)
-    # A gallery row of t2i carries a sentinel instead of a key.
-    if task.described and not (task.text_only and role == "gallery"):
-        record = _with_captions(record, where, image, instr, texts)
-    return record
-
-
-def _with_picture(record, root, part, image, instr):
-    path = str(PurePosixPath(part, instr))
-    if "templates" in Path(instr).parts:
-        record = replace(record, template_path=path)
-    else:
-        record = replace(record, crop_path=path)
-
-    own_crop = str(PurePosixPath(part, "croped_clothes", Path(image).name))
-    if record.role == "query" and (root / own_crop).exists():
-        record = replace(record, crop_path=own_crop)
-    return record
-
-
-def _with_captions(record, where, image, instr, texts):
-    if instr not in texts:
-        raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
-    captions = (texts[instr],)
-    own = texts.get(image, texts[instr])
-    if record.role == "query" and record.path and own not in captions:
-        captions += (own,)
-    return replace(record, captions=captions)
-
-
 # ---- pieces of readers ----
 
 def read_images(root, name, folders, files, rule, example, captions=None):
@@ -639,8 +646,8 @@ def read_images(root, name, folders, files, rule, example, captions=None):
 
     folders: {folder below root: role}; files: a pattern such as *.jpg; rule: a regular expression
     with the groups `pid` and, as far as they are known, `cam` and `outfit`; example: a name that
-    it reads. captions: a JSON of {image's path: its sentence, or list of sentences}.
-    pid -1 is junk, a bad detection.
+    it reads. captions: a JSON of {image's path: its sentence, or list of sentences}; those of a
+    query (li) are what it asks for and then what it shows. pid -1 is junk, a bad detection.
     """
     texts = read_json(root / captions) if captions else {}
     records = []
@@ -668,12 +675,15 @@ def _captions_of(path, texts, file):
     return (sentences,) if isinstance(sentences, str) else tuple(sentences)
 
 
-def caption_queries(record):
+def caption_queries(records):
     """Each caption of a gallery image as a query by itself (t2i)."""
     queries = []
-    for caption in record.captions:
-        queries.append(Record(record.dataset, "query", None, record.pid, modality="text",
-                              captions=(caption,)))
+    for record in records:
+        if record.role != "gallery":
+            continue
+        for caption in record.captions:
+            queries.append(replace(
+                record, role="query", path=None, modality="text", captions=(caption,)))
     return queries
 
 

@@ -61,6 +61,18 @@ def test_half_of_a_batch_asks_for_other_clothes():
                instructions.training_instructions("ctcc", records, pool, random.Random(0))) == len(records) / 2
 
 
+def test_another_image_is_never_the_image_itself():
+    pool = {1: [person(1, outfit) for outfit in range(3)], 2: [person(2, 0)]}
+    records = pool[1] + pool[2]
+    for seed in range(100):
+        said = instructions.training_instructions("ctcc", records, pool, random.Random(seed))
+        asks = [(words, r) for words, r in zip(said, records) if words.startswith("template")]
+        assert len(asks) == 2
+        for words, r in asks:
+            alone = r.pid == 2  # there is no other image of that person
+            assert (words == r.template_path) == alone
+
+
 def test_query_and_gallery_sides():
     record = person(1, 2)
     assert instructions.query_instruction("ctcc", record) == "template 1:2"

@@ -22,7 +22,8 @@ from model import TextEncoder
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
 from reid import folders, synth_pedes as synth
-from reid.layouts import LAYOUTS, protocols_of
+from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images
+from reid.protocols import GENERAL, TEXT
 from reid.records import Record, column
 from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
@@ -425,3 +426,38 @@ def test_readmes_diff_adds_a_data_set(tmp_path):
     done = subprocess.run([sys.executable, "train.py", *flags], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "trad  My photos  general" in done.stdout
+
+
+def read_mine(root, task):
+    """`p12_0001.jpg` = person; captions.json has what each image shows."""
+    roles = {"my_train": "train", "my_query": "query", "my_gallery": "gallery"}
+    if task == "t2i":
+        del roles["my_query"]
+    records = read_images(root, "mine", roles, "*.jpg", r"p(?P<pid>\d+)_", "p12_0001.jpg", "captions.json")
+    return records + caption_queries(records) if task == "t2i" else records
+
+
+def test_images_and_captions_of_ones_own(toy, command, monkeypatch):
+    captions = {}
+    for role, people in (("train", (1, 2)), ("query", (3, 4)), ("gallery", (3, 4))):
+        for pid in people:
+            for number in (1, 2):
+                path = f"my_{role}/p{pid}_{number:04d}.jpg"
+                put(toy / "mine", path)
+                captions[path] = "a man in red" if role == "gallery" else ["a woman", "someone in blue"]
+    text(toy, "mine/captions.json", captions)
+    row = Layout("My photos", (("my_train", "captions.json"),), read_mine, {"t2i": (TEXT,), "li": (GENERAL,)})
+    monkeypatch.setitem(LAYOUTS, "mine", row)
+
+    described, searched = folders.open_dataset(toy / "mine", "li"), folders.open_dataset(toy / "mine", "t2i")
+    assert [len(described.split(role)) for role in ("train", "query", "gallery")] == [4, 4, 4]
+    assert described.split("query")[0].captions == ("a woman", "someone in blue")
+    assert [(r.path, r.pid, r.captions) for r in searched.split("query")] == [
+        (None, pid, ("a man in red",)) for pid in (3, 3, 4, 4)]
+    code, out, err = command(train, "--data", toy / "mine", "--steps", 2, "--ids", 2, "--images", 2)
+    assert code == 0 and "li    My photos  general" in out and "t2i   My photos  text-to-image" in out, err
+
+    del captions["my_gallery/p3_0001.jpg"]
+    text(toy, "mine/captions.json", captions)
+    with pytest.raises(UserError, match="captions.json: no captions of my_gallery/p3_0001.jpg"):
+        folders.open_dataset(toy / "mine", "t2i")
