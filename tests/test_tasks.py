@@ -9,12 +9,10 @@ import pytest
 
 import evaluate
 import instructions
-import pictures
 import train
-import weights
-from features import Features
 from instructions import Task
-from reid import folders
+from reid import checkpoints, folders, pictures
+from reid.features import Features
 from reid.layouts import protocols_of
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from tests.test_data import put, text, toy  # noqa: F401 (toy is a fixture)
@@ -43,7 +41,7 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):
         ("other clothes", "look past the coat"), ("other clothes", "do not change clothes"),
         ("same clothes", "look past the coat"), ("same clothes", "do not change clothes")]
 
-    model, config = weights.load_model("runs/coat/last.pt")
+    model, config = checkpoints.load_model("runs/coat/last.pt")
     features = Features(model, config["feature"])
     dataset = folders.open_dataset(ltcc, "coat")
     every = evaluate.evaluate_sentences(features, dataset)
@@ -51,7 +49,7 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):
 
     rows = evaluate.rank_rows(features, dataset, people=1)
     assert [row.name for row in rows] == ["look past the coat", "do not change clothes"]
-    assert pictures.rankings(rows).width == pictures.WIDTH
+    assert pictures.ranking_list(rows).width == pictures.WIDTH
 
 
 def test_beside_the_task_whose_data_it_shares(drawn, command, coat):
@@ -59,7 +57,7 @@ def test_beside_the_task_whose_data_it_shares(drawn, command, coat):
     assert code == 0, err
     rows = json.loads(Path("runs/all/log.jsonl").read_text())["rows"]
     assert [row["task"] for row in rows] == ["cc"] * 3 + ["coat"] * 3
-    assert weights.load_checkpoint("runs/all/last.pt")["classes"] == {"ltcc": 12}  # one classifier
+    assert checkpoints.load_checkpoint("runs/all/last.pt")["classes"] == {"ltcc": 12}  # one classifier
 
 
 def test_a_task_without_a_wrong_sentence_has_one_row_a_target(drawn, command, monkeypatch):
@@ -71,7 +69,8 @@ def test_a_task_without_a_wrong_sentence_has_one_row_a_target(drawn, command, mo
 
 def test_the_flag_offers_it():
     program = """
-import cli, data, evaluate, train
+import data, evaluate, train
+from reid import cli
 for module in (data, evaluate, train):
     try:
         cli.parse(module.Config, ["--help"])
