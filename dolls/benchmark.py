@@ -22,8 +22,8 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
     """Writes the trees into the folder `out`, which appears only when complete.
 
     people: in each of the five, 3/4 to train and 1/4 to test on. workers: processes, which do not
-    change a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves every
-    byte of the five as it is.
+    change a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves
+    every byte of the five as it is.
     UserError when `out` holds something already, and when there are too few or too many people.
     """
     out = Path(out)
@@ -107,7 +107,7 @@ def jobs_of(data_set, root, people, seed):
 
 
 def _sizes(roles, people):
-    """role -> number of people. 3/4 are to train on; of them, a few validate where a split exists."""
+    """role -> number of people. 3/4 train; of them, a few validate where a split exists."""
     train = people * 3 // 4
     val = max(1, people // 40)
     return {

@@ -55,7 +55,7 @@ def camera(seed, number):
 
 
 def _draw_place(rng):
-    """A wall with doors, windows and pillars, a floor with lines; lit from one end, out of focus."""
+    """A wall with doors, windows and pillars, a floor with lines; lit from an end, blurred."""
     wide = WIDTH * ZOOM * 2
     high = HEIGHT * ZOOM + 40
     wall_tone = rng.randint(80, 205)

@@ -8,9 +8,17 @@ from dolls.figure import LEFT, RIGHT, Figure
 from dolls.people import between
 
 SHADOW = 0.85  # brightness of the side away from the light, which falls from the left
-STRIPES = ((0.5, 0.66), (0.3, 0.5, 0.7), (0.62,))  # of a sweater: pattern -> levels
-BUTTONS = (-0.35, -0.1, 0.2, 0.55, 0.75)  # of a long coat: levels
-NOSE = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))  # in half widths and half heights of the head
+DARK = (96, 96, 102)  # of trimmings on a coat that is dark itself
+
+# Levels on the trunk of a sweater's stripes, by pattern, and of a long coat's buttons.
+STRIPES = ((0.5, 0.66), (0.3, 0.5, 0.7), (0.62,))
+BUTTONS = (-0.35, -0.1, 0.2, 0.55, 0.75)
+
+# A nose in profile, in half widths forward and half heights down from the middle of the head.
+NOSE = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))
+
+# The bridge and the temples of glasses: angles from the nose.
+FRAME = ((-0.1, 0.1), (-1.4, -0.75), (0.75, 1.4))
 
 
 def paints(body, outfit, infrared=False):
@@ -22,11 +30,13 @@ def paints(body, outfit, infrared=False):
         "skin": body.skin,
         "hair": body.hair,
         "brow": shade(body.hair, 0.9),
+        "lips": (196, 60, 70),
         "frame": (24, 24, 28),
         "metal": (190, 190, 186),
         "linen": (244, 244, 244),
-        "lips": (196, 60, 70) if body.gender == "female" else shade(body.skin, 0.72),
     }
+    if body.gender == "male":
+        paint["lips"] = shade(body.skin, 0.72)
     if not infrared:
         return paint
 
@@ -43,7 +53,8 @@ def shade(colour, factor):
     """A darker or lighter RGB; None (nothing to draw) stays None."""
     if colour is None:
         return None
-    return tuple(min(255, int(channel * factor)) for channel in colour)
+    shaded = [int(channel * factor) for channel in colour]
+    return tuple(min(255, channel) for channel in shaded)
 
 
 class Doll(Figure):
@@ -67,9 +78,13 @@ class Doll(Figure):
     def disc(self, point, radius, fill):
         if fill is None:
             return
+        self.pen.ellipse(self.square(point, radius), fill=fill)
+
+    def square(self, point, radius):
+        """The box around a disc."""
         x, y = point
         r = radius * self.tall
-        self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+        return x - r, y - r, x + r, y + r
 
     def line(self, points, radius, fill):
         """A line with round joints and ends."""
@@ -82,7 +97,8 @@ class Doll(Figure):
             return
         ends = list(zip(points, radii))
         for start, end in zip(ends, ends[1:]):
-            self.pen.polygon(self.trapezium(start, end), fill=fill)
+            corners = self.trapezium(start, end)
+            self.pen.polygon(corners, fill=fill)
         for point, radius in ends:
             self.disc(point, radius, fill)
 
@@ -107,9 +123,9 @@ class Doll(Figure):
         """Fills the trunk's silhouette through the levels, from edge to edge."""
         if fill is None:
             return
-        left_points = self.outline(levels, left)
-        right_points = self.outline(levels, right)
-        self.pen.polygon(left_points + right_points[::-1], fill=fill)
+        upwards = self.outline(levels, left)
+        downwards = self.outline(levels[::-1], right)
+        self.pen.polygon(upwards + downwards, fill=fill)
 
     def belt(self, bottom, top, fill):
         """A stripe around the trunk, between two heights."""
@@ -133,8 +149,8 @@ class Doll(Figure):
     def draw(self):
         """Far things first."""
         facing = self.cos > 0
-        far_leg, near_leg = sorted(self.legs, key=lambda side: self.nearness(self.legs[side][2]))
-        far_arm, near_arm = sorted(self.arms, key=lambda side: self.nearness(self.arms[side][2]))
+        far_leg, near_leg = self.far_to_near(self.legs)
+        far_arm, near_arm = self.far_to_near(self.arms)
         near_hand = self.arms[near_arm][2]
         arms_behind = self.nearness(near_hand) < 0  # both of them
 
@@ -192,25 +208,29 @@ class Doll(Figure):
         x, y, z = self.legs[side][2]
         heel = self.at(x, y - 0.015, z - 0.008)
         toe_x, toe_y = self.at(x * 1.15, y - 0.017, z + 0.065)
-        toe_y = toe_y + 0.012 * self.tall * max(0, self.cos)
-        toe = (toe_x, toe_y)
+        toe = (toe_x, toe_y + 0.012 * self.tall * max(0, self.cos))
+        foot = [heel, toe]
         drop = thick * 0.7 * self.tall
-        sole = [(x, y + drop) for x, y in (heel, toe)]
+        sole = [(x, y + drop) for x, y in foot]
 
         if kind == "sandal":  # a bare foot, a sole and a strap
-            self.taper([heel, toe], [thick * 0.85, thick * 0.8], self.paint["skin"])
+            skin = self.paint["skin"]
+            self.taper(foot, [thick * 0.85, thick * 0.8], skin)
             self.line(sole, thick * 0.5, colour)
-            self.disc(between(heel, toe, 0.5), thick * 0.7, colour)
+            instep = between(heel, toe, 0.5)
+            self.disc(instep, thick * 0.7, colour)
             return
 
         tip = thick * 0.7 if kind == "leather shoes" else thick
-        self.taper([heel, toe], [thick, tip], colour)
+        self.taper(foot, [thick, tip], colour)
         if kind == "boots":
             ankle = self.at(x, y, z)
             top = self.at(x, 0.12, z * 0.88)
-            self.taper([heel, ankle, top], [thick, thick, thick * 1.25], colour)
+            shaft = [heel, ankle, top]
+            self.taper(shaft, [thick, thick, thick * 1.25], colour)
         elif kind == "walking shoes":  # a sole that stands out
-            contrast = (225, 225, 225) if sum(colour) < 560 else (90, 90, 90)
+            bright = sum(colour) >= 560
+            contrast = (90, 90, 90) if bright else (225, 225, 225)
             self.line(sole, 0.007, contrast)
 
     def draw_skirt_or_seat(self):
@@ -267,9 +287,10 @@ class Doll(Figure):
             levels = levels[:-2]
             self.draw_straps()
         self.band(levels, cloth)
-        self.band(levels[:-1], shade(cloth, SHADOW), left=0.52)
+        shadow = shade(cloth, SHADOW)
+        self.band(levels[:-1], shadow, left=0.52)
 
-        dark = shade(cloth, 0.6) if sum(cloth) > 150 else (96, 96, 102)
+        dark = shade(cloth, 0.6) if sum(cloth) > 150 else DARK
         self.draw_belts(hem, dark)
         if self.cos > 0.25:
             self.draw_coat_front(hem, dark)
@@ -278,7 +299,8 @@ class Doll(Figure):
         y, z = self.spine(0.93)
         nape = self.at(0, y, z)
         thick = self.body.limb * 1.2 + 0.008
-        self.line([nape, self.head], thick, shade(self.paint["skin"], 0.88))
+        skin = shade(self.paint["skin"], 0.88)
+        self.line([nape, self.head], thick, skin)
 
     def coat_hem(self):
         """The level where the coat ends and how much wider than the body it is there."""
@@ -297,8 +319,9 @@ class Doll(Figure):
     def draw_straps(self):
         for side in (-0.5, 0.5):
             x = side * self.body.shoulders
-            strap = [self.chest(0.78, x), self.chest(0.97, x)]
-            self.line(strap, 0.012, self.paint["coat"])
+            low = self.chest(0.78, x)
+            high = self.chest(0.97, x)
+            self.line([low, high], 0.012, self.paint["coat"])
 
     def draw_belts(self, hem, dark):
         """Waistbands, stripes and belts."""
@@ -343,30 +366,35 @@ class Doll(Figure):
 
     def draw_shirt_front(self, dark):
         """The row of buttons and the collar."""
+        accent = self.paint["accent"]
         buttons = [self.chest(0), self.chest(0.95)]
         self.line(buttons, 0.004, dark)
         for side in (LEFT, RIGHT):
             outer = self.chest(0.93, side * 0.045)
             tip = self.chest(0.85, side * 0.012)
-            self.taper([outer, tip], [0.014, 0.008], self.paint["accent"])
+            self.taper([outer, tip], [0.014, 0.008], accent)
 
     def draw_jacket_front(self, hem, dark):
         """The zip, the stand-up collar and two pockets."""
         zipper = [self.chest(hem), self.chest(0.95)]
         self.line(zipper, 0.007, self.paint["metal"])
-        collar = [self.chest(0.98, -0.055), self.chest(0.98, 0.055)]
-        self.line(collar, 0.018, dark)
+        collar_left = self.chest(0.98, -0.055)
+        collar_right = self.chest(0.98, 0.055)
+        self.line([collar_left, collar_right], 0.018, dark)
 
         for side in (-0.6, 0.6):
             x = side * self.body.waist
-            pocket = [self.chest(0.12, x), self.chest(0.28, x)]
-            self.line(pocket, 0.006, dark)
+            low = self.chest(0.12, x)
+            high = self.chest(0.28, x)
+            self.line([low, high], 0.006, dark)
 
     def draw_long_coat_front(self, dark):
         """Two rows of buttons and the lapels."""
+        metal = self.paint["metal"]
         for x in (-0.028, 0.028):
             for level in BUTTONS:
-                self.disc(self.chest(level, x), 0.01, self.paint["metal"])
+                button = self.chest(level, x)
+                self.disc(button, 0.01, metal)
         for side in (LEFT, RIGHT):
             low = self.chest(0.85, side * 0.01)
             high = self.chest(0.98, side * 0.055)
@@ -374,15 +402,23 @@ class Doll(Figure):
 
     def draw_suit_front(self, dark):
         """A piece of the shirt, the tie on it and the lapels."""
-        shirt = [self.chest(0.98, -0.045), self.chest(0.98, 0.045), self.chest(0.45)]
+        shirt = [
+            self.chest(0.98, -0.045),
+            self.chest(0.98, 0.045),
+            self.chest(0.45),
+        ]
         self.pen.polygon(shirt, fill=self.paint["linen"])
 
-        accent = self.paint["accent"]
         tie = [self.chest(0.5), self.chest(0.93)]
-        self.line(tie, 0.012, accent if min(accent) < 200 else dark)  # white shows on no shirt
+        tie_colour = self.paint["accent"]
+        if min(tie_colour) >= 200:  # white would not show on the shirt
+            tie_colour = dark
+        self.line(tie, 0.012, tie_colour)
+
         for side in (LEFT, RIGHT):
-            lapel = [self.chest(0.98, side * 0.05), self.chest(0.45, side * 0.004)]
-            self.line(lapel, 0.008, dark)
+            high = self.chest(0.98, side * 0.05)
+            low = self.chest(0.45, side * 0.004)
+            self.line([high, low], 0.008, dark)
 
     # Head
 
@@ -392,20 +428,25 @@ class Doll(Figure):
         half_width, shift to the right: pixels; top, bottom: half heads below the middle.
         """
         x, y = self.head
-        left = x + shift - half_width
-        right = x + shift + half_width
-        return left, y + top * self.head_ry, right, y + bottom * self.head_ry
+        return (
+            x + shift - half_width,
+            y + top * self.head_ry,
+            x + shift + half_width,
+            y + bottom * self.head_ry,
+        )
 
     def draw_hanging_hair(self):
-        """Hair that hangs below the head, behind the trunk from the front and over it from behind."""
+        """Hair below the head: behind the trunk from the front, over it from behind."""
         body = self.body
         hair = shade(self.paint["hair"], 0.9)
         back = self.sin * self.head_ry * body.face
 
         if body.hair_style in ("bob", "long"):
-            wide = self.head_ry * body.face * body.volume * (1.08 - 0.25 * abs(self.sin))
+            narrowing = 1.08 - 0.25 * abs(self.sin)
+            wide = self.head_ry * body.face * body.volume * narrowing
             fall = self.head_box(wide, -0.5, body.hair_length, shift=-back * 0.45)
-            self.pen.rounded_rectangle(fall, radius=self.head_ry * 0.45, fill=hair)
+            rounding = self.head_ry * 0.45
+            self.pen.rounded_rectangle(fall, radius=rounding, fill=hair)
         elif body.hair_style == "ponytail":
             x, y = self.head
             tail = [
@@ -435,17 +476,21 @@ class Doll(Figure):
         hair = self.paint["hair"]
         tilt = -35 * self.sin  # degrees
         low = 48 if turned_away else 12 + 25 * abs(self.sin)
+        start = 180 - low + tilt
+        end = 360 + low + tilt
         cap = self.head_box(self.head_rx * body.volume, -body.volume, 1)
-        self.pen.chord(cap, 180 - low + tilt, 360 + low + tilt, fill=hair)
+        self.pen.chord(cap, start, end, fill=hair)
 
         if body.hair_style == "bun":
             x, y = self.head
             bun_x = x - self.sin * self.head_rx * 0.8
             bun_y = y - self.head_ry * body.volume
-            self.disc((bun_x, bun_y), body.head * 0.22, shade(hair, 0.9))
+            radius = body.head * 0.22
+            self.disc((bun_x, bun_y), radius, shade(hair, 0.9))
 
         if not turned_away:
-            wide = self.head_rx * (0.84 * max(0, self.cos) + 0.6 * abs(self.sin))
+            share = 0.84 * max(0, self.cos) + 0.6 * abs(self.sin)
+            wide = self.head_rx * share
             hairline = 0.7 * body.fringe - 0.78
             forward = self.sin * self.head_rx * 0.4
             forehead = self.head_box(wide, hairline, 1, shift=forward)
@@ -460,8 +505,8 @@ class Doll(Figure):
         x, y = self.head
         brim_y = y - self.head_ry * 0.42
         side = self.head_rx * 1.05 * abs(self.cos)
-        peak_x = x + self.sin * self.head_rx * 1.7 if self.profile else x
-        brim = [(x - side, brim_y), (peak_x, brim_y), (x + side, brim_y)]
+        peak = self.sin * self.head_rx * 1.7 if self.profile else 0
+        brim = [(x - side, brim_y), (x + peak, brim_y), (x + side, brim_y)]
         self.line(brim, 0.009, shade(hat, 0.75))
 
     # Face
@@ -475,8 +520,7 @@ class Doll(Figure):
             self.draw_nose()
         if body.beard == "moustache":
             self.draw_moustache()
-        mouth = [self.on_face(-0.22, 0.62), self.on_face(0.22, 0.62)]
-        self.line(mouth, body.head * 0.035, self.paint["lips"])
+        self.draw_mouth()
 
         sunglasses = not body.glasses and self.wears["glass style"] == "with sunglasses"
         for angle in (-0.45, 0.45):
@@ -497,36 +541,47 @@ class Doll(Figure):
             self.on_face(0, 0.36),
             self.on_face(0.32, 0.42),
         ]
-        self.line(moustache, self.body.head * 0.06, self.paint["brow"])
+        radius = self.body.head * 0.06
+        self.line(moustache, radius, self.paint["brow"])
+
+    def draw_mouth(self):
+        left = self.on_face(-0.22, 0.62)
+        right = self.on_face(0.22, 0.62)
+        radius = self.body.head * 0.035
+        self.line([left, right], radius, self.paint["lips"])
 
     def draw_nose(self):
         x, y = self.head
         forward = math.copysign(self.head_rx, self.sin)
-        nose = [(x + forward * out, y + self.head_ry * down) for out, down in NOSE]
+        nose = []
+        for out, down in NOSE:
+            nose.append((x + forward * out, y + self.head_ry * down))
         self.pen.polygon(nose, fill=self.paint["skin"])
 
     def draw_eye(self, angle, sunglasses):
         """Brow, white and pupil; sunglasses are one large pupil, other glasses a ring."""
         head = self.body.head
         frame = self.paint["frame"]
-        brow = [self.on_face(angle - 0.16, -0.24), self.on_face(angle + 0.16, -0.24)]
-        self.line(brow, head * 0.035 * self.body.brow, self.paint["brow"])
+        brow_left = self.on_face(angle - 0.16, -0.24)
+        brow_right = self.on_face(angle + 0.16, -0.24)
+        brow_radius = head * 0.035 * self.body.brow
+        self.line([brow_left, brow_right], brow_radius, self.paint["brow"])
 
         eye = self.on_face(angle, 0.02)
         pupil = 0.14 if sunglasses else 0.045
         self.disc(eye, head * 0.065, (245, 245, 245))
         self.disc(eye, head * pupil, frame)
         if self.body.glasses:
-            x, y = eye
-            r = head * 0.13 * self.tall
-            self.pen.ellipse((x - r, y - r, x + r, y + r), outline=frame, width=2)
+            ring = self.square(eye, head * 0.13)
+            self.pen.ellipse(ring, outline=frame, width=2)
 
     def draw_frame(self):
         """The bridge and the temples of glasses."""
-        for start, end in ((-0.1, 0.1), (-1.4, -0.75), (0.75, 1.4)):
+        radius = self.body.head * 0.025
+        for start, end in FRAME:
             if self.face_shows(start) and self.face_shows(end):
                 rod = [self.on_face(start, 0), self.on_face(end, 0)]
-                self.line(rod, self.body.head * 0.025, self.paint["frame"])
+                self.line(rod, radius, self.paint["frame"])
 
     # What somebody carries
 
@@ -546,15 +601,19 @@ class Doll(Figure):
         box = (x - wide, y - high, x + wide, y + high)
         self.pen.rounded_rectangle(box, radius=wide * 0.4, fill=bag)
 
-        pocket = (x - wide * 0.65, y, x + wide * 0.65, y + high * 0.7)
-        self.pen.rounded_rectangle(pocket, radius=wide * 0.2, fill=shade(bag, 0.7))
+        inset = wide * 0.65
+        pocket = (x - inset, y, x + inset, y + high * 0.7)
+        pocket_colour = shade(bag, 0.7)
+        self.pen.rounded_rectangle(pocket, radius=wide * 0.2, fill=pocket_colour)
 
     def draw_backpack_straps(self):
         if not self.has_backpack():
             return
         for x in (-0.065, 0.065):
-            strap = [self.chest(0.98, x), self.chest(0.7, x), self.chest(0.35, x)]
-            self.line(strap, 0.011, self.paint["bag"])
+            shoulder = self.chest(0.98, x)
+            chest = self.chest(0.7, x)
+            waist = self.chest(0.35, x)
+            self.line([shoulder, chest, waist], 0.011, self.paint["bag"])
 
     def draw_bag(self):
         """A bag that is no backpack: at the waist, at the hip or in a hand."""
@@ -570,19 +629,19 @@ class Doll(Figure):
                 half_width = 0.03 + 0.03 * self.cos
                 self.box(self.chest(0.2), half_width, 0.056, bag)
         elif kind == "shoulder bag":
-            hip = self.body.hips
-            shoulder = -self.body.shoulders * 0.6
-            strap = [self.chest(0.97, shoulder), self.chest(0.08, hip)]
-            self.line(strap, 0.009, dark)
-            top = self.at(hip + 0.02, self.body.legs - 0.02, 0)
+            body = self.body
+            shoulder = self.chest(0.97, -body.shoulders * 0.6)
+            hip = self.chest(0.08, body.hips)
+            self.line([shoulder, hip], 0.009, dark)
+            top = self.at(body.hips + 0.02, body.legs - 0.02, 0)
             self.box(top, 0.055, 0.085, bag)
         elif kind == "hand bag":
             top = self.at(x, y - 0.05, z)
             self.taper([hand, top], [0.012, 0.03], dark)
             self.box(top, 0.06, 0.09, bag)
         elif kind == "trolley":
-            rod = [hand, self.at(x + 0.05, 0.24, z - 0.08)]
-            self.line(rod, 0.008, dark)
+            grip = self.at(x + 0.05, 0.24, z - 0.08)
+            self.line([hand, grip], 0.008, dark)
             top = self.at(x + 0.06, 0.25, z - 0.1)
             self.box(top, 0.075, 0.24, bag)
 
@@ -593,5 +652,7 @@ class Doll(Figure):
         x, y, z = self.arms[LEFT][2]
         handle = self.at(x, y + 0.05, z)
         middle = self.at(x, y - 0.08, z + 0.03)
-        tip = self.at(x, max(0.01, y - 0.36), z + 0.1)
-        self.taper([handle, middle, tip], [0.01, 0.032, 0.006], self.paint["things"])
+        tip_y = max(0.01, y - 0.36)  # not into the ground
+        tip = self.at(x, tip_y, z + 0.1)
+        umbrella = [handle, middle, tip]
+        self.taper(umbrella, [0.01, 0.032, 0.006], self.paint["things"])

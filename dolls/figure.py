@@ -1,6 +1,5 @@
 """Where the parts of a person in a pose are: in body coordinates and on the canvas."""
 
-import bisect
 import math
 from typing import NamedTuple
 
@@ -30,8 +29,8 @@ class Figure:
     """A body in clothes and in a pose.
 
     Body coordinates: x across (positive on the side RIGHT), y up from the ground, z forward, in
-    shares of the height. A joint is (x, y, z), a point is (x, y) on the canvas. Heights on the trunk
-    are levels t: 0 at the hips, 1 at the shoulders, below 0 towards the knees.
+    shares of the height. A joint is (x, y, z), a point is (x, y) on the canvas. Heights on the
+    trunk are levels t: 0 at the hips, 1 at the shoulders, below 0 towards the knees.
     """
 
     def __init__(self, body, coat_style, pose):
@@ -45,8 +44,8 @@ class Figure:
         self.tall = body.height * pose.scale  # pixels from sole to crown
         self.torso = 1 - body.head - body.neck - body.legs
 
-        self.arms = {side: self.arm(side) for side in (LEFT, RIGHT)}
-        self.legs = {side: self.leg(side) for side in (LEFT, RIGHT)}
+        self.arms = {LEFT: self.arm(LEFT), RIGHT: self.arm(RIGHT)}
+        self.legs = {LEFT: self.leg(LEFT), RIGHT: self.leg(RIGHT)}
         self.place_head()
 
     def at(self, x, y, z):
@@ -63,6 +62,10 @@ class Figure:
         """How far in front of the middle of the body, as the camera sees it."""
         x, _, z = joint
         return z * self.cos - x * self.sin
+
+    def far_to_near(self, limbs):
+        """The sides in the order in which their limbs are drawn. limbs: side -> joints."""
+        return sorted(limbs, key=lambda side: self.nearness(limbs[side][-1]))
 
     # The trunk
 
@@ -86,9 +89,9 @@ class Figure:
         )
 
         t = min(max(t, 0), 1)
-        above = bisect.bisect_left(knots, t, 1, 4, key=lambda knot: knot[0])
-        t0, width0, depth0 = knots[above - 1]
-        t1, width1, depth1 = knots[above]
+        for (t0, width0, depth0), (t1, width1, depth1) in zip(knots, knots[1:]):
+            if t <= t1:
+                break
         share = (t - t0) / (t1 - t0)
 
         width = width0 + share * (width1 - width0) + self.cloth
@@ -100,7 +103,7 @@ class Figure:
         return [(t, *self.girth(t)) for t in heights]
 
     def outline(self, levels, edge):
-        """Canvas points of the trunk's silhouette; edge: -1 = its left side, 1 = its right side."""
+        """Canvas points of the trunk's silhouette; edge: LEFT, RIGHT or between them."""
         points = []
         for t, width, depth in levels:
             y, z = self.spine(t)
@@ -124,7 +127,8 @@ class Figure:
         swing = -side * self.pose.stride * 0.9 + 0.06
         spread = self.pose.spread
 
-        x = side * (body.shoulders + self.cloth - body.limb * 0.4)
+        shoulder = body.shoulders + self.cloth - body.limb * 0.4
+        x = side * shoulder
         y, z = self.spine(0.89)
         joints = [(x, y, z)]
 
@@ -173,7 +177,8 @@ class Figure:
         angle: radians from the nose; height: below the middle, in half heads.
         """
         x, y = self.head
-        across = math.sin(self.pose.yaw + angle) * self.head_rx * 0.92
+        turn = self.pose.yaw + angle
+        across = math.sin(turn) * self.head_rx * 0.92
         return x + across, y + height * self.head_ry
 
     def face_shows(self, angle):
@@ -184,14 +189,17 @@ class Figure:
 
     def clothes_box(self):
         """Left, top, right, bottom of the worn clothes on the canvas, shoulders to soles."""
-        limbs = [*self.arms.values(), *self.legs.values()]
-        points = [point for joints in limbs for point in self.points(joints)]
         trunk = self.levels(0, 0.4, 0.94)
-        points += self.outline(trunk, LEFT)
-        points += self.outline(trunk, RIGHT)
+        points = []
+        for side in (LEFT, RIGHT):
+            points += self.points(self.arms[side])
+            points += self.points(self.legs[side])
+            points += self.outline(trunk, side)
         xs = [x for x, _ in points]
 
         edge = self.body.limb * self.tall
         neck, _ = self.spine(1.03)
         _, top = self.at(0, neck, 0)
-        return min(xs) - edge, top, max(xs) + edge, self.pose.ground + 1
+        left = min(xs) - edge
+        right = max(xs) + edge
+        return left, top, right, self.pose.ground + 1

@@ -49,7 +49,13 @@ LEGS = {"child": (0.4, 0.46), "adult": (0.41, 0.53), "old": (0.41, 0.53)}
 HEADS = {"child": (0.2, 0.24), "adult": (0.135, 0.185), "old": (0.135, 0.185)}
 STOOPS = {"child": (-0.08, 0.22), "adult": (-0.08, 0.22), "old": (0.25, 0.5)}
 
-SKINS = ((62, 38, 28), (112, 72, 48), (168, 118, 84), (214, 166, 130), (248, 212, 188))  # dark to pale
+SKINS = (  # dark to pale
+    (62, 38, 28),
+    (112, 72, 48),
+    (168, 118, 84),
+    (214, 166, 130),
+    (248, 212, 188),
+)
 HAIRS = (
     ("black hair", (22, 20, 24)),
     ("agnostic color hair", (74, 44, 24)),
@@ -216,7 +222,8 @@ def draw_outfit(rng):
     infrared = {}
     for part, name in colour_names.items():
         colours[part] = _cloth(COLOURS[name], rng)
-        infrared[part] = 0.3 * sum(colours[part]) / 3 + 0.7 * rng.uniform(35, 235)
+        material = rng.uniform(35, 235)
+        infrared[part] = 0.3 * sum(colours[part]) / 3 + 0.7 * material
 
     pattern = rng.randrange(3)
     sleeve = "accent" if style == "sweater" and pattern == 2 else "coat"

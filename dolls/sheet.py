@@ -15,6 +15,8 @@ GROUP = 4 * CELL_WIDTH + 14  # an outfit: its shop picture, above a crop, beside
 CROP_TOP = CLOTHES_SIZE[1] + 4  # below the shop picture
 LABEL = 20  # height of a line of text
 MARGIN = 4
+DARK_GREY = (40, 40, 40)
+GREY = (90, 90, 90)
 TITLES = ("one outfit: shop picture, crop, three cameras", "another", "a third", "infrared")
 
 
@@ -26,11 +28,12 @@ def contact_sheet(seed=0, rows=6):
     """
     width = MARGIN + 3 * GROUP + 2 * CELL_WIDTH
     height = LABEL + rows * (CELL_HEIGHT + LABEL) + MARGIN
-    sheet = Image.new("RGB", (width, height), (255, 255, 255))
+    sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=12)
     for group, title in enumerate(TITLES):
-        pen.text((MARGIN + group * GROUP, 4), title, (40, 40, 40), font)
+        left = MARGIN + group * GROUP
+        pen.text((left, 4), title, DARK_GREY, font)
 
     people = jobs_of("real2", Path(), 4 * rows, seed)  # a quarter of them is there to test on
     for row, job in enumerate(people):
@@ -42,15 +45,21 @@ def contact_sheet(seed=0, rows=6):
             cams = rng.sample(range(1, 12), 3)
             shots = [job.shoot(outfit, cam, rng) for cam in cams]
             sheet.paste(template(worn), (left, top))
-            sheet.paste(crop(shots[0]), (left, top + CROP_TOP))
+            first = shots[0]
+            sheet.paste(crop(first), (left, top + CROP_TOP))
             for k, shot in enumerate(shots, 1):
-                sheet.paste(open_jpeg(shot.jpeg), (left + k * CELL_WIDTH, top))
+                picture = open_jpeg(shot.jpeg)
+                sheet.paste(picture, (left + k * CELL_WIDTH, top))
+
             if outfit == 0:
-                sentence = describe(shots[0].attributes, rng)
-                pen.text((left, top + CELL_HEIGHT - 1), sentence, (90, 90, 90), font)
+                sentence = describe(first.attributes, rng)
+                below = top + CELL_HEIGHT - 1
+                pen.text((left, below), sentence, GREY, font)
 
         left = MARGIN + 3 * GROUP
         for outfit in range(2):
-            shot = job.shoot(outfit, rng.randint(1, 11), rng, infrared=True)
-            sheet.paste(open_jpeg(shot.jpeg), (left + outfit * CELL_WIDTH, top))
+            cam = rng.randint(1, 11)
+            shot = job.shoot(outfit, cam, rng, infrared=True)
+            picture = open_jpeg(shot.jpeg)
+            sheet.paste(picture, (left + outfit * CELL_WIDTH, top))
     return sheet

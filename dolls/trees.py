@@ -25,7 +25,9 @@ class Job(NamedTuple):
     outfits: tuple
 
     def shoot(self, outfit, cam, rng, infrared=False):
-        return shoot(self.body, self.outfits[outfit], camera(self.seed, cam), rng, infrared)
+        """A Shot of the person in one of their outfits by a camera, both by number."""
+        worn = self.outfits[outfit]
+        return shoot(self.body, worn, camera(self.seed, cam), rng, infrared)
 
     def save(self, path, picture):
         """picture: JPEG bytes or an Image. A .png holds what the camera's JPEG showed."""
@@ -37,6 +39,9 @@ class Job(NamedTuple):
             file.write_bytes(picture)
         else:
             open_jpeg(picture).save(file, compress_level=2)
+
+
+JUNK_BOXES = ((0, 70, 40, 128), (34, 20, 64, 90), (10, 0, 60, 30))
 
 
 def market(job, rng):
@@ -55,7 +60,7 @@ def market(job, rng):
     for k, (folder, cam) in enumerate(plan):
         picture = job.shoot(0, cam, rng).jpeg
         if job.role == "junk":  # a box that holds a piece of somebody
-            piece = rng.choice(((0, 70, 40, 128), (34, 20, 64, 90), (10, 0, 60, 30)))
+            piece = rng.choice(JUNK_BOXES)
             picture = open_jpeg(picture).resize((WIDTH, HEIGHT), box=piece)
         frame = job.pid * 20 + k
         box = rng.randint(0, 5)
@@ -140,9 +145,10 @@ def cuhk_pedes(job, rng):
 def cocas(job, rng):
     """COCAS+ Real1 (training) and Real2 (test).
 
-    A list's row is image, instruction, pid, clothes id, camera. A training image comes with the crop
-    of its clothes, with their shop picture and with a sentence; a gallery image with its crop and its
-    sentence. A query asks for the same person in another outfit, by shop picture or by sentence.
+    A list's row is image, instruction, pid, clothes id, camera. A training image comes with the
+    crop of its clothes, with their shop picture and with a sentence; a gallery image with its crop
+    and its sentence. A query asks for the same person in another outfit, by shop picture or by
+    sentence.
     """
     train = job.role == "train"
     rows = []
@@ -288,11 +294,12 @@ def synth_pedes(job, rng):
         job.save(path, shot.jpeg)
 
         phrases = [shot.attributes[key] for key in named]
+        captions = [describe(shot.attributes, rng) for _ in range(rng.randint(1, 3))]
         entry = {
             "id": job.pid,
             "file_path": path,
             "attributes": [",".join(phrases)],
-            "captions": [describe(shot.attributes, rng) for _ in range(rng.randint(1, 3))],
+            "captions": captions,
             "prompt_caption": [describe(shot.attributes, rng)],
         }
         rows.append(("synthpedes-dataset.json", entry))
