@@ -29,8 +29,8 @@ class Layout(NamedTuple):
     protocols: dict  # task -> its protocols, the default first; these are the set's tasks
     published: dict = {}  # role, or "variant role" -> (images or captions, identities or None)
     any_task: bool = False  # lists for every task; their names and the task's row say the rest
-    own_folders: tuple[str, ...] = ()  # of this set, if they hold that: "folder/what it holds";
-    # others beside them may be other sets
+    # "folder/what it holds": the folders of this set; others beside them may be other sets
+    own_folders: tuple[str, ...] = ()
     several: bool = False  # more than one may lie side by side
     numbered_apart: bool = False  # the same number in training and in test is not one person
     taken_from: dict = {}  # other data set -> the folder of training images taken from there
@@ -508,7 +508,7 @@ LAYOUTS["synth-pedes"] = Layout(
 def read_cocas(root, task):
     """OmniReID lists in real1 to train on and in real2 to test on.
 
-    Either may be absent, as real1 is not public. A real2 without lists is none of this set: as
+    Either may be absent, as real1 is not public. A real2 without lists is no part of it: as
     its authors publish it, it is one by itself.
     """
     records = []
