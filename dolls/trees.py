@@ -71,10 +71,52 @@ def market(job, rng):
 
 def ltcc(job, rng):
     """train, test (the gallery), query; info lists who changes clothes and who does not."""
-    changes = len(job.outfits) > 1
+    for path, _, shot in _ltcc_shots(job, rng):
+        job.save(path, shot.jpeg)
+    return [_ltcc_change(job)]
+
+
+def ltcc_clothes(job, rng):
+    """LTCC_ReID, and beside it crops, templates and lists for ctcc.
+
+    A list's row is image, instruction, pid, outfit, camera. A training image comes with the crop
+    and with the template of its clothes, a gallery image with its crop. A query asks for another
+    outfit of the person; who never changes asks for nothing.
+    """
+    info, person = _ltcc_change(job)
+    rows = [(f"LTCC_ReID/{info}", person)]
+
+    templates = []
+    for outfit, worn in enumerate(job.outfits, 1):
+        templates.append(f"templates/{job.pid:03d}_{outfit}.jpg")
+        job.save(templates[-1], template(worn))
+
+    for path, outfit, shot in _ltcc_shots(job, rng):
+        image = f"LTCC_ReID/{path}"
+        own_crop = f"croped_clothes/{Path(path).name}"
+        job.save(image, shot.jpeg)
+        job.save(own_crop, crop(shot))
+
+        folder, name = path.split("/")
+        cam = name.split("_")[2].removeprefix("c")
+        worn = f"{job.pid} {outfit + 1} {cam}"
+        if folder == "train":
+            rows.append(("datalist/train_ctcc.txt", f"{image} {own_crop} {worn}"))
+            rows.append(("datalist/train_ctcc.txt", f"{image} {templates[outfit]} {worn}"))
+        elif folder == "test":
+            rows.append(("datalist/gallery_ctcc.txt", f"{image} {own_crop} {worn}"))
+        elif len(job.outfits) > 1:
+            wanted = (outfit + 1) % len(job.outfits)
+            asked = f"{templates[wanted]} {job.pid} {wanted + 1} {cam}"
+            rows.append(("datalist/query_ctcc.txt", f"{image} {asked}"))
+    return rows
+
+
+def _ltcc_shots(job, rng):
+    """Yields (path below LTCC_ReID, outfit, Shot) of every picture of a person."""
     if job.role == "test":
         folders = ["test", "test", "test", "query"]
-    elif changes:
+    elif len(job.outfits) > 1:
         folders = ["train", "train"]
     else:
         folders = ["train", "train", "train", "train"]
@@ -84,10 +126,13 @@ def ltcc(job, rng):
         for k, (folder, cam) in enumerate(zip(folders, cams)):
             frame = job.pid * 30 + outfit * 4 + k
             name = f"{job.pid:03d}_{outfit + 1}_c{cam}_{frame:06d}.png"
-            job.save(f"{folder}/{name}", job.shoot(outfit, cam, rng).jpeg)
+            yield f"{folder}/{name}", outfit, job.shoot(outfit, cam, rng)
 
-    kind = "cloth-change" if changes else "cloth-unchange"
-    return [(f"info/{kind}_id_{job.role}.txt", str(job.pid))]
+
+def _ltcc_change(job):
+    """The entry of info."""
+    kind = "cloth-change" if len(job.outfits) > 1 else "cloth-unchange"
+    return f"info/{kind}_id_{job.role}.txt", str(job.pid)
 
 
 def llcm(job, rng):
@@ -201,6 +246,36 @@ def cocas(job, rng):
             _, example = rng.choice(gallery[wanted])
             add_row("query", query, templates[wanted], wanted, cam)
             add_row("query_attr", query, example, wanted, cam)
+    return rows
+
+
+def cocas_real2(job, rng):
+    """COCAS+ Real2 as its authors publish it: neither crops nor sentences.
+
+    A row of query.txt is image, template, pid, clothes id, camera, and asks for another outfit than
+    the one worn. A row of gallery.txt has no template.
+    """
+    clothes = [job.pid * 3 + outfit for outfit in range(3)]
+    templates = [f"templates/{number:05d}.jpg" for number in clothes]
+    cams = rng.sample(range(1, 12), 9)  # six for the gallery, three for queries
+    shift = rng.choice((1, 2))  # from the outfit that a query wears to the one it asks for
+
+    rows = []
+    for outfit, worn in enumerate(job.outfits):
+        job.save(templates[outfit], template(worn))
+        person = f"{job.pid:04d}_{outfit + 1}"
+
+        for k, cam in enumerate(rng.sample(cams[:6], 3)):
+            image = f"images/{person}_{cam:02d}_{k}.jpg"
+            job.save(image, job.shoot(outfit, cam, rng).jpeg)
+            rows.append(("gallery.txt", f"{image} {job.pid} {clothes[outfit]} {cam}"))
+
+        cam = cams[6 + outfit]
+        query = f"images/{person}_{cam:02d}_query.jpg"
+        job.save(query, job.shoot(outfit, cam, rng).jpeg)
+        wanted = (outfit + shift) % 3
+        asked = f"{templates[wanted]} {job.pid} {clothes[wanted]} {cam}"
+        rows.append(("query.txt", f"{query} {asked}"))
     return rows
 
 
@@ -332,5 +407,7 @@ TREES = {
     "vc-clothes": Tree(vc_clothes, "VC-Clothes", 1, {"train": 3, "test": 3}),
     "synth-pedes": Tree(synth_pedes, "SYNTH-PEDES", 1, {"train": 1}),
     "omnireid": Tree(cocas, "OmniReID", 1, {"train": 3, "test": 3}),
+    "ltcc-clothes": Tree(ltcc_clothes, "ltcc", 0, {"train": 6, "test": 3}, unchanging=15),
+    "cocas-real2": Tree(cocas_real2, "COCAS-Real2", 1, {"test": 3}),
 }
 FIVE = ("market", "ltcc", "llcm", "cuhk-pedes", "real1", "real2")  # Real1 and Real2 count as one

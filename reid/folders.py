@@ -50,10 +50,11 @@ def _to_search(folder, name):
     """The folders in which other data sets may lie; a data set's own are not looked into."""
     if name is None:
         return _subfolders(folder)
-    own = LAYOUTS[name].own_folders
-    if not own:
+    layout = LAYOUTS[name]
+    if not layout.own_folders:
         return []
-    return [other for other in _subfolders(folder) if other.name not in own]
+    own = {(folder / inside).parent for inside in layout.own_folders if (folder / inside).exists()}
+    return [other for other in _subfolders(folder) if other not in own]
 
 
 def _subfolders(folder):
@@ -161,6 +162,8 @@ def oddities(dataset):
     people = {}
     for role in ("train", "val", "query", "gallery", "test"):
         records = dataset.split(role)
+        if role == "test" and not records:
+            records = _test_images(dataset)
         people[role] = _people(records)
         counted = len(records), len(people[role])
         wanted = published.get(f"{dataset.variant} {role}", published.get(role))
@@ -175,6 +178,12 @@ def oddities(dataset):
     if both and not LAYOUTS[dataset.layout].numbered_apart:
         odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
     return odd
+
+
+def _test_images(dataset):
+    """Query and gallery together, every image once: some sets are published as one number."""
+    records = dataset.split("query") + dataset.split("gallery")
+    return list({record.path: record for record in records}.values())
 
 
 def _people(records):

@@ -29,7 +29,8 @@ class Layout(NamedTuple):
     protocols: dict  # task -> its protocols, the default first; these are the set's tasks
     published: dict = {}  # role, or "variant role" -> (images or captions, identities or None)
     any_task: bool = False  # lists for every task; their names and the task's row say the rest
-    own_folders: tuple[str, ...] = ()  # folders of this set; others beside them may be other sets
+    # "folder/what it holds": the folders of this set; others beside them may be other sets
+    own_folders: tuple[str, ...] = ()
     several: bool = False  # more than one may lie side by side
     numbered_apart: bool = False  # the same number in training and in test is not one person
     taken_from: dict = {}  # other data set -> the folder of training images taken from there
@@ -212,11 +213,14 @@ LAYOUTS["market"] = Layout(
 
 # ---- LTCC ----
 
+LTCC_NAME = r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_"
+LTCC_EXAMPLE = "094_1_c9_015923.png"
+
+
 def read_ltcc(root, task):
     """`094_1_c9_015923.png` = pid, outfit of that person, camera. `test` is the gallery."""
     folders = {"train": "train", "query": "query", "test": "gallery"}
-    return read_images(root, "ltcc", folders, "*.png",
-                       r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_", "094_1_c9_015923.png")
+    return read_images(root, "ltcc", folders, "*.png", LTCC_NAME, LTCC_EXAMPLE)
 
 
 LAYOUTS["ltcc"] = Layout(
@@ -228,6 +232,53 @@ LAYOUTS["ltcc"] = Layout(
         "train": (9576, 77),
         "query": (493, 75),
         "gallery": (7050, 75),
+    },
+)
+
+
+def read_ltcc_clothes(root, task):
+    """LTCC_ReID with pictures of clothes and OmniReID lists beside it (Supp. Tab. 2, the ‡).
+
+    ctcc: `datalist/train_ctcc.txt` and, if they are there, `query_ctcc.txt` and `gallery_ctcc.txt`.
+    The released code has no such task: the names of the lists are UNVERIFIED. cc: the images, as
+    without lists.
+    """
+    name = "ltcc-clothes"
+    if not TASKS[task].pictures:
+        folders = {
+            "LTCC_ReID/train": "train",
+            "LTCC_ReID/query": "query",
+            "LTCC_ReID/test": "gallery",
+        }
+        return read_images(root, name, folders, "*.png", LTCC_NAME, LTCC_EXAMPLE)
+
+    records = []
+    for record in read_list(root, name, task, "", "train"):
+        records.append(_with_numbers_of_its_name(record))
+    if (root / "datalist" / f"query_{TASKS[task].tag}.txt").exists():
+        records += read_list(root, name, task, "", "query")
+        records += read_list(root, name, task, "", "gallery")
+    return records
+
+
+def _with_numbers_of_its_name(record):
+    """A listed LTCC image with the person, outfit and camera that its file name tells.
+
+    How the lists number people is UNVERIFIED, and both tasks share a classifier.
+    """
+    name = match_name(record.path, LTCC_NAME, LTCC_EXAMPLE, record.path)
+    pid = int(name["pid"])
+    clothes = f"{pid}:{int(name['outfit'])}"
+    return replace(record, pid=pid, cam=int(name["cam"]), clothes=clothes)
+
+
+LAYOUTS["ltcc-clothes"] = LAYOUTS["ltcc"]._replace(
+    title="LTCC with clothes",
+    signs=(("LTCC_ReID", "datalist/train_ctcc.txt"),),
+    read=read_ltcc_clothes,
+    protocols={
+        "cc": LAYOUTS["ltcc"].protocols["cc"],
+        "ctcc": (STRICT, ID_ONLY),
     },
 )
 
@@ -457,11 +508,12 @@ LAYOUTS["synth-pedes"] = Layout(
 def read_cocas(root, task):
     """OmniReID lists in real1 to train on and in real2 to test on.
 
-    Either may be absent, as real1 is not public.
+    Either may be absent, as real1 is not public. A real2 without lists is no part of it: as
+    its authors publish it, it is one by itself.
     """
     records = []
     for part, role in (("real1", "train"), ("real2", "query"), ("real2", "gallery")):
-        if (root / part).exists():
+        if (root / part / "datalist").exists():
             records += read_list(root, "cocas", task, part, role)
     return records
 
@@ -480,8 +532,42 @@ LAYOUTS["cocas"] = Layout(
     # Tab. 1; how query and gallery divide the 14,449 test images is not published.
     published={"train": (34469, 2800)},
     # In the released code's data folder they lie among the other sets.
-    own_folders=("real1", "real2"),
+    own_folders=("real1/datalist", "real2/datalist"),
     numbered_apart=True,
+)
+
+
+def read_cocas_real2(root, task):
+    """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
+
+    `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
+    pid, clothes, camera. That blanks separate them is UNVERIFIED.
+
+    A gallery image carries itself as its picture of clothes, where the paper gives the crop of its
+    own clothes, cut from it: the crops are not published. The template of its clothes would be a
+    better picture, but the clothes id that leads to it is what `strict` asks for, and query and hit
+    would carry the same file. A query's own picture, in the instruction matrix, is itself too.
+    """
+    records = []
+    for where, fields in read_rows(root / "query.txt", (5,)):
+        record = _listed_record("cocas-real2", "query", "", where, fields)
+        query = _as_query(record, TASKS[task])
+        template = str(PurePosixPath(fields[1]))
+        records.append(replace(query, template_path=template, crop_path=query.path))
+
+    for where, (image, *numbers) in read_rows(root / "gallery.txt", (4,)):
+        record = _listed_record("cocas-real2", "gallery", "", where, (image, image, *numbers))
+        records.append(replace(record, crop_path=record.path))
+    return records
+
+
+LAYOUTS["cocas-real2"] = Layout(
+    title="COCAS+ Real2",
+    signs=(("images", "templates", "query.txt", "gallery.txt"),),
+    read=read_cocas_real2,
+    protocols={"ctcc": (STRICT, ID_ONLY)},  # a gallery image carries itself, not a crop
+    # Of the whole set; that the lists name all of it is UNVERIFIED.
+    published={"test": (21319, 101)},
 )
 
 

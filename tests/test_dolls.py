@@ -49,7 +49,50 @@ def test_more_layouts_leave_the_five_as_they_are(tmp_path):
     five, everything = content(tmp_path / "five"), content(tmp_path / "all")
     assert {name: everything[name] for name in five} == five
     assert {name.split("/")[0] for name in everything.keys() - five.keys()} == {
-        "MSMT17_V1", "cuhk03-np", "prcc", "VC-Clothes", "SYNTH-PEDES", "OmniReID"}
+        "MSMT17_V1", "cuhk03-np", "prcc", "VC-Clothes", "SYNTH-PEDES", "OmniReID", "ltcc", "COCAS-Real2"}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all") / "out"
+    make_toy(folder, 40, seed=0, sets="all")
+    return folder
+
+
+def test_a_published_real2_has_a_hit_and_a_trap_for_every_query(everything):
+    tree = everything / "COCAS-Real2"
+    assert names(tree) == ["gallery.txt", "images", "query.txt", "templates"]
+    gallery = rows(tree / "gallery.txt")
+    assert len(gallery) == 27 and len({image for image, *_ in gallery}) == 27
+    queries = rows(tree / "query.txt")
+    assert len(queries) == 9
+    for image, template, pid, clothes, cam in queries:
+        assert (tree / image).is_file() and (tree / template).is_file()
+        worn = int(pid) * 3 + int(Path(image).name.split("_")[1]) - 1
+        assert int(clothes) != worn, "the query does not wear what it asks for"
+        of_person = [row for row in gallery if row[1] == pid and row[3] != cam]
+        assert any(row[2] == clothes for row in of_person), "a hit from another camera"
+        assert any(row[2] != clothes for row in of_person), "the same person in other clothes"
+    assert len(names(tree / "images")) == 36
+
+
+def test_ltcc_with_clothes(everything):
+    tree = everything / "ltcc"
+    assert names(tree) == ["LTCC_ReID", "croped_clothes", "datalist", "templates"]
+    lists = {name: rows(tree / f"datalist/{name}_ctcc.txt") for name in ("train", "query", "gallery")}
+    for name, entries in lists.items():
+        folder = "test" if name == "gallery" else name
+        listed = {Path(image).name for image, *_ in entries}
+        assert listed == set(names(tree / "LTCC_ReID" / folder)), name
+        for image, picture, pid, outfit, cam in entries:
+            assert (tree / picture).is_file()
+            fields = Path(image).name.split("_")
+            assert int(fields[0]) == int(pid) and fields[2] == f"c{cam}"
+            assert (fields[1] == outfit) == (name != "query"), "a query asks for another outfit"
+    assert len(lists["train"]) == 2 * len(names(tree / "LTCC_ReID/train"))
+    for image, template, pid, outfit, cam in lists["query"]:
+        hits = [row for row in lists["gallery"] if row[2:4] == [pid, outfit] and row[4] != cam]
+        assert template == f"templates/{int(pid):03d}_{outfit}.jpg" and hits
 
 
 def test_picture_sizes(root):

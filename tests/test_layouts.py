@@ -18,14 +18,15 @@ import data
 import evaluate
 import dolls
 import train
+from instructions import gallery_instruction, query_instruction
 from model import TextEncoder
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
-from reid import folders, synth_pedes as synth
+from reid import checkpoints, folders, synth_pedes as synth
 from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images
-from reid.protocols import GENERAL, TEXT
+from reid.protocols import GENERAL, ID_ONLY, STRICT, TEXT
 from reid.records import Record, column
-from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
+from tests.test_data import PEDES, TREES as FIVE, by_role, cocas, ltcc, market, pedes, put, text, toy  # noqa: F401,E501 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
 
 
@@ -83,8 +84,32 @@ def omnireid(root):
     return root
 
 
+def real2(root):
+    """COCAS+ Real2 as it is published; the images' names are made up."""
+    put(root, "images/1/a.jpg", "images/2/b.jpg", "images/3/c.jpg", "templates/17.jpg")
+    text(root, "query.txt", "images/1/a.jpg templates/17.jpg 9 17 3\n")
+    text(root, "gallery.txt", "images/2/b.jpg 9 17 4\nimages/3/c.jpg 9 18 4\n\n")
+    return root
+
+
+def ltcc_clothes(root, tested=True):
+    """LTCC_ReID beside clothes and lists, whose own numbers of people and clothes differ."""
+    ltcc(root / "LTCC_ReID")
+    put(root, "croped_clothes/013_2_c12_006327.png", "croped_clothes/001_1_c5_015874.png",
+        "croped_clothes/148_1_c3_014811.png", "templates/7.jpg", "white_shirt.jpg")
+    text(root, "datalist/train_ctcc.txt",
+         "LTCC_ReID/train/013_2_c12_006327.png croped_clothes/013_2_c12_006327.png 0 70\n"
+         "LTCC_ReID/train/013_2_c12_006327.png templates/7.jpg 0 70\n")
+    if tested:
+        text(root, "datalist/query_ctcc.txt",
+             "LTCC_ReID/query/148_1_c3_014811.png templates/7.jpg 148 2 3\n")
+        text(root, "datalist/gallery_ctcc.txt",
+             "LTCC_ReID/test/001_1_c5_015874.png croped_clothes/001_1_c5_015874.png 1 1 5\n")
+    return root
+
+
 TREES = {"msmt17": msmt17, "cuhk03": cuhk03_np, "prcc": prcc, "vc-clothes": vc_clothes, "synth-pedes": synth_pedes,
-         "omnireid": omnireid}
+         "omnireid": omnireid, "cocas-real2": real2, "ltcc-clothes": ltcc_clothes}
 
 
 # ---- readers ----
@@ -160,6 +185,93 @@ def test_lists_of_the_same_task_side_by_side_are_two_data_sets(toy):
     for name in ("one", "two"):
         omnireid(toy / name)
     assert [d.name for d in folders.open_all(toy, "t2i")] == ["omnireid:one", "omnireid:two"]
+
+
+# ---- COCAS+ Real2 as it is published, LTCC with clothes ----
+
+def test_a_published_real2_is_tested_and_its_gallery_carries_itself(toy):
+    [dataset] = folders.open_all(real2(toy / "real_reid_image_face_blur"))
+    name = "cocas-real2"
+    assert (dataset.title, dataset.task) == ("COCAS+ Real2", "ctcc")
+    assert protocols_of(dataset) == (STRICT, ID_ONLY)
+    assert list(dataset.records) == [
+        Record(name, "query", "images/1/a.jpg", 9, 3, template_path="templates/17.jpg",
+               crop_path="images/1/a.jpg", target_clothes="9:17"),
+        Record(name, "gallery", "images/2/b.jpg", 9, 4, "9:17", crop_path="images/2/b.jpg"),
+        Record(name, "gallery", "images/3/c.jpg", 9, 4, "9:18", crop_path="images/3/c.jpg")]
+    query, hit, _ = dataset.records
+    assert query_instruction("ctcc", query) == "templates/17.jpg"
+    assert gallery_instruction("ctcc", hit) == "images/2/b.jpg"
+    assert gallery_instruction("ctcc", query) == "images/1/a.jpg"  # "own" of the instruction matrix
+    assert folders.check([dataset]) == []
+
+
+@pytest.mark.parametrize("place", ("real2", "real2/real_reid_image_face_blur", "COCAS-Real2"))
+def test_a_published_real2_beside_the_lists_of_real1(toy, place):
+    cocas(toy)
+    shutil.rmtree(toy / "real2")
+    real2(toy / place)
+    assert folders.find_datasets(toy) == [("cocas", toy), ("cocas-real2", toy / place)]
+    trained, tested = folders.open_all(toy, "ctcc")
+    assert (trained.tested, tested.tested) == (False, True)
+    assert tested.split("train") == [] and len(trained.split("train")) == 2
+
+
+def test_lists_of_real2_come_before_its_published_form(toy):
+    real2(cocas(toy) / "real2/real_reid_image_face_blur")
+    [dataset] = folders.open_all(toy, "ctcc")
+    assert dataset.layout == "cocas" and by_role(dataset) == {"train": 2, "query": 1, "gallery": 1}
+
+
+def test_published_numbers_of_real2_are_of_query_and_gallery_together(tmp_path):
+    root = real2(tmp_path)
+    text(root, "query.txt", "images/1/a.jpg templates/17.jpg 9 17 3\nimages/1/a.jpg templates/17.jpg 9 18 3\n")
+    with pytest.warns(UserWarning, match=r"Real2 in .*test 3 images of 1 ids \(published 21319 of 101\)"):
+        folders.open_dataset(root, "ctcc")
+
+
+@pytest.mark.parametrize("file, row, words", (
+    ("query.txt", "images/1/a.jpg 9 17 3", "4 columns, expected 5"),
+    ("gallery.txt", "images/2/b.jpg templates/17.jpg 9 17 4", "5 columns, expected 4"),
+    ("gallery.txt", "images/2/b.jpg nine 17 4", "pid and camera must be integers"),
+))
+def test_a_bad_row_of_a_published_real2_is_named(toy, file, row, words):
+    text(real2(toy / "Real2"), file, f"\n{row}\n")
+    with pytest.raises(UserError, match=rf"{file}:2: .*{words}"):
+        folders.open_dataset(toy / "Real2", "ctcc")
+
+
+def test_ltcc_with_clothes_serves_two_tasks_with_one_numbering(toy):
+    described = folders.open_all(ltcc_clothes(toy / "ltcc"))
+    assert [(d.name, d.task) for d in described] == [("ltcc-clothes", "cc"), ("ltcc-clothes", "ctcc")]
+    changed, pictured = described
+    plain = folders.open_dataset(toy / "ltcc/LTCC_ReID", "cc")
+    assert [(r.role, r.pid, r.cam, r.clothes) for r in changed.records] == [
+        (r.role, r.pid, r.cam, r.clothes) for r in plain.records]
+    assert protocols_of(changed) == protocols_of(plain)
+    assert protocols_of(pictured) == (STRICT, ID_ONLY)
+    assert list(pictured.records) == [
+        Record("ltcc-clothes", "train", "LTCC_ReID/train/013_2_c12_006327.png", 13, 12, "13:2",
+               template_path="templates/7.jpg", crop_path="croped_clothes/013_2_c12_006327.png"),
+        Record("ltcc-clothes", "query", "LTCC_ReID/query/148_1_c3_014811.png", 148, 3,
+               template_path="templates/7.jpg", crop_path="croped_clothes/148_1_c3_014811.png",
+               target_clothes="148:2"),
+        Record("ltcc-clothes", "gallery", "LTCC_ReID/test/001_1_c5_015874.png", 1, 5, "1:1",
+               crop_path="croped_clothes/001_1_c5_015874.png")]
+    assert folders.check(described) == []
+
+
+def test_ltcc_with_clothes_is_tested_if_there_are_lists(toy):
+    dataset = folders.open_dataset(ltcc_clothes(toy / "ltcc", tested=False), "ctcc")
+    assert by_role(dataset) == {"train": 1} and not dataset.tested
+
+
+def test_without_a_list_for_ctcc_its_folder_is_read_as_lists_of_any_task(toy):
+    ltcc_clothes(toy / "ltcc")
+    for role in ("train", "query", "gallery"):
+        (toy / f"ltcc/datalist/{role}_ctcc.txt").unlink()
+        text(toy, f"ltcc/datalist/{role}_cc.txt", "LTCC_ReID/train/013_2_c12_006327.png a.jpg 13 2\n")
+    assert [(d.name, d.task) for d in folders.open_all(toy)] == [("omnireid:ltcc", "cc")]
 
 
 # ---- SYNTH-PEDES ----
@@ -242,12 +354,14 @@ COUNTS = {
     "vc-clothes": {"train": (96, 6), "query": (8, 2), "gallery": (24, 2)},
     "synth-pedes": {"train": (24, 6)},
     "omnireid:OmniReID": {"train": (54, 6), "query": (6, 2), "gallery": (18, 2)},
+    "cocas-real2": {"query": (6, 2), "gallery": (18, 2)},
+    "ltcc-clothes": {"train": (72, 6), "query": (6, 2), "gallery": (18, 2)},
 }
 
 
 def test_every_layout_of_the_toy_is_read_back_with_exact_counts(drawn):
     datasets = folders.open_all(drawn)
-    assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 3, "ctcc": 2, "li": 2, "t2i": 2, "vi": 1}
+    assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 4, "ctcc": 4, "li": 2, "t2i": 2, "vi": 1}
     assert {dataset.name for dataset in datasets} == set(COUNTS)
     assert {dataset.layout for dataset in datasets} == set(LAYOUTS)
     for dataset in datasets:
@@ -263,13 +377,14 @@ def test_every_layout_of_the_toy_is_read_back_with_exact_counts(drawn):
 def test_nobody_of_a_test_split_has_a_label(drawn):
     datasets = folders.open_all(drawn)
     batches = data.Batches(datasets, (32, 16), (16, 16), 4, 2, seed=0)
-    assert batches.classes == {name: counts["train"][1] for name, counts in COUNTS.items()}
+    trained = {name: counts["train"][1] for name, counts in COUNTS.items() if "train" in counts}
+    assert batches.classes == trained
     for dataset in datasets:
-        if dataset.layout != "cocas":
+        if dataset.split("train") and dataset.layout != "cocas":
             tested = {r.pid for role in ("query", "gallery", "test") for r in dataset.split(role)}
             assert not tested & set(batches.labels[dataset.name])
     seen = [batches[step] for step in range(26)]
-    assert {batch.dataset for batch in seen} == set(COUNTS)  # every set gets its turn, and one classifier
+    assert {batch.dataset for batch in seen} == set(trained)  # every set gets its turn, and one classifier
     for batch in seen:
         assert [batches.labels[batch.dataset][pid] for pid in batch.pids.tolist()] == batch.labels.tolist()
 
@@ -305,6 +420,30 @@ def test_a_set_without_training_images_is_only_tested(drawn, command, tmp_path):
     text(tmp_path / "data", "toy.json", {})
     code, out, err = command(train, "--data", "data", "--steps", 2, "--ratios", "cc:1,ctcc:2,li:1", *FAST)
     assert code == 0 and "strict" in out and "all-cc" in out, err
+
+
+@pytest.mark.parametrize("beside, trained", (("COCAS/real1", "cocas"), ("ltcc", "ltcc-clothes")))
+def test_pictures_of_clothes_are_learned_from_another_set(drawn, command, tmp_path, beside, trained):
+    for folder in ("COCAS-Real2", beside):
+        shutil.copytree(drawn / folder, tmp_path / "data" / folder)
+    text(tmp_path / "data", "toy.json", {})
+    code, out, err = command(train, "--data", "data", "--task", "ctcc", "--steps", 2, *FAST)
+    assert code == 0, err
+    report = json.loads(Path("runs/ctcc/log.jsonl").read_text())
+    rows = [row for row in report["rows"] if row["data"] == "COCAS+ Real2"]
+    assert [(row["protocol"], row["queries"], row["gallery"]) for row in rows] == [
+        ("strict", 6, 18), ("id-only", 6, 18)]
+    matrix = [row for row in report["matrix"] if row["data"] == "COCAS+ Real2"]
+    assert [row["instruction"] for row in matrix] == ["wanted", "own", "random"]
+    assert checkpoints.load_checkpoint("runs/ctcc/last.pt")["classes"] == {trained: 6}
+
+    flags = ("--data", "data/COCAS-Real2", "--rank-list", "list.png")
+    code, out, err = command(evaluate, "--checkpoint", "runs/ctcc/last.pt", *flags)
+    assert code == 0 and "ctcc  COCAS+ Real2  id-only" in out and Path("list.png").exists(), err
+
+
+def test_a_published_real2_alone_is_not_trained_on(drawn, command):
+    one_line(command(train, "--data", drawn / "COCAS-Real2", "--steps", 1, *FAST), "no training images there")
 
 
 # ---- overlap ----
