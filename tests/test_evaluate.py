@@ -412,6 +412,44 @@ def test_a_query_without_a_wrong_instruction_is_left_out_with_its_features(root)
     assert notes.asked["query", "own"] == ["2:other", "3:other"]
 
 
+@pytest.mark.parametrize("task", ("ctcc", "li"))
+def test_small_batches_give_the_same_features(root, task):
+    """Images of the second batch meet their own instructions, not those of the first."""
+    dataset = cocas(root, task)
+    gallery = dataset.split("gallery")
+    own = [instructions.gallery_instruction(task, record) for record in gallery]
+    [whole] = extract(ColourModel(listen=1.0), dataset, gallery, [own])
+    for batch in (1, 3):
+        [parts] = extract(ColourModel(listen=1.0), dataset, gallery, [own], batch=batch)
+        wrong = (parts - whole).abs().amax(1) > 1e-5
+        words = f"in batches of {batch} images {wrong.nonzero().flatten().tolist()} get other features"
+        assert not wrong.any(), words
+
+
+def test_feature_and_precision_reach_every_pass_of_the_model(root):
+    """--feature fused and --amp bf16, in both stages of t2i too."""
+    seen = set()
+
+    class Spied(ColourModel):
+        def embed(self, images, instr, feature="edit"):
+            seen.add(("embed", feature, torch.is_autocast_enabled("cpu")))
+            return super().embed(images, instr)
+
+        def match(self, tokens, instr):
+            seen.add(("match", "fused", torch.is_autocast_enabled("cpu")))
+            return super().match(tokens, instr)
+
+    records = []
+    for pid, word in enumerate(PAINT):
+        records.append(Record("cuhk-pedes", "query", None, pid, modality="text", captions=(word,)))
+        records.append(Record("cuhk-pedes", "gallery", f"{word}.png", pid))
+    t2i = Dataset("cuhk-pedes", "CUHK-PEDES", "t2i", root, tuple(records))
+    features = Features(Spied(), "fused", amp="bf16")
+    evaluate.evaluate_all(features, [ltcc(root), t2i])
+    expected = {("embed", "fused", True), ("match", "fused", True)}
+    assert seen == expected, f"(pass, feature, under autocast) are {seen}, expected {expected}"
+
+
 # ---- the figures of a row ----
 
 def test_chance_is_that_of_the_ranking_without_what_is_removed():
