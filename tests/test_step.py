@@ -280,16 +280,55 @@ def test_without_editing_the_instruction_reaches_f_out_alone(monkeypatch):
     compare(terms, eq7(model, images, batch, what, config), model, grads)
 
 
-def test_mining_reaches_both_triplet_losses(monkeypatch):
+@pytest.mark.parametrize("loss", ["adaptive", "triplet"])
+def test_mining_reaches_both_triplet_losses(loss, monkeypatch):
     """--mining hard gives each of F and F_out the loss of test_losses.py::test_hard_triplets_equal_loops."""
     model = a_model()
-    terms, _, _ = step(model, "li", a_config(mining="hard"), monkeypatch)
+    terms, _, _ = step(model, "li", a_config(mining="hard", loss=loss), monkeypatch)
     batch, images, what = a_batch("li")
     with torch.no_grad():
-        out, instr = model(images, model.instruct(what)), model.instruct(what)
+        instr = model.instruct(what)
+        out = model(images, instr)
     for name, feats in (("tri", out.feat), ("tri_out", out.fused)):
-        wanted = losses.adaptive_triplet(feats, PEOPLE, instr.pooled, 0.7, mining="hard")
-        assert abs(terms[name].item() - wanted.item()) < 1e-9, f"--mining does not reach {name}"
+        if loss == "triplet":
+            wanted = losses.triplet(feats, PEOPLE, 0.7, mining="hard")
+        else:
+            wanted = losses.adaptive_triplet(feats, PEOPLE, instr.pooled, 0.7, mining="hard")
+        words = f"--mining hard does not reach {name} of --loss {loss}"
+        assert abs(terms[name].item() - wanted.item()) < 1e-9, words
+
+
+def test_hard_negatives_are_drawn_from_the_generator_of_the_step(monkeypatch):
+    """Else a resumed run would draw others."""
+    model = a_model()
+    batch, images, what = a_batch("t2i")
+    given = []
+
+    def spy(similarity, ids, generator=None):
+        given.append(generator)
+        return FALSE_TEXTS, FALSE_IMAGES
+
+    monkeypatch.setattr(losses, "hard_negatives", spy)
+    chance = torch.Generator()
+    train.loss_terms(model, images, what, batch, a_config(), torch.autocast("cpu", enabled=False), chance)
+    assert given[0] is chance, "hard negatives are drawn from torch's default generator"
+
+
+@pytest.mark.parametrize("learned,used", [(0.001, 0.01), (0.2, 0.2), (3.0, 0.5)])
+def test_the_learned_temperature_stays_between_its_bounds(learned, used, monkeypatch):
+    model = a_model()
+    model.log_temperature.data.fill_(math.log(learned))
+    temperatures = []
+    contrastive = losses.contrastive
+
+    def spy(image_feats, text_feats, ids, temperature):
+        temperatures.append(temperature.item())
+        return contrastive(image_feats, text_feats, ids, temperature)
+
+    monkeypatch.setattr(losses, "contrastive", spy)
+    step(model, "t2i", a_config(), monkeypatch)
+    words = f"a learned temperature of {learned} is used as {temperatures}, its bounds are 0.01 and 0.5"
+    assert temperatures == pytest.approx([used]), words
 
 
 # ---- what a step is made of ----
