@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -339,3 +340,39 @@ def test_a_weight_that_no_loss_reaches_stays(recording):
     assert any(name.startswith("text_head") for name in idle)  # li trains no text query
     for name in idle:
         assert torch.equal(before[name], recording.last[name]), f"{name} moved without a gradient"
+
+
+# ---- half precision ----
+
+SCALE = 16.0  # of the loss: the usual 65,536 is too large for the first step of this run
+
+
+@pytest.fixture(scope="module")
+def norms(recording, tmp_path_factory):
+    """{--amp: norm of the gradient that the first step clips}, of runs that are otherwise alike."""
+    folder = tmp_path_factory.mktemp("precisions")
+    bert = write_bert(folder / "bert")
+    clip = torch.nn.utils.clip_grad_norm_
+    found = {}
+
+    for amp in ("off", "fp16"):
+        def spy(parameters, largest, amp=amp):
+            norm = clip(parameters, largest)
+            found.setdefault(amp, norm.item())
+            return norm
+
+        flags = ("--task", "li", "--data", recording.people, "--text-model", bert, "--name", amp,
+                 "--steps", 1, "--ids", IDS, "--images", IMAGES, "--margin", 0.3, "--amp", amp)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+            patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=SCALE))
+            cli.run(train.main, train.Config)
+    return found
+
+
+def test_scaled_gradients_of_fp16_are_unscaled_before_they_are_clipped(norms):
+    words = (f"the norm that is clipped is {norms['fp16']:.3g} in fp16 and {norms['off']:.3g} in "
+             "float32: the scale of the loss is still in it")
+    assert norms["fp16"] == pytest.approx(norms["off"], rel=0.2), words
