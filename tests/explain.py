@@ -14,12 +14,23 @@ def explain(found, expected, mistakes, tolerance):
             return words
     if found.shape != expected.shape:
         return f"the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}"
-    largest = (found - expected).abs().max().item()
-    known = "; ".join(mistakes)
-    return f"the largest difference is {largest:.2g}, and the reason is none of these: {known}"
+
+    if found.ndim == 0:
+        words = f"it is {found.item():.6g}, expected {expected.item():.6g}"
+    else:
+        largest = (found - expected).abs().max().item()
+        words = f"the largest difference is {largest:.2g}"
+    if mistakes:
+        words += ", and the reason is none of these: " + "; ".join(mistakes)
+    return words
 
 
-def assert_close(found, expected, mistakes, tolerance=1e-5):
-    """found equals expected, or the test fails with the words of the mistake that explains it."""
+def assert_close(found, expected, mistakes, tolerance=1e-5, what=""):
+    """found equals expected, or the test fails with the words of the mistake that explains it.
+
+    what: the name of the thing that is compared, which the words begin with.
+    """
     with torch.no_grad():
-        assert close(found, expected, tolerance), explain(found, expected, mistakes, tolerance)
+        prefix = f"{what}: " if what else ""
+        assert close(found, expected, tolerance), (
+            prefix + explain(found, expected, mistakes, tolerance))

@@ -318,12 +318,14 @@ def world(toy, monkeypatch):
     """Two Market-like sets and one ctcc set with images on disk, and instructions that show their arguments."""
     def instruct(task, records, pool, rng):
         assert all(record in pool[record.pid] for record in records)
+        for pid, images in pool.items():
+            assert {image.pid for image in images} == {pid}, "another person's images are in a pool"
         return [r.path for r in records] if task == "ctcc" else [f"{task} {rng.random()}"] * len(records)
 
     monkeypatch.setattr(data, "training_instructions", instruct)
     sets = []
-    for name, task, ids in (("market", "trad", 5), ("other", "trad", 6), ("cocas", "ctcc", 4)):
-        records = [Record(name, "train", f"{name}/{p}_{i}.png", 100 + 7 * p, clothes=f"{p}", crop_path=f"{name}/{p}_{i}.png")
+    for name, task, ids, first_pid in (("market", "trad", 5, 100), ("other", "trad", 6, 121), ("cocas", "ctcc", 4, 100)):
+        records = [Record(name, "train", f"{name}/{p}_{i}.png", first_pid + 7 * p, clothes=f"{p}", crop_path=f"{name}/{p}_{i}.png")
                    for p in range(ids) for i in range(3)]
         for record in records:
             path = toy / record.path
@@ -345,10 +347,45 @@ def test_batch_holds_what_its_step_says(world):
     batch = batches[0]
     assert batch.images.shape == (8, 3, 16, 8) and batch.images.dtype == torch.uint8 and batch.task == "trad"
     assert torch.equal(batch.pids, 100 + 7 * batch.labels) and len(batch.instr) == 8
+    words = "the labels of a batch are those of another data set"
+    assert torch.equal(batches[2].pids, 121 + 7 * batches[2].labels), words
     assert batches[1].instr.shape == (8, 3, 8, 8) and batches[1].instr.dtype == torch.uint8
     assert batch.clothes is None and torch.equal(batches[1].clothes, batches[1].labels)  # here everybody has one outfit
     first, again = batches.where(0), batches.where(6)
     assert first[0] is batches.where(3)[0] and (first[1], again[1]) == (0, 2)  # each stream counts its own steps
+
+
+def test_the_clothes_on_pictures_are_numbered_by_outfit():
+    """A shop picture and a crop of the same clothes share a number, two outfits of a person do not."""
+    records = []
+    for pid in range(2):
+        for outfit in range(2):
+            clothes = f"{pid}:{outfit}"
+            for k in range(2):
+                crop = f"crop {clothes} {k}"
+                records.append(Record("cocas", "train", f"{clothes} {k}.jpg", pid, clothes=clothes,
+                                      template_path=f"shop {clothes}", crop_path=crop))
+    shown = data.clothes_shown("ctcc", records)
+    outfit_of = {number: set() for number in shown.values()}
+    for path, number in shown.items():
+        outfit_of[number].add(path.split()[1])
+    words = f"clothes are numbered {shown}: each number has to be one outfit"
+    assert sorted(outfit_of) == [0, 1, 2, 3], words
+    assert all(len(outfits) == 1 for outfits in outfit_of.values()), words
+    assert data.clothes_shown("li", records) == {}
+
+
+def test_two_tasks_on_one_data_set_show_people_in_another_order(toy):
+    records = people(12)
+    for record in records:
+        put(toy, record.path)
+    sets = [Dataset("ltcc", "LTCC", task, toy, tuple(records)) for task in ("trad", "cc")]
+    batches = data.Batches(sets, (16, 8), (8, 8), ids_per_batch=4, images_per_id=2, seed=0)
+    orders = {"trad": [], "cc": []}
+    for step in range(6):
+        batch = batches[step]
+        orders[batch.task].append(batch.pids.tolist())
+    assert orders["trad"] != orders["cc"], "every data set and task draws with one and the same seed"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

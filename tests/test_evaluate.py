@@ -304,6 +304,168 @@ def test_model_keeps_its_mode_and_empty_splits_are_named(root):
         evaluate_task(Features(model), ltcc(root)._replace(records=tuple(ltcc(root).split("gallery"))))
 
 
+# ---- which instruction meets which image ----
+
+class Notebook:
+    """In place of Features: it notes what was asked of it, and the features are the numbers of the
+    records. `asked`: {(side, name): instructions}, `given`: {(side, name): features}."""
+    device = "cpu"
+
+    def __init__(self):
+        self.asked = {}
+        self.given = {}
+
+    def __call__(self, dataset, side, records, asks):
+        for name, instructions in asks.items():
+            self.asked[side, name] = instructions
+            self.given[side, name] = torch.arange(len(records))[:, None]
+        return [self.given[side, name] for name in asks]
+
+
+def test_query_and_gallery_hear_the_same_one_of_the_sentences(root):
+    dataset = ltcc(root)
+    spoken = instructions.SENTENCES["cc"]
+    notes = Notebook()
+    pairs = evaluate.side_features(notes, dataset, *evaluate.sides(dataset), sentences=(3, 0, 19))
+    for number, (query_feats, gallery_feats) in zip((3, 0, 19), pairs):
+        sentence = spoken[number]
+        for side, feats in (("query", query_feats), ("gallery", gallery_feats)):
+            heard = set(notes.asked[side, sentence])
+            words = f"sentence {number} is '{sentence}', but images of the {side} hear {heard}"
+            assert heard == {sentence}, words
+            words = f"the {side} features of '{sentence}' come at another sentence's place"
+            assert feats is notes.given[side, sentence], words
+
+
+def test_each_of_the_20_sentences_is_ranked(root):
+    """A model that one sentence strikes blind is worst with that sentence, on both sides."""
+    blinding = instructions.SENTENCES["cc"][7]
+
+    class Blinded(ColourModel):
+        def instruct(self, what):
+            instr = super().instruct(what)
+            is_blinding = torch.tensor([sentence == blinding for sentence in what])
+            return instr._replace(pooled=1e9 * is_blinding[:, None].expand(-1, 3))
+
+    features = Features(Blinded(listen=1.0))
+    [row] = evaluate.evaluate_sentences(features, ltcc(root), Ranking("sc"))
+    words = f"'{blinding}' blinds the model, but the worst sentence is '{row['worst sentence']}'"
+    assert row["worst sentence"] == blinding, words
+    assert row["worst"] < row["best"] == 1
+
+
+def test_the_matrix_gives_a_wrong_sentence_to_both_sides(root):
+    dataset = ltcc(root)
+    notes = Notebook()
+    _, asks = evaluate.variants(notes, dataset, *evaluate.sides(dataset))
+    right = instructions.SENTENCES["cc"][0]
+    wrong = instructions.SENTENCES["trad"][0]
+    assert list(asks) == [right, wrong]
+    for sentence, (said, query_feats, gallery_feats) in asks.items():
+        words = f"under '{sentence}' the matrix takes {{}} features of another sentence"
+        assert query_feats is notes.given["query", sentence], words.format("query")
+        assert gallery_feats is notes.given["gallery", sentence], words.format("gallery")
+        for side in ("query", "gallery"):
+            assert set(notes.asked[side, sentence]) == {sentence}
+        assert set(said) == {sentence}
+
+
+def test_a_random_instruction_is_another_persons(root):
+    records = []
+    for pid in range(3):
+        for role, words in (("query", f"wanted {pid}"), ("gallery", f"own {pid}")):
+            captions = (words, f"own {pid}")
+            records.append(Record("cocas", role, f"{role}{pid}.png", pid, captions=captions))
+    dataset = Dataset("cocas", "COCAS+", "li", root, tuple(records))
+    queries, gallery = evaluate.sides(dataset)
+    drawn = set()
+    for seed in range(30):
+        kept, wrong = evaluate.wrong_instructions(dataset, queries, gallery, seed)
+        assert kept == [0, 1, 2] and wrong["own"] == ["own 0", "own 1", "own 2"]
+        for i, words in zip(kept, wrong["random"]):
+            drawn.add(words)
+            assert words != f"wanted {i}", f"the random instruction of person {i} is what it wants"
+    assert drawn == {"wanted 0", "wanted 1", "wanted 2"}, f"random instructions are only {drawn}"
+
+
+def test_a_query_without_a_wrong_instruction_is_left_out_with_its_features(root):
+    """The first query's own words are unknown, as no image shows it in other clothes."""
+    def query(pid):
+        wanted = f"{pid}:wanted"
+        return Record("cocas", "query", "grey.png", pid, captions=(wanted,), target_clothes=wanted)
+
+    def image(pid, clothes):
+        clothes = f"{pid}:{clothes}"
+        return Record("cocas", "gallery", "red.png", pid, clothes=clothes, captions=(clothes,))
+
+    records = [query(1), query(2), query(3), image(1, "wanted")]
+    records += [image(2, "wanted"), image(2, "other"), image(3, "other")]
+    dataset = Dataset("cocas", "COCAS+", "li", root, tuple(records))
+    notes = Notebook()
+    queries, asks = evaluate.variants(notes, dataset, *evaluate.sides(dataset))
+    assert [record.pid for record in queries] == [2, 3]
+
+    said, query_feats, _ = asks["wanted"]
+    assert said == ["2:wanted", "3:wanted"]
+    words = "the features under 'wanted' are not those of the queries that are kept"
+    assert query_feats.flatten().tolist() == [1, 2], words
+    assert notes.asked["query", "own"] == ["2:other", "3:other"]
+
+
+@pytest.mark.parametrize("task", ("ctcc", "li"))
+def test_small_batches_give_the_same_features(root, task):
+    """Images of the second batch meet their own instructions, not those of the first."""
+    dataset = cocas(root, task)
+    gallery = dataset.split("gallery")
+    own = [instructions.gallery_instruction(task, record) for record in gallery]
+    [whole] = extract(ColourModel(listen=1.0), dataset, gallery, [own])
+    for batch in (1, 3):
+        [parts] = extract(ColourModel(listen=1.0), dataset, gallery, [own], batch=batch)
+        wrong = (parts - whole).abs().amax(1) > 1e-5
+        words = f"in batches of {batch} images {wrong.nonzero().flatten().tolist()} get other features"
+        assert not wrong.any(), words
+
+
+def test_feature_and_precision_reach_every_pass_of_the_model(root):
+    """--feature fused and --amp bf16, in both stages of t2i too."""
+    seen = set()
+
+    class Spied(ColourModel):
+        def embed(self, images, instr, feature="edit"):
+            seen.add(("embed", feature, torch.is_autocast_enabled("cpu")))
+            return super().embed(images, instr)
+
+        def match(self, tokens, instr):
+            seen.add(("match", "fused", torch.is_autocast_enabled("cpu")))
+            return super().match(tokens, instr)
+
+    records = []
+    for pid, word in enumerate(PAINT):
+        records.append(Record("cuhk-pedes", "query", None, pid, modality="text", captions=(word,)))
+        records.append(Record("cuhk-pedes", "gallery", f"{word}.png", pid))
+    t2i = Dataset("cuhk-pedes", "CUHK-PEDES", "t2i", root, tuple(records))
+    features = Features(Spied(), "fused", amp="bf16")
+    evaluate.evaluate_all(features, [ltcc(root), t2i])
+    expected = {("embed", "fused", True), ("match", "fused", True)}
+    assert seen == expected, f"(pass, feature, under autocast) are {seen}, expected {expected}"
+
+
+# ---- the figures of a row ----
+
+def test_chance_is_that_of_the_ranking_without_what_is_removed():
+    """One hit and one stranger are left, the image of the same camera is not: a random order puts
+    the hit first in half of the cases."""
+    queries = [Record("market", "query", "q", 1, 1)]
+    gallery = [Record("market", "gallery", str(i), pid, cam)
+               for i, (pid, cam) in enumerate(((1, 1), (1, 2), (2, 3)))]
+    q, g = columns(queries, gallery)
+    protocol = LAYOUTS["market"].protocols["trad"][0]
+    figures = evaluate_features(torch.ones(1, 2), torch.ones(3, 2), q, g, protocol)
+    words = "chance R1 is {:.3f}, expected 1/2: are removed images counted as ranked?"
+    assert figures["chance R1"] == pytest.approx(1 / 2), words.format(figures["chance R1"])
+    assert figures["chance mAP"] == pytest.approx((1 + 1 / 2) / 2)
+
+
 def test_table_shows_percent_and_aligns():
     lines = evaluate.format_table([{"task": "cc", "mAP": 0.5, "queries": 7}, {"task": "trad", "mAP": 1.0}]).splitlines()
     assert [line.split() for line in lines] == [["task", "mAP", "queries"], ["cc", "50.0", "7"], ["trad", "100.0"]]
@@ -366,7 +528,9 @@ def test_saved_features_give_every_figure_without_a_forward_pass(root, tmp_path)
     read, told = load_features(tmp_path / "f.safetensors")
     assert (read.feature, read.flip, told["task"], told["data"]) == ("edit", True, "all", str(root))
     assert evaluate.evaluate_all(read, datasets) == rows and evaluate.instruction_matrix(read, datasets) == matrix
-    assert evaluate.evaluate_all(read, datasets, Ranking(ap_window=1)) != rows  # a second metric
+    windowed = evaluate.evaluate_all(read, datasets, Ranking(ap_window=1))  # a second metric
+    figures = [[row["mAP"] for row in each] for each in (rows, windowed)]
+    assert figures[0] != figures[1], "ap_window does not change the mAP of any row"
     with pytest.raises(UserError, match="lack 'ltcc/cc/query/swap outfits'"):
         evaluate.evaluate_task(read, ltcc(root), Ranking(sentence=1))
     fewer = ltcc(root)._replace(records=ltcc(root).records[1:])

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import SIZES, AttentionModule, EditingAttention, InstructReID, ViT
+from tests.by_hand import attention_mistakes
+from tests.explain import assert_close
 from tests.reference import golden
 
 TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch",
@@ -38,18 +40,33 @@ def tiny_model(open_gates=True, **kwargs):
 @pytest.mark.parametrize("gate", ["zero", "scalar", "perhead"])
 @pytest.mark.parametrize("mask", ["mask", "nomask"])
 def test_editing_attention_reproduces_the_equations(gate, mask):
-    ref = {key: torch.tensor(value) for key, value in golden("gated_attention/paper_equation.npz").items()}
+    arrays = golden("gated_attention/paper_equation.npz")
+    ref = {key: torch.tensor(value) for key, value in arrays.items()}
     attn = EditingAttention(24, int(ref["num_heads"]), 18).double()
     for module, name in ((attn.q, "q"), (attn.k, "k"), (attn.v, "v"),
                          (attn.k_instr, "k_ins"), (attn.v_instr, "v_ins"), (attn.out, "o")):
-        module.weight.data, module.bias.data = ref[f"w_{name}"], ref[f"b_{name}"]
+        module.weight.data = ref[f"w_{name}"]
+        module.bias.data = ref[f"b_{name}"]
     attn.gate.data = ref[f"gate_{gate}"].expand(attn.heads).clone()
+
+    x = ref["x"]
+    instr = ref["instruction"]
     instr_mask = ref["instruction_mask"].bool() if mask == "mask" else None
-    out = attn(ref["x"], ref["instruction"], instr_mask)
-    assert (out - ref[f"out_separate_{gate}_head_{mask}"]).abs().max() < 1e-10
+    mistakes = attention_mistakes(attn, x, instr, instr_mask)
+    expected = ref[f"out_separate_{gate}_head_{mask}"]
+    assert_close(attn(x, instr, instr_mask), expected, mistakes, 1e-10, "Eq. 2-4")
+
     if gate == "perhead":
-        maps = attn.maps(ref["x"], ref["instruction"], instr_mask)
-        assert (maps - ref[f"attn_separate_perhead_head_{mask}"]).abs().max() < 1e-10
+        expected = ref[f"attn_separate_perhead_head_{mask}"]
+        image, words = expected.split([x.shape[1], instr.shape[1]], 3)
+        gates = attn.gate.view(-1, 1, 1)
+        mistakes = {
+            "the gate is not applied to its right half": torch.cat([image, words / gates], 3),
+            "the gate goes through tanh, Eq. 2 takes it as it stands":
+                torch.cat([image, words / gates * gates.tanh()], 3),
+            "its halves are exchanged": torch.cat([words, image], 3),
+        }
+        assert_close(attn.maps(x, instr, instr_mask), expected, mistakes, 1e-10, "M of Eq. 2")
 
 
 def released_block(ref, gate):
@@ -71,17 +88,22 @@ def released_block(ref, gate):
 def test_editing_attention_reproduces_the_released_block():
     ref = {key: torch.tensor(value)
            for key, value in golden("gated_attention/released_block.npz").items()}
-    x, instr = ref["x"].double(), ref["instruction"].double()
+    x = ref["x"].double()
+    instr = ref["instruction"].double()
     exact = ref["gate_raw"].flatten().double().tanh()  # the released code squashes its gate, the paper does not
 
-    out = released_block(ref, exact)(x, instr)
-    assert (out - ref["out_exact_tanh_nonzero"]).abs().max() < 1e-10
-    out = released_block(ref, exact.half())(x, instr)  # and then rounds it
-    assert (out - ref["out_released_nonzero"]).abs().max() < 2e-5
+    open_gates = released_block(ref, exact)
+    mistakes = attention_mistakes(open_gates, x, instr, None)
+    assert_close(open_gates(x, instr), ref["out_exact_tanh_nonzero"].double(), mistakes, 1e-10)
+    rounded = released_block(ref, exact.half())  # and then rounds it
+    assert_close(rounded(x, instr), ref["out_released_nonzero"].double(), mistakes, 2e-5)
 
     closed = released_block(ref, torch.zeros_like(exact))
-    assert (closed(x, instr) - ref["out_released_zero"]).abs().max() < 2e-5
-    assert (closed(x) - ref["out_no_instruction"]).abs().max() < 2e-5
+    mistakes = attention_mistakes(closed, x, instr, None)
+    expected = ref["out_released_zero"].double()
+    assert_close(closed(x, instr), expected, mistakes, 2e-5, "all gates 0")
+    expected = ref["out_no_instruction"].double()
+    assert_close(closed(x), expected, {}, 2e-5, "without an instruction")
 
 
 def test_gate_zero_is_the_plain_vit_exactly():
@@ -89,18 +111,25 @@ def test_gate_zero_is_the_plain_vit_exactly():
     edited, plain = (ViT((32, 16), 8, None, 32, 3, 4, instr_dim=instr_dim) for instr_dim in (20, None))
     plain.load_state_dict(edited.state_dict(), strict=False)
     images = torch.randn(2, 3, 32, 16)
-    difference = edited(images, torch.randn(2, 5, 20)) - plain(images)
-    assert difference.abs().max() == 0
-    assert all((block.attn.gate == 0).all() for block in edited.blocks)
+    for number, block in enumerate(edited.blocks):
+        words = f"the gates of layer {number} start at {block.attn.gate.tolist()}, not at 0"
+        assert (block.attn.gate == 0).all(), words
+    difference = (edited(images, torch.randn(2, 5, 20)) - plain(images)).abs().max().item()
+    words = f"with all gates 0 the edited ViT is off the plain one by {difference:.2g}, not by 0"
+    assert difference == 0, words
 
 
 def test_every_layer_is_edited_and_every_editing_weight_learns():
     model = tiny_model()
     images = torch.randn(2, 3, 32, 16)
-    model(images, model.instruct(["ignore clothes", "wear boots"])).feat[:, 0].sum().backward()
-    for block in model.editor.blocks:
-        for p in (block.attn.gate, block.attn.k_instr.weight, block.attn.v_instr.weight):
-            assert p.grad.abs().sum() > 0
+    instr = model.instruct(["ignore clothes", "wear boots"])
+    model(images, instr).feat[:, 0].sum().backward()
+    for number, block in enumerate(model.editor.blocks):
+        weights = {"gate": block.attn.gate, "Linear_k'": block.attn.k_instr.weight,
+                   "Linear_v'": block.attn.v_instr.weight}
+        for name, p in weights.items():
+            learns = p.grad is not None and p.grad.abs().sum() > 0
+            assert learns, f"the {name} of layer {number} gets no gradient: is the layer edited?"
 
 
 def test_padding_of_an_instruction_changes_nothing():
@@ -108,23 +137,32 @@ def test_padding_of_an_instruction_changes_nothing():
     images = torch.randn(2, 3, 32, 16)
     alone = model(images[:1], model.instruct(["ignore clothes"]))
     padded = model(images, model.instruct(["ignore clothes", "a man in a red coat and blue trousers"]))
-    for a, b in ((alone.feat, padded.feat), (alone.fused, padded.fused)):
-        assert (a[0] - b[0]).abs().max() < 1e-5
+    words = "{} of an image changes by the padding of its instruction: the mask does not reach it"
+    for name, a, b in (("F", alone.feat, padded.feat), ("F_out", alone.fused, padded.fused)):
+        assert (a[0] - b[0]).abs().max() < 1e-5, words.format(name)
 
 
 def test_one_shared_sentence_equals_the_same_sentence_repeated():
     model = tiny_model()
-    images, instr = torch.randn(3, 3, 32, 16), model.instruct(["ignore clothes"] * 3)
-    assert len(instr.tokens) == 1
+    images = torch.randn(3, 3, 32, 16)
+    instr = model.instruct(["ignore clothes"] * 3)
+    assert len(instr.tokens) == 1, "three equal sentences are encoded three times"
     repeated = type(instr)(*(x.repeat(3, *[1] * (x.ndim - 1)) for x in instr))
-    assert (model(images, instr).fused - model(images, repeated).fused).abs().max() < 1e-5
+    what = "one sentence for all, against the same sentence for each"
+    assert_close(model(images, instr).fused, model(images, repeated).fused, {}, 1e-5, what)
 
 
 def test_the_instruction_matters_only_through_open_gates():
     images = torch.randn(2, 3, 32, 16)
-    for model, listens in ((tiny_model(), True), (tiny_model(open_gates=False), False), (tiny_model(editing=False), False)):
-        a, b = (model.embed(images, model.instruct([s] * 2)) for s in ("ignore clothes", "keep the clothes"))
-        assert ((a - b).abs().max() > 1e-3) == listens
+    cases = (
+        (tiny_model(), True, "open gates, but the instruction does not change the feature"),
+        (tiny_model(open_gates=False), False, "all gates 0, but the instruction is heard"),
+        (tiny_model(editing=False), False, "editing=False, but the instruction is heard"),
+    )
+    for model, listens, words in cases:
+        a = model.embed(images, model.instruct(["ignore clothes"] * 2))
+        b = model.embed(images, model.instruct(["keep the clothes"] * 2))
+        assert ((a - b).abs().max() > 1e-3) == listens, words
 
 
 def test_shapes_and_one_return_type_in_every_mode():
@@ -138,12 +176,17 @@ def test_shapes_and_one_return_type_in_every_mode():
 
 
 def test_retrieval_features_pass_the_bn_neck():
-    model, images = tiny_model(), torch.randn(4, 3, 32, 16)
+    model = tiny_model()
+    images = torch.randn(4, 3, 32, 16)
     model.neck.running_mean += 1.0
     instr = model.instruct(["a"] * 4)
     feat = model(images, instr).feat
-    assert torch.allclose(model.embed(images, instr), F.normalize(model.neck(feat), dim=1))
-    assert not torch.allclose(model.embed(images, instr), F.normalize(feat, dim=1), atol=1e-2)
+    expected = F.normalize(model.neck(feat), dim=1)
+    before = F.normalize(feat, dim=1)
+    assert (expected - before).abs().max() > 1e-2, "the neck has to matter in this test"
+    mistakes = {"what is ranked is F before the neck": before,
+                "what is ranked is not normalised": model.neck(feat)}
+    assert_close(model.embed(images, instr), expected, mistakes)
 
 
 @pytest.mark.parametrize("size,patch,stride,grid", [
@@ -175,8 +218,11 @@ def test_attention_module_sees_both_sides():
     out = module(tokens, instr)
     other_words = module(tokens, model.instruct(["a dog", "a woman in red"]))
     other_image = module(torch.cat([tokens[:1] + torch.randn(1, 9, 32), tokens[1:]]), instr)
-    for changed in (other_words, other_image):
-        assert ((changed - out)[0].abs().sum() > 1e-3) and (changed - out)[1].abs().max() < 1e-5
+    for changed, what in ((other_words, "instruction"), (other_image, "image")):
+        own = (changed - out)[0].abs().sum()
+        others = (changed - out)[1].abs().max()
+        assert own > 1e-3, f"E_f does not see the {what}: F_out stays when it changes"
+        assert others < 1e-5, f"F_out of one person depends on the {what} of another"
 
 
 def test_sizes_have_the_same_fields_and_base_is_the_papers_vit():

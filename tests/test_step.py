@@ -5,9 +5,11 @@ sentence is read without padding, every batch norm and every loss is spelled out
 agree with it term by term, and so must the gradient of every parameter.
 """
 
+import dataclasses
 import itertools
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ import train
 from data import Batch
 from reid.records import Record
 from model import InstructReID
+from tests.explain import assert_close, close
 from tests.test_model import TINY, Letters
 
 TASKS = ("trad", "cc", "ctcc", "vi", "t2i", "li")
@@ -143,7 +146,9 @@ def triplets(feats, pooled, config):
     def beta(a, r):
         if PEOPLE[a] != PEOPLE[r]:
             return 0.0
-        return 1.0 if config.loss == "triplet" else F.cosine_similarity(pooled[a], pooled[r], dim=0).item()
+        if config.loss == "triplet":
+            return 1.0
+        return F.cosine_similarity(pooled[a], pooled[r], dim=0).item()
 
     terms = []
     for a, r1, r2 in itertools.permutations(range(len(PEOPLE)), 3):
@@ -165,70 +170,152 @@ def contrast(rows, columns, same, temperature):
     return total / (2 * len(rows))
 
 
+def identities(feats, classifier, smoothing):
+    """L_id: the mean over the images."""
+    logits = feats @ classifier.weight.T
+    return sum(cross_entropy(row, label, smoothing) for row, label in zip(logits, PEOPLE)) / len(PEOPLE)
+
+
 def eq7(model, images, batch, what, config):
-    """L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out), and the contrast of the clothes on the pictures."""
-    instrs, pooled = zip(*(instruction_of(model, one) for one in what))
-    tokens = [tokens_of(model.editor, image, instr if model.editing else None) for image, instr in zip(images, instrs)]
+    """L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out), and the contrast of the clothes on the pictures.
+
+    Returns (terms, {term: {what is wrong: a function that gives what the term would then be}}).
+    """
+    instrs, pooled = zip(*(instruction_of(model, each) for each in what))
+    tokens = []
+    fused = []
+    for image, instr in zip(images, instrs):
+        tokens.append(tokens_of(model.editor, image, instr if model.editing else None))
+        fused.append(attention_module(model, tokens[-1], instr))
     feats = torch.stack([each[0] for each in tokens])
-    fused = torch.stack([attention_module(model, each, instr) for each, instr in zip(tokens, instrs)])
+
+    other_loss = {"adaptive": "triplet", "triplet": "adaptive"}[config.loss]
+    inverted = dataclasses.replace(config, loss=other_loss)
+    projected = [instr[0] for instr in instrs]
     terms = {}
-    for name, source, neck, heads in (("", feats, model.neck, model.classifiers),
-                                      ("_out", fused, model.fused_neck, model.fused_classifiers)):
-        logits = after_neck(source, neck) @ heads[batch.dataset].weight.T
-        terms["tri" + name] = triplets(source, pooled, config)
-        terms["id" + name] = sum(cross_entropy(row, y, config.smoothing) for row, y in zip(logits, PEOPLE)) / len(PEOPLE)
+    mistakes = {}
+    for end, name, source, neck, heads in (
+        ("", "F", feats, model.neck, model.classifiers),
+        ("_out", "F_out", torch.stack(fused), model.fused_neck, model.fused_classifiers),
+    ):
+        behind = after_neck(source, neck)
+        head = heads[batch.dataset]
+        terms["tri" + end] = triplets(source, pooled, config)
+        terms["id" + end] = identities(behind, head, config.smoothing)
+        mistakes["tri" + end] = {
+            f"the triplets see {name} after its neck, they have to see it before":
+                partial(triplets, behind, pooled, config),
+            f"this is the loss of --loss {other_loss}, asked for is --loss {config.loss}":
+                partial(triplets, source, pooled, inverted),
+            "beta comes from the projected instruction, Eq. 6 has the encoder's own pooled vector":
+                partial(triplets, source, projected, config),
+            "--margin is ignored": partial(triplets, source, pooled, dataclasses.replace(config, margin=0.3)),
+        }
+        mistakes["id" + end] = {
+            f"the classifier sees {name} before its neck, it has to see it after":
+                partial(identities, source, head, config.smoothing),
+            f"the neck of {name} has a bias that learns, it has to stay 0":
+                partial(identities, behind + neck.bias, head, config.smoothing),
+            "the label smoothing is ignored": partial(identities, behind, head, 0.0),
+            "the classifier is that of another data set":
+                partial(identities, behind, heads["other"], config.smoothing),
+        }
+
     if batch.clothes is not None and config.align:
         looks = torch.stack([each / each.norm() for each in pooled])
         terms["align"] = contrast(looks, looks, CLOTHES, 0.1)
-    return terms
+        mistakes["align"] = {"pictures of a person agree, and not pictures of the same clothes":
+                             partial(contrast, looks, looks, PEOPLE, 0.1)}
+    return terms, mistakes
+
+
+def matchings(model, tokens, instrs, true_label, false_texts, false_images):
+    """L_match: the mean over the pairs; true_label 1 is [0, 1], the answer for a true pair."""
+    pairs = [(i, i, true_label) for i in range(len(tokens))]
+    pairs += [(i, int(text), 1 - true_label) for i, text in enumerate(false_texts)]
+    pairs += [(int(image), i, 1 - true_label) for i, image in enumerate(false_images)]
+    values = []
+    for image, text, label in pairs:
+        logits = model.match_head(attention_module(model, tokens[image], instrs[text]))
+        values.append(cross_entropy(logits, label))
+    return sum(values) / len(values)
 
 
 def eq8(model, images, what):
-    """L = L_cl(F) + L_match(F_out); the images are not edited."""
+    """L = L_cl(F) + L_match(F_out); the images are not edited.
+
+    Returns (terms, mistakes as in eq7, {what is wrong: similarity}); the right similarity is that of "".
+    """
     instrs = [instruction_of(model, sentence)[0] for sentence in what]
     tokens = [tokens_of(model.editor, image) for image in images]
-    image_feats = after_neck(torch.stack([each[0] for each in tokens]), model.neck)
-    image_feats = torch.stack([feat / feat.norm() for feat in image_feats])
-    text_feats = torch.stack([model.text_head(instr[0]) for instr in instrs])
-    text_feats = torch.stack([feat / feat.norm() for feat in text_feats])
     temperature = model.log_temperature.exp()
+    before = torch.stack([each[0] for each in tokens])
+    image_feats = F.normalize(after_neck(before, model.neck), dim=1)
+    before = F.normalize(before, dim=1)
+    text_feats = F.normalize(torch.stack([model.text_head(instr[0]) for instr in instrs]), dim=1)
 
-    pairs = [(i, i, 1) for i in range(len(images))]                             # true: [0, 1]
-    pairs += [(i, int(text), 0) for i, text in enumerate(FALSE_TEXTS)]          # false: [1, 0]
-    pairs += [(int(image), i, 0) for i, image in enumerate(FALSE_IMAGES)]
-    matching = [cross_entropy(model.match_head(attention_module(model, tokens[image], instrs[text])), label)
-                for image, text, label in pairs]
-    similarity = image_feats @ text_feats.T / temperature
-    return {"con": contrast(image_feats, text_feats, PEOPLE, temperature), "match": sum(matching) / len(pairs)}, similarity
+    match = partial(matchings, model, tokens, instrs)
+    terms = {
+        "con": contrast(image_feats, text_feats, PEOPLE, temperature),
+        "match": match(1, FALSE_TEXTS, FALSE_IMAGES),
+    }
+    mistakes = {
+        "con": {
+            "the contrast sees F before the neck, it has to see it after":
+                partial(contrast, before, text_feats, PEOPLE, temperature),
+            "the similarity is not divided by the temperature":
+                partial(contrast, image_feats, text_feats, PEOPLE, 1.0),
+        },
+        "match": {
+            "true pairs are labelled false and false ones true": partial(match, 0, FALSE_TEXTS, FALSE_IMAGES),
+            "the indices of false texts and of false images are exchanged":
+                partial(match, 1, FALSE_IMAGES, FALSE_TEXTS),
+        },
+    }
+    similarity = {
+        "": image_feats @ text_feats.T / temperature,
+        "it is that of F before the neck": before @ text_feats.T / temperature,
+        "it is not divided by the temperature": image_feats @ text_feats.T,
+        "it is text x image": text_feats @ image_feats.T / temperature,
+    }
+    return terms, mistakes, similarity
 
 
 # ---- the comparison ----
 
-LOOK = {  # the term that differs -> where a reader should look
-    "tri": "the triplets of F (Eq. 5-7): F before the neck, beta from the encoder's pooled vector, --loss and --margin",
-    "id": "the identity loss of F (Eq. 7): F after the neck, the classifier of the batch's data set, --smoothing",
-    "tri_out": "the triplets of F_out (Eq. 7): F_out before its own neck",
-    "id_out": "the identity loss of F_out (Eq. 7): F_out after its own neck, its own classifier",
-    "align": "the contrast of the pictures: the clothes that they show, not the people",
-    "con": "L_cl of Eq. 8: F after the neck against the text head, images of a person are positives of its texts",
-    "match": "L_match of Eq. 8: true pairs have the second place, false texts go with their image and false images with "
-             "their text",
+LOOK = {  # term -> what it is
+    "tri": "the triplet loss of F (Eq. 5-7)",
+    "id": "the identity loss of F (Eq. 7)",
+    "tri_out": "the triplet loss of F_out (Eq. 5-7)",
+    "id_out": "the identity loss of F_out (Eq. 7)",
+    "align": "the contrast of the pictures of clothes",
+    "con": "L_cl of Eq. 8",
+    "match": "L_match of Eq. 8",
 }
 
 
-def compare(ours, twin, model, grads):
-    assert ours.keys() == twin.keys(), f"terms of the loss are {set(ours)}, by the paper {set(twin)}"
-    for name in twin:
-        difference = abs(ours[name].item() - twin[name].item())
-        assert difference < 1e-9, f"{name} is {ours[name].item():.6f}, by the paper {twin[name].item():.6f}: look at {LOOK[name]}"
+def compare(ours, twin, mistakes, model, grads):
+    """The terms and the gradients of train.py against those of the twin."""
+    words = f"the terms of the loss are {sorted(ours)}, by the paper they are {sorted(twin)}"
+    assert ours.keys() == twin.keys(), words
+    for name, expected in twin.items():
+        found = ours[name].detach()
+        expected = expected.detach()
+        if not close(found, expected, 1e-9):
+            wrong = {words: value().detach() for words, value in mistakes[name].items()}
+            assert_close(found, expected, wrong, 1e-9, f"{name}, {LOOK[name]}")
+
     model.zero_grad()
     sum(twin.values()).backward()
     for name, p in model.named_parameters():
-        other = grads[name]
-        assert (other is None) == (p.grad is None), f"{name} {'gets no' if other is None else 'should get no'} gradient"
-        if other is not None:
-            scale = 1e-9 * (1 + p.grad.abs().max())
-            assert (other - p.grad).abs().max() < scale, f"the gradient of {name} is not that of the paper's loss"
+        found = grads[name]
+        if p.grad is None:
+            assert found is None, f"{name} gets a gradient, by the paper's loss it has none"
+            continue
+        assert found is not None, f"{name} gets no gradient, the paper's loss gives it one"
+        scale = 1e-9 * (1 + p.grad.abs().max())
+        words = f"the gradient of {name} is not that of the paper's loss, whose value is right"
+        assert (found - p.grad).abs().max() < scale, words
 
 
 def step(model, task, config, monkeypatch):
@@ -253,16 +340,17 @@ def test_a_step_equals_eq7_image_by_image(task, loss, monkeypatch):
     model, config = a_model(), a_config(loss=loss)
     terms, grads, _ = step(model, task, config, monkeypatch)
     batch, images, what = a_batch(task)
-    compare(terms, eq7(model, images, batch, what, config), model, grads)
+    compare(terms, *eq7(model, images, batch, what, config), model, grads)
 
 
 def test_a_step_of_t2i_equals_eq8_pair_by_pair(monkeypatch):
     model = a_model()
     terms, grads, [(similarity, ids)] = step(model, "t2i", a_config(), monkeypatch)
-    twin, expected = eq8(model, *a_batch("t2i")[1:])
-    assert (similarity - expected).abs().max() < 1e-9, "hard negatives are drawn by image x text similarity / temperature"
-    assert torch.equal(ids, PEOPLE)
-    compare(terms, twin, model, grads)
+    twin, mistakes, wrong = eq8(model, *a_batch("t2i")[1:])
+    expected = wrong.pop("")
+    assert_close(similarity, expected, wrong, 1e-9, "the similarity that hard negatives are drawn by")
+    assert torch.equal(ids, PEOPLE), "hard negatives are told other identities than those of the batch"
+    compare(terms, twin, mistakes, model, grads)
 
 
 @pytest.mark.parametrize("flags", [{"align": False}, {"margin": 5.0}, {"smoothing": 0.0}])
@@ -270,34 +358,76 @@ def test_flags_reach_the_loss(flags, monkeypatch):
     model, config = a_model(), a_config(**flags)
     terms, grads, _ = step(model, "ctcc", config, monkeypatch)
     batch, images, what = a_batch("ctcc")
-    compare(terms, eq7(model, images, batch, what, config), model, grads)
+    compare(terms, *eq7(model, images, batch, what, config), model, grads)
 
 
 def test_without_editing_the_instruction_reaches_f_out_alone(monkeypatch):
     model, config = a_model(editing=False), a_config()
     terms, grads, _ = step(model, "li", config, monkeypatch)
     batch, images, what = a_batch("li")
-    compare(terms, eq7(model, images, batch, what, config), model, grads)
+    compare(terms, *eq7(model, images, batch, what, config), model, grads)
 
 
-def test_mining_reaches_both_triplet_losses(monkeypatch):
+@pytest.mark.parametrize("loss", ["adaptive", "triplet"])
+def test_mining_reaches_both_triplet_losses(loss, monkeypatch):
     """--mining hard gives each of F and F_out the loss of test_losses.py::test_hard_triplets_equal_loops."""
     model = a_model()
-    terms, _, _ = step(model, "li", a_config(mining="hard"), monkeypatch)
+    terms, _, _ = step(model, "li", a_config(mining="hard", loss=loss), monkeypatch)
     batch, images, what = a_batch("li")
     with torch.no_grad():
-        out, instr = model(images, model.instruct(what)), model.instruct(what)
+        instr = model.instruct(what)
+        out = model(images, instr)
     for name, feats in (("tri", out.feat), ("tri_out", out.fused)):
-        wanted = losses.adaptive_triplet(feats, PEOPLE, instr.pooled, 0.7, mining="hard")
-        assert abs(terms[name].item() - wanted.item()) < 1e-9, f"--mining does not reach {name}"
+        if loss == "triplet":
+            wanted = losses.triplet(feats, PEOPLE, 0.7, mining="hard")
+        else:
+            wanted = losses.adaptive_triplet(feats, PEOPLE, instr.pooled, 0.7, mining="hard")
+        words = f"--mining hard does not reach {name} of --loss {loss}"
+        assert abs(terms[name].item() - wanted.item()) < 1e-9, words
+
+
+def test_hard_negatives_are_drawn_from_the_generator_of_the_step(monkeypatch):
+    """Else a resumed run would draw others."""
+    model = a_model()
+    batch, images, what = a_batch("t2i")
+    given = []
+
+    def spy(similarity, ids, generator=None):
+        given.append(generator)
+        return FALSE_TEXTS, FALSE_IMAGES
+
+    monkeypatch.setattr(losses, "hard_negatives", spy)
+    chance = torch.Generator()
+    train.loss_terms(model, images, what, batch, a_config(), torch.autocast("cpu", enabled=False), chance)
+    assert given[0] is chance, "hard negatives are drawn from torch's default generator"
+
+
+@pytest.mark.parametrize("learned,used", [(0.001, 0.01), (0.2, 0.2), (3.0, 0.5)])
+def test_the_learned_temperature_stays_between_its_bounds(learned, used, monkeypatch):
+    model = a_model()
+    model.log_temperature.data.fill_(math.log(learned))
+    temperatures = []
+    contrastive = losses.contrastive
+
+    def spy(image_feats, text_feats, ids, temperature):
+        temperatures.append(temperature.item())
+        return contrastive(image_feats, text_feats, ids, temperature)
+
+    monkeypatch.setattr(losses, "contrastive", spy)
+    step(model, "t2i", a_config(), monkeypatch)
+    words = f"a learned temperature of {learned} is used as {temperatures}, its bounds are 0.01 and 0.5"
+    assert temperatures == pytest.approx([used]), words
 
 
 # ---- what a step is made of ----
 
 def test_any_caption_of_an_image_can_be_drawn():
     records = [Record("cuhk-pedes", "train", f"{pid}.jpg", pid, captions=(f"first {pid}", f"second {pid}")) for pid in (1, 2)]
-    drawn = {tuple(instructions.training_instructions("t2i", records, {}, random.Random(seed))) for seed in range(60)}
-    assert drawn == set(itertools.product(("first 1", "second 1"), ("first 2", "second 2")))
+    drawn = set()
+    for seed in range(60):
+        drawn.add(tuple(instructions.training_instructions("t2i", records, {}, random.Random(seed))))
+    possible = set(itertools.product(("first 1", "second 1"), ("first 2", "second 2")))
+    assert drawn == possible, f"of the captions of two images only these are ever drawn: {drawn}"
 
 
 @pytest.mark.parametrize("task", ["ctcc", "li"])
