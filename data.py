@@ -102,7 +102,7 @@ class PKSampler:
 
 
 def task_cycle(ratios):
-    """The order of the tasks, each evenly spread: {"trad": 2, "cc": 1} -> ("trad", "cc", "trad")."""
+    """The tasks in turn, each evenly spread: {"trad": 2, "cc": 1} -> ("trad", "cc", "trad")."""
     places = []
     for task, count in ratios.items():
         places += [((i + 0.5) / count, task) for i in range(count)]
@@ -219,7 +219,7 @@ class Batches(torch.utils.data.Dataset):
 
 
 def with_training_images(datasets):
-    """Those that are trained on; the others are there to be tested on. UserError if there is none."""
+    """Those that are trained on; the others are there to be tested on. UserError if none is."""
     trained = [dataset for dataset in datasets if dataset.split("train")]
     if trained:
         return trained
@@ -230,7 +230,7 @@ def with_training_images(datasets):
 
 
 def clothes_shown(task, records):
-    """{path of an instruction picture: number of the clothes on it}, from 0; empty without pictures."""
+    """{path of an instruction picture: number of the clothes on it}, empty without pictures."""
     shown = {}
     if not TASKS[task].pictures:
         return shown
@@ -246,7 +246,7 @@ def clothes_shown(task, records):
 def loader(batches, first, last, workers=0):
     """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
     with the cache. UserError as in Batches."""
-    own = torch.Generator()  # else a loader draws from torch's default one, and a resumed run differs
+    own = torch.Generator()  # else it draws from torch's default one, and a resumed run differs
     steps = range(first, last)
     try:
         yield from DataLoader(

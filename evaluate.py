@@ -1,5 +1,5 @@
-"""Evaluation, from top to bottom: exact metrics, features under a protocol, the rows of a table, the
-instruction matrix, the command.
+"""Evaluation, from top to bottom: exact metrics, features under a protocol, the rows of a table,
+the instruction matrix, the command.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints a row per data set, task and protocol.
 Figures are fractions in the code and percent on the screen.
@@ -225,7 +225,8 @@ def check_features(query_feats, gallery_feats):
             f"{len(query_feats)} queries and {len(gallery_feats)} gallery images: nothing to rank; "
             "check both lists or folders"
         )
-    query_width, gallery_width = query_feats.shape[1], gallery_feats.shape[1]
+    query_width = query_feats.shape[1]
+    gallery_width = gallery_feats.shape[1]
     if query_width != gallery_width:
         raise UserError(
             f"query features are {query_width} wide, gallery features {gallery_width}: they need "
@@ -359,11 +360,13 @@ def side_features(features, dataset, queries, gallery, sentences=(0,)):
     """(query_feats, gallery_feats) under each of the sentences; a task without sentences has but
     one instruction per record."""
     spoken = TASKS[dataset.task].sentences
-    wanted, own = {}, {}
+    wanted = {}
+    own = {}
     for i in sentences:
-        query_name, gallery_name = (spoken[i], spoken[i]) if spoken else ("wanted", "own")
-        wanted[query_name] = [query_instruction(dataset.task, record, i) for record in queries]
-        own[gallery_name] = [gallery_instruction(dataset.task, record, i) for record in gallery]
+        name = spoken[i] if spoken else "wanted"
+        wanted[name] = [query_instruction(dataset.task, record, i) for record in queries]
+        name = spoken[i] if spoken else "own"
+        own[name] = [gallery_instruction(dataset.task, record, i) for record in gallery]
 
     if gallery is queries:
         feats = features(dataset, "test", queries, wanted)
@@ -503,7 +506,8 @@ def wrong_instructions(dataset, queries, gallery, seed=0):
     random: what a query of another person wants.
     """
     rng = random.Random(seed)
-    queries_of, images_of = defaultdict(list), defaultdict(list)
+    queries_of = defaultdict(list)
+    images_of = defaultdict(list)
     for record in queries:
         queries_of[record.pid].append(record)
     for record in gallery:
@@ -513,7 +517,8 @@ def wrong_instructions(dataset, queries, gallery, seed=0):
             f"{dataset.root}: one query person only; a random instruction needs a second"
         )
 
-    kept, wrong = [], {"own": [], "random": []}
+    kept = []
+    wrong = {"own": [], "random": []}
     for i, query in enumerate(queries):
         own = own_instruction(dataset.task, query, images_of[query.pid])
         if not own:
@@ -651,11 +656,13 @@ def main(config):
                 f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again "
                 "with it"
             )
-    data, task = config.data or trained["data"], config.task or trained["task"]
+    data = config.data or trained["data"]
+    task = config.task or trained["task"]
     datasets = tested_datasets(data, task)
     ranking = Ranking(config.protocol, rerank=config.rerank, ap_window=config.ap_window)
 
-    rows, spread = [], []
+    rows = []
+    spread = []
     for dataset in datasets:
         if config.instructions == "all" and TASKS[dataset.task].sentences:
             spread += evaluate_sentences(features, dataset, ranking)

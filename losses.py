@@ -1,7 +1,8 @@
 """The losses of Sec. 4.3-4.4, pure functions of tensors.
 
-Dimension letters: b batch, d feature width, k instruction width. Features may be in half precision: every loss is
-computed in float32. Call them outside autocast, which would cast the products inside back to half precision.
+Dimension letters: b batch, d feature width, k instruction width.
+Features may be in half precision: every loss is computed in float32. Call them outside autocast,
+which would cast the products inside back to half precision.
 """
 
 import torch
@@ -32,7 +33,10 @@ def different_images(ids):
 # ---- adaptive triplet loss (Sec. 4.3) ----
 
 def distances(feats, squared=True):
-    """d of Eq. 5 between all pairs, feats (b d) -> (b b): squared Euclidean, or plain with squared=False."""
+    """d of Eq. 5 between all pairs, feats (b d) -> (b b).
+
+    Squared Euclidean as in the paper, or plain with squared=False.
+    """
     feats = full(feats)
     norms = feats.square().sum(1)
     sums = rearrange(norms, "a -> a 1") + rearrange(norms, "r -> 1 r")
@@ -45,8 +49,10 @@ def distances(feats, squared=True):
 
 
 def relatedness(ids, instr):
-    """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b): the cosine of two instructions where the
-    identities agree, else 0. No gradient."""
+    """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient.
+
+    The cosine of two instructions where the identities agree, else 0.
+    """
     instr = full(instr.detach())
     instr = F.normalize(instr, dim=-1)
     cosine = instr @ instr.T
@@ -54,7 +60,8 @@ def relatedness(ids, instr):
 
 
 def triplet_terms(d1, d2, gap, margin):
-    """Eq. 5 for triplets of any shape: d1, d2 the distances of an anchor to its references r1 and r2, gap = b1 - b2.
+    """Eq. 5 for triplets of any shape: an anchor is at distance d1 of its reference r1 and d2 of
+    r2; gap is b1 - b2.
 
     The more related reference must be the nearer one, by |b1 - b2| * margin.
     """
@@ -63,15 +70,18 @@ def triplet_terms(d1, d2, gap, margin):
 
 
 def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
-    """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person, the nearer they are.
+    """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person,
+    the nearer they are.
 
-    feats (b d), ids (b), instr (b k) pooled instructions -> scalar. Equal instructions make it the plain triplet loss.
+    feats (b d), ids (b), instr (b k) pooled instructions -> scalar.
+    Equal instructions make it the plain triplet loss.
 
-    mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with b1 != b2.
+    mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with
+    b1 != b2.
     mining "hard": two triplets per anchor, see `hard_triplets`.
 
-    A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and Eq. 5 then pushes it
-    further away than the stranger: the equation is kept as printed.
+    A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and
+    Eq. 5 then pushes it further away than the stranger: the equation is kept as printed.
     """
     dist = distances(feats, squared)
     beta = relatedness(ids, instr).to(dist.dtype)
@@ -82,7 +92,7 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
 
 
 def all_triplets(dist, beta, margin):
-    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar. The dimensions are anchor, r1, r2."""
+    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar."""
     d1 = rearrange(dist, "a r1 -> a r1 1")
     d2 = rearrange(dist, "a r2 -> a 1 r2")
     b1 = rearrange(beta, "a r1 -> a r1 1")
@@ -101,9 +111,9 @@ def all_triplets(dist, beta, margin):
 def hard_triplets(dist, beta, ids, margin):
     """Eq. 5 for two triplets per anchor; dist, beta (b b), ids (b) -> the sum of both means.
 
-    1. r1 the farthest image of the same identity, r2 the nearest of another identity (Hermans et al. 2017).
-    2. r1 the image of the same identity with the most alike instruction, r2 the one with the least alike; where several
-       are equally alike, the farthest of the first and the nearest of the second.
+    1. r1 the farthest image of the same identity, r2 the nearest of another (Hermans et al. 2017).
+    2. Both of the same identity: r1 the one with the most alike instruction, r2 the one with the
+       least alike; where several are equally alike, the farthest and the nearest of them.
     """
     equal = equal_pairs(ids)
     same = equal & different_images(ids)
@@ -119,12 +129,17 @@ def hard_triplets(dist, beta, ids, margin):
 
 
 def hard_pair(dist, beta, far_ones, near_ones, margin):
-    """Mean of Eq. 5 over the anchors: r1 is the farthest of far_ones, r2 the nearest of near_ones, both (b b) bool."""
+    """Mean of Eq. 5 over the anchors: r1 is the farthest of far_ones, r2 the nearest of near_ones,
+    both (b b) bool."""
     r1 = dist.masked_fill(~far_ones, -torch.inf).argmax(1)
     r2 = dist.masked_fill(~near_ones, torch.inf).argmin(1)
     anchors = torch.arange(len(dist), device=dist.device)
-    gap = beta[anchors, r1] - beta[anchors, r2]
-    terms = triplet_terms(dist[anchors, r1], dist[anchors, r2], gap, margin)
+    d1 = dist[anchors, r1]
+    d2 = dist[anchors, r2]
+    b1 = beta[anchors, r1]
+    b2 = beta[anchors, r2]
+    gap = b1 - b2
+    terms = triplet_terms(d1, d2, gap, margin)
 
     valid = gap.abs() > TIE
     valid &= far_ones.any(1)
@@ -139,7 +154,8 @@ def mean_of_valid(terms, valid):
 
 
 def triplet(feats, ids, margin=0.3, squared=True, mining="all"):
-    """The plain triplet loss (Schroff et al. 2015; "hard": Hermans et al. 2017), the "w/o L_atri" row of Tab. 5.
+    """The plain triplet loss, the "w/o L_atri" row of Tab. 5 (Schroff et al. 2015; "hard": Hermans
+    et al. 2017).
 
     feats (b d), ids (b) -> scalar: the adaptive loss with one instruction for all.
     """
@@ -150,14 +166,19 @@ def triplet(feats, ids, margin=0.3, squared=True, mining="all"):
 # ---- identity loss, and the losses of text-to-image retrieval (Sec. 4.4) ----
 
 def identity(logits, labels, smoothing=0.0):
-    """L_id of Eq. 7: cross-entropy over the identities of one data set. logits (b classes), labels (b) -> scalar."""
-    return F.cross_entropy(full(logits), labels, label_smoothing=smoothing)
+    """L_id of Eq. 7: cross-entropy over the identities of one data set.
+
+    logits (b classes), labels (b) -> scalar.
+    """
+    logits = full(logits)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def contrastive(image_feats, text_feats, ids, temperature):
     """L_cl of Eq. 8: image-text contrast in both directions, every pair of one identity a positive.
 
-    image_feats, text_feats (b d) L2-normalised, ids (b), temperature a number or scalar tensor -> scalar.
+    image_feats, text_feats (b d) L2-normalised, ids (b), temperature a number or scalar tensor
+    -> scalar.
     """
     similarity = full(image_feats) @ full(text_feats).T
     logits = similarity / temperature
@@ -170,8 +191,8 @@ def contrastive(image_feats, text_feats, ids, temperature):
 
 
 def hard_negatives(similarity, ids, generator=None):
-    """For each image a text, and for each text an image, of another identity, drawn in proportion to the softmax of their
-    similarity, as in ALBEF (Li et al. 2021).
+    """For each image a text, and for each text an image, of another identity, drawn in proportion
+    to the softmax of their similarity, as in ALBEF (Li et al. 2021).
 
     similarity (b b) image x text logits, ids (b) -> index of a text (b), index of an image (b).
     """
@@ -186,12 +207,12 @@ def hard_negatives(similarity, ids, generator=None):
 
 
 def matching(positive_logits, negative_logits):
-    """L_match of Eq. 8: binary cross-entropy with one-hot targets, [0, 1] for a true pair and [1, 0] for a false one.
+    """L_match of Eq. 8: binary cross-entropy with one-hot targets, [0, 1] for a true pair and
+    [1, 0] for a false one.
 
     positive_logits (b 2), negative_logits (m 2) -> scalar.
     """
-    logits = torch.cat([positive_logits, negative_logits])
-    labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    logits = full(torch.cat([positive_logits, negative_logits]))
+    labels = torch.zeros(len(logits), device=logits.device)
     labels[:len(positive_logits)] = 1
-    logits = full(logits)
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels.long())

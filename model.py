@@ -1,6 +1,7 @@
 """IRM, the Instruct-ReID model (Sec. 4, Fig. 3): an instruction edits what a ViT sees of a person.
 
-E_i is `InstructionEncoder`, E_e is `ViT`, E_f is `AttentionModule`, Fig. 3 is `InstructReID.forward`.
+E_i is `InstructionEncoder`, E_e is `ViT`, E_f is `AttentionModule`; Fig. 3 is
+`InstructReID.forward`.
 Dimension letters: b batch, n image tokens (CLS first), t instruction tokens, d width, h heads,
 c width of one head, k width of the pooled instruction.
 """
@@ -15,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Instruction(NamedTuple):
-    """F_T, what the instruction encoder says. The batch may be 1 where all images share a sentence."""
+    """F_T, what the instruction encoder says. b may be 1 where all images share a sentence."""
 
     tokens: torch.Tensor  # (b t d), in the editing width; the first stands for the whole
     mask: torch.Tensor  # (b t) bool, True = a real token
     pooled: torch.Tensor  # (b k), the encoder's own pooled vector: its cosines are beta of Eq. 6
-    words: torch.Tensor  # (b t-1 k), the encoder's own tokens, as ALBEF's multimodal layers read them
+    words: torch.Tensor  # (b t-1 k), the encoder's own tokens, which ALBEF's E_f reads
 
     def expand(self, batch):
         """One shared instruction for each image of a batch; b instructions stay what they are."""
@@ -235,12 +236,20 @@ def conv_stem(dim):
 
 
 def conv(width, dim, stride=1):
-    return nn.Conv2d(width, dim, 3, stride, padding=1), nn.BatchNorm2d(dim)
+    """A convolution of 3x3 and its batch norm."""
+    layer = nn.Conv2d(width, dim, 3, stride, padding=1)
+    return layer, nn.BatchNorm2d(dim)
 
 
 class Residual(nn.Sequential):
+    """Two convolutions beside a shortcut (He et al. 2016)."""
+
     def __init__(self, dim):
-        super().__init__(*conv(dim, dim), nn.ReLU(), *conv(dim, dim))
+        super().__init__(
+            *conv(dim, dim),
+            nn.ReLU(),
+            *conv(dim, dim),
+        )
 
     def forward(self, x):
         return F.relu(x + super().forward(x))
@@ -281,7 +290,8 @@ class TextEncoder(nn.Module):
         if self.trainable:
             return
         unknown = set(sentences) - self.memory.keys()
-        unknown = sorted(unknown, key=lambda sentence: (len(sentence), sentence))
+        unknown = sorted(unknown)
+        unknown.sort(key=len)  # little padding, and an order that depends on nothing else
         self.bert.eval()
 
         for start in progress(range(0, len(unknown), 64)):
@@ -339,7 +349,10 @@ class InstructionEncoder(nn.Module):
         self.text = text
         self.picture = picture
         self.picture_pooling = picture_pooling
-        self.from_text = nn.Sequential(nn.LayerNorm(text.width), nn.Linear(text.width, dim))
+        self.from_text = nn.Sequential(
+            nn.LayerNorm(text.width),
+            nn.Linear(text.width, dim),
+        )
         self.from_picture = nn.Linear(dim, dim)
 
     def forward(self, what):
@@ -382,9 +395,13 @@ class AttentionModule(nn.Module):
     def forward(self, image_tokens, instr):
         """image_tokens (b n d), instr an Instruction of b or 1 -> F_out (b 2d)."""
         instr = instr.expand(len(image_tokens))
-        image_cls, patches = image_tokens[:, :1], image_tokens[:, 1:]
-        instr_cls, words = instr.tokens[:, :1], instr.tokens[:, 1:]
-        person = self._attend(image_cls, words, instr.mask[:, 1:])
+        image_cls = image_tokens[:, :1]
+        patches = image_tokens[:, 1:]
+        instr_cls = instr.tokens[:, :1]
+        words = instr.tokens[:, 1:]
+        words_mask = instr.mask[:, 1:]
+
+        person = self._attend(image_cls, words, words_mask)
         wish = self._attend(instr_cls, patches)
         return torch.cat([person, wish], -1)
 
@@ -458,8 +475,9 @@ class InstructReID(nn.Module):
         super().__init__()
         shape = SIZES[size] if isinstance(size, str) else size
         classes = classes or {}
-        dim, heads = shape["dim"], shape["heads"]
-        trunk = dict(patch=shape["patch"], dim=dim, heads=heads, stem=shape["stem"])
+        dim = shape["dim"]
+        heads = shape["heads"]
+        trunk = {key: shape[key] for key in ("patch", "dim", "heads", "stem")}
         self.size = shape["size"]
         self.picture_size = shape["picture_size"]
         self.editing = editing
@@ -485,7 +503,10 @@ class InstructReID(nn.Module):
             nn.init.normal_(head.weight, std=0.02)
 
         # T2I: the query is the sentence alone, and pairs are matched by C_e of Eq. 8
-        self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+        self.text_head = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, dim),
+        )
         self.cross = cross
         if cross is None:
             self.match_head = nn.Sequential(
