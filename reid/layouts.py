@@ -151,7 +151,7 @@ def read_cuhk03(root, task):
     if not (folder / "bounding_box_train").is_dir():
         raise UserError(f"{root}: cuhk-03.mat and images extracted from it are not read; take the "
                         "CUHK03-NP folders detected/ or labeled/, or make them as 'CUHK03 from its "
-                        ".mat' in README says")
+                        ".mat' in docs/recipes.md says")
 
     kind = "labeled" if "label" in folder.absolute().name else "detected"
     inside = folder.relative_to(root)

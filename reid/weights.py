@@ -81,7 +81,7 @@ def read_published(path):
     path = _fetch(path) if str(path).startswith("hub:") else Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file of weights; README, Published weights, says where to get it"
+            f"{path}: no such file of weights; docs/weights.md says where to get it"
         )
 
     if path.suffix == ".safetensors":
