@@ -121,6 +121,14 @@ class Batch(NamedTuple):
     instr: list[str] | torch.Tensor  # sentences, or pictures (b 3 h w) uint8
     clothes: torch.Tensor | None = None  # (b) long, which clothes the pictures show
 
+    def to(self, device):
+        """The batch on a device; from pinned memory a GPU takes it while the program goes on."""
+        moved = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, torch.Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+        return self._replace(**moved)
+
 
 class Stream(NamedTuple):
     """The training images of one data set under one task."""
@@ -243,14 +251,19 @@ def clothes_shown(task, records):
     return shown
 
 
-def loader(batches, first, last, workers=0):
+def loader(batches, first, last, workers=0, pin=False):
     """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
-    with the cache. UserError as in Batches."""
+    with the cache. pin: in memory that a GPU copies from by itself. UserError as in Batches."""
     own = torch.Generator()  # else it draws from torch's default one, and a resumed run differs
     steps = range(first, last)
     try:
         yield from DataLoader(
-            batches, batch_size=None, sampler=steps, num_workers=workers, generator=own
+            batches,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            generator=own,
+            pin_memory=pin,
         )
     except UserError as error:  # from a worker it comes inside a traceback, as the last line
         traceback.clear_frames(error.__traceback__)  # else the workers would take seconds to end

@@ -16,14 +16,16 @@ import numpy as np
 import torch.nn.functional as F
 
 from instructions import TASKS, gallery_instruction, query_instruction
+from losses import all_bits
 from reid import checkpoints, cli, pictures
 from reid.cli import UserError
 from reid.compare import differences
-from reid.device import pick_device
+from reid.device import allow_tf32, pick_device
 from reid.features import (
-    Features, evaluating, load_batch, load_features, matched_first, save_features
+    Features, evaluating, load_features, matched_first, save_features
 )
 from reid.folders import open_all
+from reid.images import load_image, normalise
 from reid.layouts import protocols_of
 from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
@@ -175,6 +177,7 @@ def chance(hits, ranked):
 
 # ---- features under a protocol ----
 
+@all_bits()
 def evaluate_features(
     query_feats, gallery_feats, q, g, protocol, chunk=256, ap_window=None, stage=None, device="cpu"
 ):
@@ -605,7 +608,8 @@ def draw(features, datasets, folder):
         task = TASKS[dataset.task]
         if model.editing and not task.pictures and not task.text_only:  # words edit an image
             with evaluating(model, features.amp) as device:
-                image = load_batch(dataset, [rows[0].query.path], model.size, device)
+                image = load_image(dataset.root / rows[0].query.path, model.size)
+                image = normalise(image[None].to(device))
                 words = pictures.word_attention(model, image, rows[0].instruction)
             drawn[f"attention_{name}"] = words
     for name, picture in drawn.items():
@@ -649,6 +653,7 @@ class Config:
 def main(config):
     check_flags(config)
     device = pick_device(config.device)
+    allow_tf32(device)
     features, trained = open_run(config.checkpoint, config, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
         if wanted and wanted != getattr(features, flag):

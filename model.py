@@ -312,8 +312,8 @@ class TextEncoder(nn.Module):
         places = torch.arange(tokens.shape[1])
         mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
 
-        tokens = tokens.to(self.bert.device, torch.float32)
-        mask = mask.to(self.bert.device)
+        tokens = send(tokens, self.bert.device).float()  # half precision on the way
+        mask = send(mask, self.bert.device)
         return tokens, mask, self._pool(tokens, mask)
 
     def _read(self, sentences):
@@ -334,6 +334,14 @@ class TextEncoder(nn.Module):
             return tokens[:, 0]
         mask = rearrange(mask, "b t -> b t 1")
         return (tokens * mask).sum(1) / mask.sum(1)
+
+
+def send(tensor, device):
+    """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
+    for all that the GPU has yet to do."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class InstructionEncoder(nn.Module):

@@ -2,7 +2,7 @@
 
 Read `main` for the loop and `loss_terms` for the loss of a batch.
 Several GPUs: `torchrun --nproc_per_node=N train.py ...`; every process takes its own batches of the
-same task and the gradients are averaged.
+same task and the gradients are averaged (reid/processes.py).
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from tqdm import tqdm
 
 import data
@@ -25,9 +25,9 @@ import evaluate
 import losses
 from instructions import TASKS
 from model import SIZES, Instruction
-from reid import checkpoints, weights
+from reid import checkpoints, processes, weights
 from reid.cli import UserError, option, run
-from reid.device import amp_dtype, autocast, pick_device
+from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
 
@@ -98,7 +98,11 @@ class Config:
     device: str = option("auto", "auto takes CUDA if it is there")
     grad_checkpointing: bool = option(
         False, "compute each ViT layer again in backward: less memory, a third more time")
-    workers: int = option(None, "loader processes; 0 keeps the decoded images in memory")
+    compile: bool = option(
+        False, "torch.compile of the editing transformer: minutes at first, then faster on a GPU")
+    workers: int = option(
+        None, "loader processes; 0 keeps the decoded images in memory (default: 0 on the CPU and "
+        "for the toy; on a GPU what the cores allow)")
     evaluate_every: int = option(
         None, "steps between evaluations; 0 = only after the last step")
     save_every: int = option(500, "steps between checkpoints")
@@ -134,7 +138,6 @@ PRESETS = {
         gate_lr=1.0,
         erase=0.5,
         ratios="",
-        workers=4,
         evaluate_every=4000,
     ),
 }
@@ -147,7 +150,8 @@ TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
 
 def main(config):
     device = pick_device(config.device)
-    rank, world = join_processes(device)
+    rank, world = processes.join(device)
+    allow_tf32(device, say=rank == 0)
     if config.resume:
         state = resume(config, device, rank, world)
     else:
@@ -155,11 +159,14 @@ def main(config):
     config, model, optimiser, scaler = state.config, state.model, state.optimiser, state.scaler
     batches, step = state.batches, state.step
     precision = autocast(config.amp, device)
+    loss_of = processes.parallel(Loss(model, config, precision))
     pad = model.size[0] // 16
 
     interrupted = []  # Ctrl-C: finish the step, save, leave
+    stopped = False
     signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
-    loader = data.loader(batches, step, config.steps, config.workers)
+    workers = loader_workers(config.workers, device)
+    loader = data.loader(batches, step, config.steps, workers, pin=device.type == "cuda")
     bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
     started = time.time()
     first = step
@@ -169,18 +176,20 @@ def main(config):
             group["lr"] = config.lr * group["scale"] * schedule(step, config)
 
         # the same augmentation for an image and its instruction picture, on the device
+        batch = batch.to(device)
         chance = generator(batches.seed, step, device)
-        images = batch.images.to(device)
         is_pictured = isinstance(batch.instr, torch.Tensor)
-        pictures = batch.instr.to(device) if is_pictured else None
-        images, pictures = data.augment(images, pictures, pad, config.erase, chance)
+        pictures = batch.instr if is_pictured else None
+        images, pictures = data.augment(batch.images, pictures, pad, config.erase, chance)
         what = pictures if is_pictured else batch.instr
+        if world > 1:  # dropout, of a text tower that learns, is a function of (seed, step) too
+            torch.manual_seed(chance.initial_seed())
 
         # forward, backward, step
-        terms = loss_terms(model, images, what, batch, config, precision, chance)
+        terms = loss_of(images, what, batch, chance)
         loss = sum(terms.values())
         scaler.scale(loss).backward()
-        average_gradients(model, world)
+        processes.average_statistics(model)
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         scaler.step(optimiser)
@@ -193,22 +202,23 @@ def main(config):
             speed = (step - first) * len(images) * world / (time.time() - started)
             values = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
             bar.set_postfix_str(f"{batch.task} {values} {speed:.0f} images/s")
-        if interrupted:
+        if rank == 0 and step < config.steps and not interrupted:
+            if step % config.save_every == 0:
+                save(state, step)
+            if config.evaluate_every and step % config.evaluate_every == 0:
+                features = Features(model, config.feature, amp=config.amp)
+                log(state.folder, step, evaluate.evaluate_all(features, state.datasets))
+        stopped = processes.any_process(interrupted)  # where the others wait for rank 0
+        if stopped:
             break
-        if rank > 0 or step == config.steps:
-            continue
-        if step % config.save_every == 0:
-            save(state, step)
-        if config.evaluate_every and step % config.evaluate_every == 0:
-            features = Features(model, config.feature, amp=config.amp)
-            log(state.folder, step, evaluate.evaluate_all(features, state.datasets))
 
     bar.close()
+    processes.leave()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if rank > 0:
         return
     save(state, step)
-    if interrupted:
+    if stopped:
         print(
             f"stopped at step {step}; go on with: "
             f"python train.py --resume {state.folder}/last.pt"
@@ -225,6 +235,22 @@ def generator(seed, step, device):
 
 
 # ---- the loss of a batch ----
+
+class Loss(nn.Module):
+    """`loss_terms` as the forward pass of a module, which is what several processes can share."""
+
+    def __init__(self, model, config, precision):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.precision = precision
+
+    def forward(self, images, what, batch, chance):
+        """The named terms of the loss of a batch; arguments as in loss_terms."""
+        return loss_terms(
+            self.model, images, what, batch, self.config, self.precision, chance
+        )
+
 
 def loss_terms(model, images, what, batch, config, precision, chance=None):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others.
@@ -327,28 +353,6 @@ def parameter_groups(model, config):
     ]
 
 
-# ---- several processes ----
-
-def join_processes(device):
-    """(rank, number of processes), from what torchrun sets; (0, 1) without it."""
-    rank = int(os.environ.get("RANK", 0))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world
-
-
-def average_gradients(model, world):
-    """Data parallelism in full: every process has its own batch of the same task, and steps with
-    the mean gradient."""
-    if world == 1:
-        return
-    for p in model.parameters():
-        if p.grad is not None:
-            dist.all_reduce(p.grad)
-            p.grad /= world
-
-
 # ---- begin, or go on ----
 
 @dataclasses.dataclass
@@ -367,7 +371,7 @@ class State:
 
 def begin(config, device, rank, world):
     """The State of a new run in a new folder."""
-    config = preset_config(config, rank, world)
+    config = preset_config(config, rank)
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
     model, report = weights.build(config, batches.classes)
@@ -416,6 +420,8 @@ def prepare(model, config, device):
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
     model.editor.checkpointing = config.grad_checkpointing
     model.encoder.picture.checkpointing = config.grad_checkpointing
+    if config.compile:
+        model.editor.compile()
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     is_fp16 = amp_dtype(config.amp, device) == torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
@@ -446,13 +452,12 @@ def sentences_of(datasets):
 
 # ---- config ----
 
-def preset_config(config, rank=0, world=1):
+def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data, drawing ./toy first if that
     is what is asked for. UserError for a number that is too small."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         dolls.make_toy(config.data)
-    if world > 1:
-        dist.barrier()
+    processes.wait()
 
     name, why = config.preset, "--preset"
     if name == "auto" and is_drawn(config.data):

@@ -2,6 +2,7 @@
 
 cli          flags from a dataclass, and the user's mistakes in one line
 device       what a model runs on, and in which precision
+processes    several processes of one run, one for each GPU
 records      one record per image, and the data set that they make up
 layouts      the data sets as they lie on disk: one reader and one row each
 synth_pedes  the one data set that is too large to be in memory

@@ -6,6 +6,8 @@ import torch
 
 from reid.cli import UserError
 
+WORKERS = 8  # they decode 2,500 to 20,000 images a second, see benchmarks/feed.py
+
 
 def pick_device(name):
     """The torch.device of --device; auto: this process's own GPU if there is one, else the CPU.
@@ -34,6 +36,47 @@ def amp_dtype(name, device):
         return None
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def allow_tf32(device, say=True):
+    """Lets a GPU multiply float32 matrices in TF32, several times faster: 11 bits of each factor,
+    sums in float32. What needs all bits asks for them, see losses.all_bits."""
+    if device.type != "cuda":
+        return
+    torch.set_float32_matmul_precision("high")
+    if say:
+        print("float32 on this GPU: TF32 in the model, all bits in losses of distances and rankings")
+
+
+def loader_workers(wanted, device):
+    """The number of loader processes: `wanted`, or where that is None what suits the device.
+
+    None on the CPU, whose cores the model needs, and where decoded images stay in memory. On a GPU
+    one for every core that its process has for itself, less the one that it runs on, up to WORKERS.
+    """
+    if wanted is not None:
+        return wanted
+    if device.type == "cpu":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own = cores() // processes - 1
+    return min(max(own, 1), WORKERS)
+
+
+def cores():
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def has_room(size, device):
+    """Whether a GPU can keep `size` bytes and use as many again; always where there is no GPU."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return 2 * size < free + unused
 
 
 def autocast(name, device):

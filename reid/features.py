@@ -18,10 +18,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from instructions import TASKS
+from model import send
 from reid.cli import UserError
-from reid.device import autocast
+from reid.device import amp_dtype, autocast, has_room
 from reid.images import load_image, normalise
 
+DECODERS = 4  # threads that decode pictures
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
 
 
@@ -41,29 +43,49 @@ def evaluating(model, amp="off"):
         model.train(was_training)
 
 
-def load_batch(dataset, paths, size, device):
-    """Pictures below dataset.root, decoded by a few threads: (b 3 h w), normalised."""
-    with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda path: load_image(dataset.root / path, size), paths))
-    return normalise(torch.stack(images).to(device))
+def load_batch(pool, dataset, paths, size):
+    """Pictures below dataset.root, decoded by the threads of a pool: uint8 (b 3 h w), on the CPU."""
+    images = pool.map(lambda path: load_image(dataset.root / path, size), paths)
+    return torch.stack(list(images))
 
 
-def encode_instructions(model, dataset, wanted, device, mirrored=False):
+def read_ahead(read, starts):
+    """Yields read(start) of each of the starts; a thread reads the next while one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for start in starts:
+            following = thread.submit(read, start)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def distinct(wanted):
+    return list(dict.fromkeys(wanted))
+
+
+def encode_instructions(model, wanted, pictures, device, mirrored=False):
     """The Instruction of a batch; equal sentences or pictures are encoded once and handed out by
-    index. mirrored: pictures are turned left-right."""
+    index.
+
+    wanted: one instruction per image. pictures: those of the distinct ones, uint8 (m 3 h w), or
+    None where instructions are sentences. mirrored: pictures are turned left-right.
+    """
     if wanted[0] is None:
         return None
-    unique = list(dict.fromkeys(wanted))
+    unique = distinct(wanted)
     what = unique
-    if TASKS[dataset.task].pictures:
-        what = load_batch(dataset, unique, model.picture_size, device)
+    if pictures is not None:
+        what = normalise(send(pictures, device))
         what = what.flip(3) if mirrored else what
 
     instr = model.instruct(what)
     if len(unique) == 1:
         return instr  # a batch of 1 serves all images
     index = [unique.index(each) for each in wanted]
-    return instr.take(torch.tensor(index, device=device))
+    return instr.take(send(torch.tensor(index), device))
 
 
 def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False, amp="off"):
@@ -83,31 +105,51 @@ def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False,
     starts = tqdm(
         range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None
     )
-    with evaluating(model, amp) as device:
-        for start in starts:
-            part = slice(start, start + batch)
+    with ThreadPoolExecutor(DECODERS) as pool, evaluating(model, amp) as device:
+        def read(start):
+            return read_part(pool, model, dataset, records, lists, slice(start, start + batch))
+
+        for part, images, pictures in read_ahead(read, starts):
             if not text_only:
-                paths = [record.path for record in records[part]]
-                images = load_batch(dataset, paths, model.size, device)
-            for instructions, done in zip(lists, feats):
+                images = normalise(send(images, device))
+            for instructions, shown, done in zip(lists, pictures, feats):
                 wanted = instructions[part]
                 if text_only:
-                    instr = encode_instructions(model, dataset, wanted, device)
+                    instr = encode_instructions(model, wanted, shown, device)
                     new = model.embed_text(instr).expand(len(wanted), -1)
                 else:
-                    new = embed_views(model, dataset, images, wanted, feature, flip)
-                done.append(F.normalize(new.float(), dim=1).cpu())
+                    new = embed_views(model, images, wanted, shown, feature, flip)
+                done.append(F.normalize(new.float(), dim=1))
 
-    feats = [torch.cat(done) for done in feats]
+    feats = [torch.cat(done).cpu() for done in feats]
     return feats * len(asks) if deaf else feats
 
 
-def embed_views(model, dataset, images, wanted, feature, flip):
-    """Features of images (b 3 H W) under one instruction each; flip: plus those of the mirrored."""
-    instr = encode_instructions(model, dataset, wanted, images.device)
+def read_part(pool, model, dataset, records, lists, part):
+    """What the records of a part need from the disk: (the part, their images or None where there
+    are none, the distinct instruction pictures of each list or None for sentences), uint8."""
+    images = None
+    paths = [record.path for record in records[part]]
+    if paths[0] is not None:
+        images = load_batch(pool, dataset, paths, model.size)
+
+    pictures = []
+    for instructions in lists:
+        wanted = distinct(instructions[part])
+        shown = None
+        if TASKS[dataset.task].pictures and wanted[0] is not None:
+            shown = load_batch(pool, dataset, wanted, model.picture_size)
+        pictures.append(shown)
+    return part, images, pictures
+
+
+def embed_views(model, images, wanted, pictures, feature, flip):
+    """Features of images (b 3 H W) under one instruction each; flip: plus those of the mirrored.
+    wanted, pictures: as in encode_instructions."""
+    instr = encode_instructions(model, wanted, pictures, images.device)
     feats = model.embed(images, instr, feature=feature).float()
     if flip:
-        instr = encode_instructions(model, dataset, wanted, images.device, mirrored=True)
+        instr = encode_instructions(model, wanted, pictures, images.device, mirrored=True)
         feats = feats + model.embed(images.flip(3), instr, feature=feature).float()
     return feats
 
@@ -234,23 +276,40 @@ def load_features(path, device="cpu"):
 def match(model, dataset, gallery, sentences, nearest, batch=64, amp="off"):
     """Matching logits of Eq. 8 of each sentence with the gallery images nearest (q top), (q top).
 
-    The tokens of the whole gallery stay in memory; a sentence and its images are a batch of pairs.
+    The tokens of the whole gallery stay in memory, see `kept_where`; a sentence and its images are
+    a batch of pairs.
     """
     paths = [record.path for record in gallery]
-    with evaluating(model, amp) as device:
+    with ThreadPoolExecutor(DECODERS) as pool, evaluating(model, amp) as device:
+        def read(start):
+            return load_batch(pool, dataset, paths[start:start + batch], model.size)
+
         tokens = []
-        for start in range(0, len(paths), batch):
-            images = load_batch(dataset, paths[start:start + batch], model.size, device)
-            tokens.append(model.edit(images).cpu())
+        for images in read_ahead(read, range(0, len(paths), batch)):
+            new = model.edit(normalise(send(images, device)))
+            if not tokens:
+                numbers = len(paths) * new[0].numel()
+                place, dtype = kept_where(numbers, new.dtype, amp, device)
+            tokens.append(new.to(place, dtype))
         tokens = torch.cat(tokens)
 
         logits = []
         bar = tqdm(sentences, f"{dataset.title} matching", leave=False, disable=None)
-        for sentence, indices in zip(bar, nearest):
+        for sentence, indices in zip(bar, nearest.to(tokens.device)):
             instr = model.instruct([sentence])
             no_and_yes = model.match(tokens[indices].to(device), instr)
-            logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float().cpu())
-        return torch.stack(logits)
+            logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float())
+        return torch.stack(logits).cpu()
+
+
+def kept_where(numbers, dtype, amp, device):
+    """(device, dtype) of so many numbers that a model computed: a GPU keeps them if it has room,
+    in the precision that the model reads them in; else they go to the CPU."""
+    if device.type == "cuda":
+        dtype = amp_dtype(amp, device) or dtype
+    if has_room(numbers * dtype.itemsize, device):
+        return device, dtype
+    return torch.device("cpu"), dtype
 
 
 def matched_first(nearest, logits):

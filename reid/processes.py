@@ -1,0 +1,108 @@
+"""Several processes of one run, as torchrun starts them: a GPU and batches of its own for each.
+
+Without torchrun there is one process, and nothing here does anything.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from reid.cli import UserError
+
+PATIENCE = timedelta(days=7)  # with a process that evaluates, saves or draws while the others wait
+
+_patient = None  # the group of all processes on the CPU that waits so long
+
+
+def join(device):
+    """(rank, number of processes), from what torchrun sets; (0, 1) without it.
+
+    UserError if the device is another process's GPU.
+    """
+    global _patient
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return rank, world
+
+    backend = "gloo"
+    if device.type == "cuda":
+        own = int(os.environ["LOCAL_RANK"])
+        if device.index != own:
+            raise UserError(
+                f"--device {device}: process {own} of this machine has GPU {own}; leave --device out"
+            )
+        torch.cuda.set_device(device)
+        backend = "nccl"
+    dist.init_process_group(backend)
+    _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return rank, world
+
+
+def parallel(module):
+    """The module as torch's DistributedDataParallel: backward leaves the mean of the gradients of
+    all processes, exchanged while the rest is still being computed; every process begins with the
+    weights of rank 0. One process gets the module itself.
+
+    A task does not use every parameter; which ones, it finds out in each step.
+    The norms' statistics are left to `average_statistics`.
+    """
+    if not dist.is_initialized():
+        return module
+    wait()
+    return DistributedDataParallel(
+        module,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+    )
+
+
+def average_statistics(model):
+    """The running statistics of the batch norms become their mean over the processes.
+
+    In training, each process normalises by its own batch, so that N processes with b images each
+    compute what one process with b images does. What a test normalises by then comes from the
+    batches of all: the mean of their means, and of the variances inside them.
+    """
+    if not dist.is_initialized():
+        return
+    statistics = []
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            statistics.append(buffer)
+
+    # in one exchange
+    sums = torch.cat(statistics)
+    dist.all_reduce(sums)
+    means = sums / dist.get_world_size()
+    sizes = [len(buffer) for buffer in statistics]
+    for buffer, mean in zip(statistics, means.split(sizes)):
+        buffer.copy_(mean)
+
+
+def any_process(flag):
+    """Whether the flag is set in any of the processes: all learn the same.
+
+    A process waits here for the slowest one, for days if need be, where an exchange of gradients
+    would give up after minutes. The exchange is between the CPUs: no GPU waits for it.
+    """
+    if not dist.is_initialized():
+        return bool(flag)
+    flags = torch.tensor(int(bool(flag)))
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=_patient)
+    return bool(flags)
+
+
+def wait():
+    """Until every process is here."""
+    any_process(False)
+
+
+def leave():
+    """The last that a process does with the others; each goes on alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

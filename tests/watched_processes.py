@@ -1,0 +1,100 @@
+"""train.py in several processes, watched: `torchrun ... tests/watched_processes.py MODE FLAGS`.
+
+MODE "slow": exchanges between the processes give up after PATIENCE seconds, and the first
+evaluation takes longer. "interrupt": the second process gets Ctrl-C in the step INTERRUPTED.
+"plain": neither. What the process saw goes into MODE0.pt or MODE1.pt in the current folder.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from reid import cli
+import evaluate
+import train
+
+PATIENCE = 6
+INTERRUPTED = 2  # counted from 0
+IDENTITY_STEP = 1  # only the identity loss is learned from, and all norms are fixed
+
+
+def identity_terms(net, images, what, batch, config):
+    """The terms of Eq. 7 in which no image meets another: their mean over a batch is that over its
+    parts, as long as the norms do not look at the batch."""
+    net.eval()
+    out = net(images, net.instruct(what))
+    net.train()
+    head = net.classifiers[batch.dataset]
+    fused_head = net.fused_classifiers[batch.dataset]
+    return {
+        "id": train.identity_loss(out.neck, head, batch.labels, config),
+        "id_out": train.identity_loss(out.fused_neck, fused_head, batch.labels, config),
+    }
+
+
+def copy_of(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def main():
+    rank = int(os.environ["RANK"])
+    mode = sys.argv.pop(1)
+    torch.set_num_threads(1)
+    nets = []
+    seen = {"steps": [], "gradients": []}
+    init_process_group = dist.init_process_group
+    loss_terms = train.loss_terms
+
+    def impatient(*args, **kwargs):
+        init_process_group(*args, **kwargs)
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE))
+
+    def slow_evaluation(*args):
+        if not seen.get("evaluated"):
+            time.sleep(1.5 * PATIENCE)
+        seen["evaluated"] = True
+        return []
+
+    def watched_terms(net, images, what, batch, config, *args):
+        step = len(seen["steps"])
+        nets.append(net)
+        seen["steps"].append((copy_of(net), images, what, batch))
+        if mode == "interrupt" and rank == 1 and step == INTERRUPTED:
+            os.kill(os.getpid(), signal.SIGINT)
+        if mode != "plain" and step == IDENTITY_STEP:
+            return identity_terms(net, images, what, batch, config)
+        return loss_terms(net, images, what, batch, config, *args)
+
+    def note_gradients(optimiser, args, kwargs):
+        gradients = {}
+        for name, p in nets[0].named_parameters():
+            if p.grad is not None:
+                gradients[name] = p.grad.clone()
+        seen["gradients"].append(gradients)
+
+    train.loss_terms = watched_terms
+    train.CLIP = math.inf  # the gradients as they are
+    evaluate.evaluate_all = lambda *args: []
+    evaluate.instruction_matrix = lambda *args: []
+    if mode == "slow":
+        dist.init_process_group = impatient
+        evaluate.evaluate_all = slow_evaluation
+    register_optimizer_step_pre_hook(note_gradients)
+    try:
+        cli.run(train.main, train.Config)
+    finally:
+        seen["last"] = copy_of(nets[0])
+        torch.save(seen, f"{mode}{rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
