@@ -23,13 +23,8 @@ from reid import checkpoints, folders, synth_pedes as synth
 from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images
 from reid.protocols import GENERAL, ID_ONLY, STRICT, TEXT
 from reid.records import Record, column
-<<<<<<< HEAD
 from tests.test_data import PEDES, TREES as FIVE, by_role, cocas, ltcc, market, pedes, put, text, toy  # noqa: F401,E501 (toy is a fixture)
 from tests.test_train import FAST, ROOT, command, one_line  # noqa: F401 (command is a fixture)
-=======
-from tests.test_data import PEDES, TREES as FIVE, by_role, market, pedes, put, text, toy  # noqa: F401 (toy is a fixture)
-from tests.test_train import FAST, command, one_line  # noqa: F401 (command is a fixture)
->>>>>>> refs/heads/docs
 
 
 def msmt17(root, version="V1"):
