@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import sys
 
 
@@ -10,9 +11,13 @@ class UserError(Exception):
     """A user's mistake in one line, which names the flag or file and says the fix; see `run`."""
 
 
-def option(default, help, choices=None):
-    """A dataclass field that becomes the flag `--its-name` (underscores become dashes)."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default, help, choices=None, least=None, most=None):
+    """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
+
+    least, most: of a number, both allowed.
+    """
+    border = {"help": help, "choices": choices, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=border)
 
 
 def argument(help):
@@ -37,7 +42,27 @@ def parse(config_class, argv=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise _unknown_flag(parser, unknown[0])
+    for field in dataclasses.fields(config_class):
+        _check_value(field, getattr(args, field.name))
     return config_class(**vars(args))
+
+
+def _check_value(field, value):
+    """UserError for an empty text, and for a number outside of what its `option` allows."""
+    flag = "--" + field.name.replace("_", "-")
+    if value == "":
+        raise UserError(f"{flag} '': is empty; give a value or drop the flag")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+
+    least = field.metadata["least"]
+    most = field.metadata["most"]
+    if not math.isfinite(value):
+        raise UserError(f"{flag} {value}: must be a finite number")
+    if least is not None and value < least:
+        raise UserError(f"{flag} {value}: must be at least {least}")
+    if most is not None and value > most:
+        raise UserError(f"{flag} {value}: must be at most {most}")
 
 
 def _add(parser, field):

@@ -18,7 +18,7 @@ from instructions import TASKS
 from reid.protocols import (
     GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT, infrared, person,
     person_and_camera, seen_by, usual_protocols, visible)
-from reid.records import Record
+from reid.records import Record, as_captions
 from reid.synth_pedes import Entries
 
 
@@ -387,24 +387,25 @@ def read_cuhk_pedes(root, task):
     roles = {"train": "train", "val": "val", "test": "gallery"}
     elsewhere = None
     records = []
-    for entry in read_json(root / "reid_raw.json"):
-        file = entry.get("file_path")
-        role = roles.get(entry.get("split"))
+    for entry in read_entries(root / "reid_raw.json", ("file_path", "id")):
+        file = entry["file_path"]
+        role = roles.get(str(entry.get("split")))
         if role is None:  # caption_all.json under another name
             raise UserError(f"{root}/reid_raw.json: {file} has no split train, val or test")
 
         captions = entry.get("captions")
         if not captions:
             if elsewhere is None:
-                entries = read_json(root / "caption_all.json")
-                elsewhere = {other["file_path"]: other["captions"] for other in entries}
-            captions = elsewhere.get(file)
+                entries = read_entries(root / "caption_all.json", ("file_path", "captions"))
+                elsewhere = {str(other["file_path"]): other["captions"] for other in entries}
+            captions = elsewhere.get(str(file))
         if not captions:
             raise UserError(
                 f"{root}: {file} has no captions in reid_raw.json or caption_all.json")
 
+        captions = as_captions(captions)
         records.append(
-            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions)))
+            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=captions))
 
     if not {"train", "gallery"} <= {record.role for record in records}:
         raise UserError(f"{root}/reid_raw.json: empty split, train and test are both needed; "
@@ -572,7 +573,7 @@ def _caption_texts(folder):
         raise UserError(f"{folder}: no caption JSON; it comes with the lists")
     texts = {}
     for file in files:
-        texts |= read_json(folder / file)
+        texts |= read_json(folder / file, dict)
     return texts
 
 
@@ -621,10 +622,10 @@ def _with_captions(record, task, where, fields, texts):
     if instr not in texts:
         raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
 
-    captions = (texts[instr],)
-    own = texts.get(image, texts[instr])
-    if record.role == "query" and not task.text_only and own not in captions:
-        captions += (own,)
+    captions = as_captions(texts[instr])
+    own = as_captions(texts.get(image, texts[instr]))
+    if record.role == "query" and not task.text_only and own != captions:
+        captions += own
     return replace(record, captions=captions)
 
 
@@ -649,7 +650,7 @@ def read_images(root, name, folders, files, rule, example, captions=None):
     it reads. captions: a JSON of {image's path: its sentence, or list of sentences}; those of a
     query (li) are what it asks for and then what it shows. pid -1 is junk, a bad detection.
     """
-    texts = read_json(root / captions) if captions else {}
+    texts = read_json(root / captions, dict) if captions else {}
     records = []
     for folder, role in folders.items():
         for path, match in find_images(root, f"{folder}/{files}", rule, example):
@@ -672,7 +673,7 @@ def _captions_of(path, texts, file):
     sentences = texts.get(path)
     if not sentences:
         raise UserError(f"{file}: no captions of {path}; add them or take the image away")
-    return (sentences,) if isinstance(sentences, str) else tuple(sentences)
+    return as_captions(sentences)
 
 
 def caption_queries(records):
@@ -713,7 +714,7 @@ def read_rows(path, widths):
     if not path.is_file():
         raise UserError(f"{path}: list is missing; it comes with the data set's split files")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             rows.append((f"{path}:{number}", line.split()))
     if not rows:
@@ -727,10 +728,33 @@ def read_rows(path, widths):
     return rows
 
 
-def read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def read_entries(path, keys):
+    """The entries of a JSON list, each a dict with all of `keys`."""
+    entries = read_json(path, list)
+    for number, entry in enumerate(entries, 1):
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            raise UserError(f"{path}: entry {number} has no {missing[0]}; fetch the file again")
+    return entries
+
+
+def read_json(path, kind):
+    """What a JSON file holds, a list or dict as `kind` says."""
+    if not path.is_file():
         raise UserError(f"{path}: file is missing; it comes with the data set's captions")
-    except ValueError as error:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); fetch it again")
+    if not isinstance(content, kind):
+        found = type(content).__name__
+        raise UserError(f"{path}: holds a {found}, expected a {kind.__name__}; fetch it again")
+    return content
+
+
+def read_text(path):
+    """The text of a file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding")

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from reid.cli import UserError
+
+LARGEST_ID = 2**53  # protocols compare ids as floats
+
 
 @dataclass(frozen=True)
 class Record:
@@ -26,6 +30,36 @@ class Record:
     target_clothes: str | None = None  # what a ctcc or li query asks for
     view: str | None = None  # the data set's own tag: PRCC's camera letter, LLCM's session
     junk: bool = False  # deleted from every ranking; distractors are not junk
+
+
+def as_captions(value):
+    """The captions of a JSON entry, a sentence or a list of them, as a tuple."""
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def check_record(record, where):
+    """UserError, which names `where`, for a Record that no data set can mean."""
+    if type(record.pid) is not int or abs(record.pid) > LARGEST_ID:
+        raise UserError(f"{where}: {record.path} has {record.pid!r} as id, which is no number")
+    for caption in record.captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise UserError(f"{where}: {record.path} has {caption!r:.60} as caption, "
+                            "which is no sentence")
+    for text in (record.path, record.template_path, record.crop_path, *record.captions):
+        if text and not _is_utf8(text):
+            raise UserError(f"{where}: {ascii(text)} is not UTF-8; rename or rewrite it")
+    for path in (record.path, record.template_path, record.crop_path):
+        if path and (path.startswith("/") or ".." in path.split("/")):
+            raise UserError(f"{where}: {path} lies outside of the data set; mend the list")
+
+
+def _is_utf8(text):
+    """Not so for a lone surrogate: half a sign in JSON, a foreign byte in a file's name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Streamed(Sequence):

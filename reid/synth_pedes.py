@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid.cli import UserError
-from reid.records import Record, Streamed
+from reid.records import LARGEST_ID, Record, Streamed, as_captions, check_record
 
 PIECE = 2**24  # bytes of the JSON that are in memory at a time
 
@@ -36,8 +36,14 @@ class Entries(Streamed):
             text = file.read(end - start).decode("utf-8")
 
         entry, _ = json.JSONDecoder().raw_decode(text)
-        captions = (*entry["captions"], *entry.get("prompt_caption", ()))
-        return Record("synth-pedes", "train", entry["file_path"], entry["id"], captions=captions)
+        captions = as_captions(entry.get("captions", []))
+        captions += as_captions(entry.get("prompt_caption", []))
+        file = entry.get("file_path")
+        record = Record("synth-pedes", "train", file, entry["id"], captions=captions)
+        if not captions or not isinstance(file, str):
+            raise UserError(f"{self.path}: the entry at byte {start} has no captions or file_path")
+        check_record(record, self.path)
+        return record
 
     def column(self, name):
         """Only `pid` differs between records, of the fields that the index knows."""
@@ -91,11 +97,12 @@ def make_index(path, size):
             text += piece.decode("latin-1")  # one character per byte; JSON's own signs are ASCII
             end = 0
             for brace, end, entry in _whole_entries(text):
-                if not isinstance(entry.get("id"), int):
+                pid = entry.get("id")
+                if type(pid) is not int or abs(pid) > LARGEST_ID:
                     raise UserError(f"{path}: the entry at byte {passed + brace} "
                                     "has no number as id; fetch it again")
                 starts.append(passed + brace)
-                pids.append(entry["id"])
+                pids.append(pid)
 
             text = text[end:]
             passed += end
@@ -121,7 +128,7 @@ def _whole_entries(text):
     while brace >= 0:
         try:
             entry, end = decode(text, brace)
-        except ValueError:  # it goes on in the next piece
+        except (ValueError, RecursionError):  # it goes on in the next piece, or never ends
             return
         yield brace, end, entry
         brace = text.find("{", end)
