@@ -47,7 +47,8 @@ class Config:
     preset: str = option(
         "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
         ("auto", "toy", "paper"))
-    seed: int = option(0, "seed of the weights, the batches and the augmentation")
+    seed: int = option(
+        0, "seed of the weights, the batches and the augmentation", least=0, most=2**63 - 1)
 
     # model
     size: str = option(
@@ -74,21 +75,21 @@ class Config:
         "adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5",
         ("adaptive", "triplet"))
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
-    margin: float = option(None, "m of Eq. 5")
-    smoothing: float = option(0.1, "label smoothing of the identity loss")
+    margin: float = option(None, "m of Eq. 5", least=0)
+    smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     align: bool = option(
         True, "contrast that gives a picture encoder without pre-trained weights an eye for "
         "clothes")
 
     # schedule
-    steps: int = option(None, "training steps, each a batch of one task")
-    ids: int = option(None, "identities per batch")
-    images: int = option(None, "images per identity")
-    lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine")
-    warmup: int = option(None, "steps of linear warm-up, from lr / 100")
-    weight_decay: float = option(None, "of AdamW, on weight matrices only")
-    gate_lr: float = option(None, "learning rate of the gates, in multiples of lr")
-    erase: float = option(None, "probability of random erasing")
+    steps: int = option(None, "training steps, each a batch of one task", least=1)
+    ids: int = option(None, "identities per batch", least=2)
+    images: int = option(None, "images per identity", least=2)
+    lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
+    warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
+    weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
+    gate_lr: float = option(None, "learning rate of the gates, in multiples of lr", least=0)
+    erase: float = option(None, "probability of random erasing", least=0, most=1)
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
 
     # machine
@@ -98,10 +99,10 @@ class Config:
     device: str = option("auto", "auto takes CUDA if it is there")
     grad_checkpointing: bool = option(
         False, "compute each ViT layer again in backward: less memory, a third more time")
-    workers: int = option(None, "loader processes; 0 keeps the decoded images in memory")
+    workers: int = option(None, "loader processes; 0 keeps the decoded images in memory", least=0)
     evaluate_every: int = option(
-        None, "steps between evaluations; 0 = only after the last step")
-    save_every: int = option(500, "steps between checkpoints")
+        None, "steps between evaluations; 0 = only after the last step", least=0)
+    save_every: int = option(500, "steps between checkpoints", least=1)
 
 
 PRESETS = {
@@ -448,7 +449,7 @@ def sentences_of(datasets):
 
 def preset_config(config, rank=0, world=1):
     """Fills what the user left open from the preset that fits the data, drawing ./toy first if that
-    is what is asked for. UserError for a number that is too small."""
+    is what is asked for."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         dolls.make_toy(config.data)
     if world > 1:
@@ -468,12 +469,7 @@ def preset_config(config, rank=0, world=1):
             chosen[flag] = value
     if config.albef:
         chosen["align"] = False  # ALBEF's picture encoder is fixed
-    config = dataclasses.replace(config, **chosen)
-    for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
-        value = getattr(config, flag)
-        if value < least:
-            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least {least}")
-    return config
+    return dataclasses.replace(config, **chosen)
 
 
 def resumed_config(config, checkpoint):
@@ -503,6 +499,10 @@ def task_ratios(config, datasets):
         raise UserError(
             f"--ratios {config.ratios}: expected task:number pairs such as trad:1,cc:2"
         ) from error
+    if not TASKS.keys() >= given.keys() or min(given.values(), default=1) < 1:
+        raise UserError(
+            f"--ratios {config.ratios}: tasks are {', '.join(TASKS)}, their steps at least 1"
+        )
     return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
 
 

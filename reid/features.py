@@ -183,7 +183,7 @@ class Features:
     def need_model(self, key):
         if self.model is None:
             raise UserError(
-                f"the saved features lack '{key}': give --checkpoint the last.pt and save them again"
+                f"the saved features lack '{key}', which takes a model: give --checkpoint the last.pt"
             )
 
 
