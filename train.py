@@ -26,7 +26,7 @@ import losses
 from instructions import TASKS
 from model import SIZES, Instruction
 from reid import checkpoints, weights
-from reid.cli import UserError, option, run
+from reid.cli import UserError, folder_name, option, restore, run
 from reid.device import amp_dtype, autocast, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
@@ -47,8 +47,7 @@ class Config:
     preset: str = option(
         "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
         ("auto", "toy", "paper"))
-    seed: int = option(
-        0, "seed of the weights, the batches and the augmentation", least=0, most=2**63 - 1)
+    seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
 
     # model
     size: str = option(
@@ -99,7 +98,8 @@ class Config:
     device: str = option("auto", "auto takes CUDA if it is there")
     grad_checkpointing: bool = option(
         False, "compute each ViT layer again in backward: less memory, a third more time")
-    workers: int = option(None, "loader processes; 0 keeps the decoded images in memory", least=0)
+    workers: int = option(
+        None, "loader processes; 0 keeps the decoded images in memory", least=0, most=256)
     evaluate_every: int = option(
         None, "steps between evaluations; 0 = only after the last step", least=0)
     save_every: int = option(500, "steps between checkpoints", least=1)
@@ -481,10 +481,10 @@ def resumed_config(config, checkpoint):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
 
-    old = checkpoint["config"]
-    workers = old["workers"] if config.workers is None else config.workers
-    new = {"resume": config.resume, "device": config.device, "workers": workers}
-    return Config(**{**old, **new})
+    new = {"resume": config.resume, "device": config.device}
+    if config.workers is not None:
+        new["workers"] = config.workers
+    return restore(Config, {**checkpoint["config"], **new}, config.resume, PRESETS["toy"])
 
 
 def task_ratios(config, datasets):
@@ -499,10 +499,12 @@ def task_ratios(config, datasets):
         raise UserError(
             f"--ratios {config.ratios}: expected task:number pairs such as trad:1,cc:2"
         ) from error
-    if not TASKS.keys() >= given.keys() or min(given.values(), default=1) < 1:
-        raise UserError(
-            f"--ratios {config.ratios}: tasks are {', '.join(TASKS)}, their steps at least 1"
-        )
+
+    for task, steps in given.items():
+        if task not in TASKS or not 1 <= steps <= 1000:
+            raise UserError(
+                f"--ratios {config.ratios}: tasks are {', '.join(TASKS)}, their steps 1 to 1000"
+            )
     return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
 
 
@@ -510,7 +512,7 @@ def task_ratios(config, datasets):
 
 def new_folder(config, rank):
     """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
-    base = Path("runs") / (config.name or config.task)
+    base = Path("runs") / folder_name(config.name or config.task)
     folder, n = base, 1
     while folder.exists():
         n += 1

@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from reid.cli import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 
 # ImageNet's, for person images and instruction pictures, in training and test alike.
 MEAN = (0.485, 0.456, 0.406)
@@ -33,7 +32,7 @@ def load_image(path, size):
             ImageOps.exif_transpose(image, in_place=True)
             image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    except UNREADABLE as error:
+    except Exception as error:  # decoders raise what they like at bytes that they do not expect
         raise UserError(
             f"cannot read image {path} ({error}); replace the file or take it off its list")
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -42,7 +41,7 @@ def load_image(path, size):
 def in_rgb(image):
     """A PIL image of any mode in RGB: 16 bits become 8, and what is transparent white."""
     if image.mode.startswith("I"):  # convert() would clip it at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -108,7 +108,7 @@ def _listed_msmt17(root, version, folder, roles, first_pid):
         for where, (path, label) in rows:
             name = match_name(path, r"\d{4}_\d+_(?P<cam>\d{2})_",
                               "0000_000_01_0303morning_0008_0.jpg", where)
-            if not label.isdecimal():
+            if not re.fullmatch(r"\d{1,15}", label):
                 raise UserError(f"{where}: cannot read '{label}'; expected something like 17")
             pid = first_pid + int(label)
             cam = int(name["cam"])
@@ -257,7 +257,7 @@ def read_prcc(root, task):
 
     records = []
     for role, path, letter in found:
-        pid = int(Path(path).parent.name)
+        pid = int(match_name(Path(path).parent, r"\d+$", "092", root / path)[0])
         cam = "ABC".index(letter)
         outfit = "C" if letter == "C" else "AB"
         records.append(Record("prcc", role, path, pid, cam, f"{pid}:{outfit}", view=letter))
@@ -387,7 +387,7 @@ def read_cuhk_pedes(root, task):
     roles = {"train": "train", "val": "val", "test": "gallery"}
     elsewhere = None
     records = []
-    for entry in read_entries(root / "reid_raw.json", ("file_path", "id")):
+    for entry in read_entries(root / "reid_raw.json", file_path=str, id=int):
         file = entry["file_path"]
         role = roles.get(str(entry.get("split")))
         if role is None:  # caption_all.json under another name
@@ -396,14 +396,14 @@ def read_cuhk_pedes(root, task):
         captions = entry.get("captions")
         if not captions:
             if elsewhere is None:
-                entries = read_entries(root / "caption_all.json", ("file_path", "captions"))
-                elsewhere = {str(other["file_path"]): other["captions"] for other in entries}
-            captions = elsewhere.get(str(file))
+                entries = read_entries(root / "caption_all.json", file_path=str)
+                elsewhere = {other["file_path"]: other.get("captions") for other in entries}
+            captions = elsewhere.get(file)
         if not captions:
             raise UserError(
                 f"{root}: {file} has no captions in reid_raw.json or caption_all.json")
 
-        captions = as_captions(captions)
+        captions = as_captions(captions, f"{root}: {file}")
         records.append(
             Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=captions))
 
@@ -622,8 +622,8 @@ def _with_captions(record, task, where, fields, texts):
     if instr not in texts:
         raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
 
-    captions = as_captions(texts[instr])
-    own = as_captions(texts.get(image, texts[instr]))
+    captions = as_captions(texts[instr], where)
+    own = as_captions(texts.get(image, texts[instr]), where)
     if record.role == "query" and not task.text_only and own != captions:
         captions += own
     return replace(record, captions=captions)
@@ -673,7 +673,7 @@ def _captions_of(path, texts, file):
     sentences = texts.get(path)
     if not sentences:
         raise UserError(f"{file}: no captions of {path}; add them or take the image away")
-    return as_captions(sentences)
+    return as_captions(sentences, f"{file}: {path}")
 
 
 def caption_queries(records):
@@ -728,13 +728,15 @@ def read_rows(path, widths):
     return rows
 
 
-def read_entries(path, keys):
-    """The entries of a JSON list, each a dict with all of `keys`."""
+def read_entries(path, **kinds):
+    """The entries of a JSON list, each a dict; kinds: the types of what it must hold."""
     entries = read_json(path, list)
     for number, entry in enumerate(entries, 1):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise UserError(f"{path}: entry {number} has no {missing[0]}; fetch the file again")
+        for key, kind in kinds.items():
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, kind):
+                raise UserError(f"{path}: entry {number} has {value!a:.60} as {key}, "
+                                f"expected a {kind.__name__}; fetch the file again")
     return entries
 
 

@@ -32,29 +32,33 @@ class Record:
     junk: bool = False  # deleted from every ranking; distractors are not junk
 
 
-def as_captions(value):
-    """The captions of a JSON entry, a sentence or a list of them, as a tuple."""
-    return tuple(value) if isinstance(value, list) else (value,)
+def as_captions(value, where):
+    """What a JSON holds as captions, a sentence or a list of them, as a tuple.
+
+    UserError, which names `where`, if it is anything else.
+    """
+    captions = tuple(value) if isinstance(value, list) else (value,)
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip() or not _is_utf8(caption):
+            raise UserError(
+                f"{where}: {caption!a:.60} is no caption; write a sentence, or a list of them")
+    return captions
 
 
 def check_record(record, where):
-    """UserError, which names `where`, for a Record that no data set can mean."""
-    if type(record.pid) is not int or abs(record.pid) > LARGEST_ID:
-        raise UserError(f"{where}: {record.path} has {record.pid!r} as id, which is no number")
-    for caption in record.captions:
-        if not isinstance(caption, str) or not caption.strip():
-            raise UserError(f"{where}: {record.path} has {caption!r:.60} as caption, "
-                            "which is no sentence")
-    for text in (record.path, record.template_path, record.crop_path, *record.captions):
-        if text and not _is_utf8(text):
-            raise UserError(f"{where}: {ascii(text)} is not UTF-8; rename or rewrite it")
-    for path in (record.path, record.template_path, record.crop_path):
-        if path and (path.startswith("/") or ".." in path.split("/")):
+    """UserError, which names `where`, for an id or a path that no data set can mean."""
+    for number in (record.pid, record.cam or 0):
+        if type(number) is not int or abs(number) > LARGEST_ID:
+            raise UserError(f"{where}: {number!r:.60} is no id or camera; mend {record.path}")
+    for path in filter(None, (record.path, record.template_path, record.crop_path)):
+        if not _is_utf8(path):
+            raise UserError(f"{where}: {path!a} is not UTF-8; rename it")
+        if path.startswith("/") or ".." in path.split("/"):
             raise UserError(f"{where}: {path} lies outside of the data set; mend the list")
 
 
 def _is_utf8(text):
-    """Not so for a lone surrogate: half a sign in JSON, a foreign byte in a file's name."""
+    """False for a lone surrogate: half a sign in JSON, a foreign byte in a file or its name."""
     try:
         text.encode()
     except UnicodeEncodeError:
