@@ -381,10 +381,11 @@ def begin(config, device, rank, world):
 def resume(config, device, rank, world):
     """The State that `save` wrote into config.resume."""
     checkpoint = checkpoints.load_checkpoint(config.resume)
+    checkpoints.check_run(checkpoint, config.resume)
     config = resumed_config(config, checkpoint)
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
-    model = checkpoints.rebuild(checkpoint)
+    model = checkpoints.rebuild(checkpoint, config.resume)
     optimiser, scaler = prepare(model, config, device)
     checkpoints.restore_model(model, checkpoint["model"], config.resume)
     optimiser.load_state_dict(checkpoint["optimiser"])

@@ -36,7 +36,7 @@ class Entries(Streamed):
             text = file.read(end - start).decode("utf-8", "surrogateescape")
 
         entry, _ = json.JSONDecoder().raw_decode(text)
-        return _record(entry, f"{self.path}, entry at byte {start}")
+        return _record(entry, f"{self.path}: the entry at byte {start}")
 
     def column(self, name):
         """Only `pid` differs between records, of the fields that the index knows."""
@@ -52,7 +52,7 @@ def _record(entry, where):
     captions += as_captions(entry.get("prompt_caption", []), where)
     file = entry.get("file_path")
     if not captions or not isinstance(file, str):
-        raise UserError(f"{where}: it has no captions or no file_path; fetch the file again")
+        raise UserError(f"{where} has no captions or no file_path; fetch it again")
     record = Record("synth-pedes", "train", file, entry.get("id"), captions=captions)
     check_record(record, where)
     return record
@@ -102,7 +102,7 @@ def make_index(path, size):
             text += piece.decode("latin-1")  # one character per byte; JSON's own signs are ASCII
             end = 0
             for brace, end, entry in _whole_entries(text):
-                record = _record(entry, f"{path}, entry at byte {passed + brace}")
+                record = _record(entry, f"{path}: the entry at byte {passed + brace}")
                 starts.append(passed + brace)
                 pids.append(record.pid)
 
