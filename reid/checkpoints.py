@@ -80,7 +80,6 @@ def read(path, mmap=False):
     except (
         RuntimeError,
         EOFError,
-        OSError,
         zipfile.BadZipFile,
         KeyError,
         ValueError,

@@ -233,8 +233,6 @@ def load_features(path, device="cpu"):
         check_saved(known, notes)
         flip = notes["flip"] == "True"
         return Features(feature=notes["feature"], flip=flip, device=device, known=known), notes
-    except PermissionError:
-        raise
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} holds no features that --save-features wrote ({error}); save them again"
