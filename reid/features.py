@@ -192,7 +192,8 @@ class Features:
     def need_model(self, key):
         if self.model is None:
             raise UserError(
-                f"the saved features lack '{key}', which takes a model: give --checkpoint the last.pt"
+                f"the saved features lack '{key}', which takes a model: "
+                "give --checkpoint the last.pt"
             )
 
 

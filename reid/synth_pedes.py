@@ -90,7 +90,10 @@ def _keep(index, kept):
 
 
 def make_index(path, size):
-    """Reads the list piece by piece; UserError if it is cut off, no such list, or an entry wrong."""
+    """Reads the list piece by piece.
+
+    UserError if it is cut off or no such list, or if an entry is wrong.
+    """
     starts = array("q")
     pids = array("q")
     text = ""  # read, and not yet decoded
