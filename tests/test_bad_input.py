@@ -18,9 +18,11 @@ import data
 import dolls.__main__
 import evaluate
 import train
-from reid import checkpoints, cli
+from model import ViT
+from reid import checkpoints, cli, weights
 from reid.folders import open_dataset
 from reid.images import load_image
+from tests.reference import golden, pass_checkpoint
 from tests.small_bert import write_bert
 from tests.test_data import cocas, market, put, text
 
@@ -524,6 +526,27 @@ def test_features_that_nobody_saved(how, here, refused):
     odd_features(how, tensors, notes)
     save_file(tensors, "odd.safetensors", notes)
     refused(evaluate, ("--checkpoint", "odd.safetensors"), "save them again")
+
+
+# ---- published weights ----
+
+@pytest.mark.parametrize("name", [
+    "cls_token", "cls_pos", "pos_embed", "part_token2", "part1_pos", "patch_embed.proj.weight",
+    "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.norm1.weight",
+])
+@pytest.mark.parametrize("how", [
+    lambda tensor: torch.zeros(()), lambda tensor: tensor.flatten()[:1], lambda tensor: tensor[:0],
+    lambda tensor: tensor.to_sparse(),
+])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_published_vit_with_a_tensor_of_another_form(name, how, tmp_path):
+    path = pass_checkpoint("flat", tmp_path / "pass.pth")
+    state = torch.load(path)
+    torch.save({**state, name: how(state[name])}, path)
+    io = golden("vit_pass/io.npz")
+    vit = ViT(io["image"].shape[2:], 16, None, 12, 1, int(io["num_heads"]))
+    with pytest.raises(cli.UserError, match="pass.pth"):
+        weights.load_vit(vit, path)
 
 
 # ---- text models ----
