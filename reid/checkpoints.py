@@ -244,11 +244,13 @@ def check_run(state, path):
     _check(type(step) is int and step >= 0, path, "step")
     _check(type(steps) is int and step <= steps, path, "config.steps")
 
-    for key, parts in (("optimiser", {"state", "param_groups"}), ("scaler", set()),
-                       ("rng", {"cpu", "cuda"})):
+    needed = {"optimiser": {"state", "param_groups"}, "scaler": set(), "rng": {"cpu", "cuda"}}
+    for key, parts in needed.items():
         value = state.get(key)
         _check(isinstance(value, dict) and value.keys() >= parts, path, key)
-    _check(isinstance(state["rng"]["cpu"], torch.ByteTensor), path, "rng.cpu")
+    cpu = state["rng"]["cpu"]
+    is_right = isinstance(cpu, torch.ByteTensor) and cpu.shape == torch.get_rng_state().shape
+    _check(is_right, path, "rng.cpu")
 
 
 def _check(right, path, part):

@@ -439,7 +439,8 @@ def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
 @pytest.mark.parametrize("path,value", [
     ("step", MISSING), ("step", -5), ("step", 2), ("step", 1.0), ("optimiser", MISSING),
     ("optimiser", {}), ("scaler", MISSING), ("rng", MISSING), ("rng", {}),
-    ("rng.cpu", torch.ones(5)), ("config.workers", MISSING), ("config.unknown", 5),
+    ("rng.cpu", torch.ones(5)), ("rng.cpu", torch.ones(5, dtype=torch.uint8)),
+    ("config.workers", MISSING), ("config.unknown", 5),
     ("config.steps", "x"), ("config.lr", None), ("config.lr", -1), ("config.ratios", 5),
     ("config.val", "yes"), ("config.mining", "none"), ("config.name", 5),
 ])
