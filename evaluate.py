@@ -337,11 +337,15 @@ def chosen_protocols(dataset, name=None):
         return [protocol for protocol in known if not protocol.named]
     chosen = [protocol for protocol in known if protocol.name == name]
     if not chosen:
-        names = ", ".join(protocol.name for protocol in known)
+        names = ", ".join(names_of(known))
         raise UserError(
             f"{dataset.title} has no protocol '{name}' for {dataset.task}; it has {names}"
         )
     return chosen
+
+
+def names_of(protocols):
+    return [protocol.name for protocol in protocols]
 
 
 def sides(dataset):
@@ -636,7 +640,8 @@ class Config:
         ("edit", "fused"))
     flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
     ap_window: int = cli.option(
-        None, "AP in the first N ranks, as the released code (500); None = all, the standard")
+        None, "AP in the first N ranks, as the released code (500); None = all, the standard",
+        least=1)
     rerank: bool = cli.option(
         False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
     compare: str = cli.option(
@@ -647,7 +652,7 @@ class Config:
     pictures: bool = cli.option(
         False, "draw rankings, gates and instruction attention into the checkpoint's folder")
     device: str = cli.option("auto", "auto takes CUDA if it is there")
-    batch: int = cli.option(64, "images per batch")
+    batch: int = cli.option(64, "images per batch", least=1)
 
 
 def main(config):
@@ -663,7 +668,7 @@ def main(config):
             )
     data = config.data or trained["data"]
     task = config.task or trained["task"]
-    datasets = tested_datasets(data, task)
+    datasets = tested_datasets(data, task, config.protocol)
     ranking = Ranking(config.protocol, rerank=config.rerank, ap_window=config.ap_window)
 
     rows = []
@@ -704,10 +709,6 @@ def main(config):
 
 def check_flags(config):
     """UserError for what would fail only after minutes of work."""
-    for flag in ("batch", "ap_window"):
-        value = getattr(config, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
     target = Path(config.save_features or "f.safetensors")
     if target.suffix != ".safetensors" or not target.parent.is_dir():
         raise UserError(
@@ -727,14 +728,20 @@ def open_run(path, config, device):
     return Features(model.to(device), feature, config.batch, config.flip, amp), trained
 
 
-def tested_datasets(path, task):
-    """The data sets at `path` that have a test split. UserError if there is none."""
+def tested_datasets(path, task, protocol=None):
+    """The data sets at `path` that have a test split and, if one is named, the protocol.
+
+    UserError if there is none.
+    """
     datasets = open_all(path, task)
     tested = [dataset for dataset in datasets if dataset.tested]
     if not tested:
         first = datasets[0]
         raise UserError(f"{first.root}: {first.title} has no test split; give another --data")
-    return tested
+    named = [dataset for dataset in tested if protocol in names_of(protocols_of(dataset))]
+    if protocol and not named:
+        chosen_protocols(tested[0], protocol)  # says which ones it has
+    return named if protocol else tested
 
 
 def format_table(rows):

@@ -26,7 +26,7 @@ import losses
 from instructions import TASKS
 from model import SIZES, Instruction
 from reid import checkpoints, processes, weights
-from reid.cli import UserError, option, run
+from reid.cli import UserError, folder_name, option, restore, run
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
@@ -47,7 +47,7 @@ class Config:
     preset: str = option(
         "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
         ("auto", "toy", "paper"))
-    seed: int = option(0, "seed of the weights, the batches and the augmentation")
+    seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
 
     # model
     size: str = option(
@@ -74,21 +74,21 @@ class Config:
         "adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5",
         ("adaptive", "triplet"))
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
-    margin: float = option(None, "m of Eq. 5")
-    smoothing: float = option(0.1, "label smoothing of the identity loss")
+    margin: float = option(None, "m of Eq. 5", least=0)
+    smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     align: bool = option(
         True, "contrast that gives a picture encoder without pre-trained weights an eye for "
         "clothes")
 
     # schedule
-    steps: int = option(None, "training steps, each a batch of one task")
-    ids: int = option(None, "identities per batch")
-    images: int = option(None, "images per identity")
-    lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine")
-    warmup: int = option(None, "steps of linear warm-up, from lr / 100")
-    weight_decay: float = option(None, "of AdamW, on weight matrices only")
-    gate_lr: float = option(None, "learning rate of the gates, in multiples of lr")
-    erase: float = option(None, "probability of random erasing")
+    steps: int = option(None, "training steps, each a batch of one task", least=1)
+    ids: int = option(None, "identities per batch", least=2)
+    images: int = option(None, "images per identity", least=2)
+    lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
+    warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
+    weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
+    gate_lr: float = option(None, "learning rate of the gates, in multiples of lr", least=0)
+    erase: float = option(None, "probability of random erasing", least=0, most=1)
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
 
     # machine
@@ -102,10 +102,10 @@ class Config:
         False, "torch.compile of the editing transformer: minutes at first, then faster on a GPU")
     workers: int = option(
         None, "loader processes; 0 keeps the decoded images in memory (default: 0 on the CPU and "
-        "for the toy; on a GPU what the cores allow)")
+        "for the toy; on a GPU what the cores allow)", least=0, most=256)
     evaluate_every: int = option(
-        None, "steps between evaluations; 0 = only after the last step")
-    save_every: int = option(500, "steps between checkpoints")
+        None, "steps between evaluations; 0 = only after the last step", least=0)
+    save_every: int = option(500, "steps between checkpoints", least=1)
 
 
 PRESETS = {
@@ -384,10 +384,11 @@ def begin(config, device, rank, world):
 def resume(config, device, rank, world):
     """The State that `save` wrote into config.resume."""
     checkpoint = checkpoints.load_checkpoint(config.resume)
+    checkpoints.check_run(checkpoint, config.resume)
     config = resumed_config(config, checkpoint)
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
-    model = checkpoints.rebuild(checkpoint)
+    model = checkpoints.rebuild(checkpoint, config.resume)
     optimiser, scaler = prepare(model, config, device)
     checkpoints.restore_model(model, checkpoint["model"], config.resume)
     optimiser.load_state_dict(checkpoint["optimiser"])
@@ -454,7 +455,7 @@ def sentences_of(datasets):
 
 def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data, drawing ./toy first if that
-    is what is asked for. UserError for a number that is too small."""
+    is what is asked for."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         dolls.make_toy(config.data)
     processes.wait()
@@ -473,12 +474,7 @@ def preset_config(config, rank=0):
             chosen[flag] = value
     if config.albef:
         chosen["align"] = False  # ALBEF's picture encoder is fixed
-    config = dataclasses.replace(config, **chosen)
-    for flag, least in (("steps", 1), ("ids", 2), ("images", 2), ("save_every", 1)):
-        value = getattr(config, flag)
-        if value < least:
-            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least {least}")
-    return config
+    return dataclasses.replace(config, **chosen)
 
 
 def resumed_config(config, checkpoint):
@@ -490,10 +486,10 @@ def resumed_config(config, checkpoint):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
 
-    old = checkpoint["config"]
-    workers = old["workers"] if config.workers is None else config.workers
-    new = {"resume": config.resume, "device": config.device, "workers": workers}
-    return Config(**{**old, **new})
+    new = {"resume": config.resume, "device": config.device}
+    if config.workers is not None:
+        new["workers"] = config.workers
+    return restore(Config, {**checkpoint["config"], **new}, config.resume, PRESETS["toy"])
 
 
 def task_ratios(config, datasets):
@@ -508,6 +504,12 @@ def task_ratios(config, datasets):
         raise UserError(
             f"--ratios {config.ratios}: expected task:number pairs such as trad:1,cc:2"
         ) from error
+
+    for task, steps in given.items():
+        if task not in TASKS or not 1 <= steps <= 1000:
+            raise UserError(
+                f"--ratios {config.ratios}: tasks are {', '.join(TASKS)}, their steps 1 to 1000"
+            )
     return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
 
 
@@ -515,7 +517,7 @@ def task_ratios(config, datasets):
 
 def new_folder(config, rank):
     """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
-    base = Path("runs") / (config.name or config.task)
+    base = Path("runs") / folder_name(config.name or config.task)
     folder, n = base, 1
     while folder.exists():
         n += 1

@@ -15,15 +15,18 @@ class Config:
     an overview of people, outfits and cameras. The same --people and --seed give the same bytes.
     """
     out: str = cli.option("./toy", "folder to write; must be empty or not exist yet")
-    people: int = cli.option(400, "people in each data set, 3/4 to train and 1/4 to test on")
+    people: int = cli.option(
+        400, "people in each data set, 3/4 to train and 1/4 to test on", least=8, most=999)
     seed: int = cli.option(0, "other seeds draw other people")
     sets: str = cli.option("five", "which trees: the five that train.py asks for, or all layouts",
                            ("five", "all"))
-    sheet: str = cli.option("", "write only a contact sheet, to this .png")
+    sheet: str = cli.option(None, "write only a contact sheet, to this .png")
 
 
 def main(config):
     if config.sheet:
+        if not config.sheet.endswith(".png"):
+            raise cli.UserError(f"--sheet {config.sheet}: name a .png")
         contact_sheet(config.seed).save(config.sheet)
     else:
         make_toy(config.out, config.people, config.seed, sets=config.sets)

@@ -34,6 +34,7 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
         raise cli.UserError(
             f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
 
+    out = out.resolve()  # a link stays, and its folder is filled
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from instructions import TASKS
 from model import SIZES, CrossEncoder, InstructReID, TextEncoder
 from reid.cli import UserError
-from reid.text import EmbeddedTextEncoder
+from reid.text import EmbeddedTextEncoder, bert_config
 
 
 # ---- files ----
@@ -79,7 +80,6 @@ def read(path, mmap=False):
     except (
         RuntimeError,
         EOFError,
-        OSError,
         zipfile.BadZipFile,
         KeyError,
         ValueError,
@@ -130,7 +130,7 @@ def restore_model(model, state, path):
 def load_model(path):
     """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
     state = load_checkpoint(path)
-    model = rebuild(state)
+    model = rebuild(state, path)
     restore_model(model, state["model"], path)
     return model.eval(), state["config"]
 
@@ -165,8 +165,22 @@ def architecture(model, size):
     return parts
 
 
-def rebuild(state):
-    """The model of a checkpoint, its weights yet to be restored by `restore_model`."""
+def rebuild(state, path):
+    """The model of a checkpoint, its weights yet to be restored by `restore_model`.
+
+    UserError, which names `path`, if it holds other than what train.py writes.
+    """
+    check_contents(state, path)
+    try:
+        return _rebuild(state)
+    except UserError:
+        raise
+    except Exception as error:  # as many kinds as there are libraries that make the parts
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: no model can be made of what it holds ({reason})") from error
+
+
+def _rebuild(state):
     config = state["config"]
     parts = state.get("published", {})
     text = _rebuild_text(parts.get("text"), trainable=config.get("train_text", False))
@@ -174,7 +188,7 @@ def rebuild(state):
     shape = {**SIZES[config["size"]], **parts.get("shape", {})}
     cross = None
     if "cross" in parts:
-        cross = CrossEncoder(_bert_config(parts["cross"]), shape["dim"])
+        cross = CrossEncoder(bert_config(json.loads(parts["cross"])), shape["dim"])
 
     return InstructReID(shape, state["classes"], config["editing"], text=text, cross=cross)
 
@@ -187,13 +201,60 @@ def _rebuild_text(parts, trainable):
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 
-    bert = BertModel(_bert_config(parts["bert"]), add_pooling_layer=False)
+    bert = BertModel(bert_config(json.loads(parts["bert"])), add_pooling_layer=False)
     tokenizer = BertTokenizer(tokenizer_object=Tokenizer.from_str(parts["tokenizer"]))
     return TextEncoder(bert, tokenizer, parts["pooling"], trainable)
 
 
-def _bert_config(text):
-    """The BertConfig of a JSON text; which attention is computed is fixed here, not in the file."""
-    from transformers import BertConfig
+# ---- what a checkpoint must hold ----
 
-    return BertConfig(**json.loads(text), attn_implementation="sdpa")
+CHOICES = {  # of its config, as far as a model and its evaluation go by it
+    "size": (*SIZES,),
+    "task": ("all", *TASKS),
+    "feature": ("edit", "fused"),
+    "editing": (True, False),
+    "train_text": (True, False, None),  # None: before there was that flag
+    "amp": ("auto", "bf16", "fp16", "off", None),
+}
+
+
+def check_contents(state, path):
+    """UserError, which names `path`, unless a checkpoint holds a model and says how it is used."""
+    config = state["config"]
+    _check(isinstance(config, dict), path, "config")
+    for key, choices in CHOICES.items():
+        value = config.get(key)
+        _check(isinstance(value, (str, bool, type(None))), path, f"config.{key}")
+        _check(value in choices, path, f"config.{key}")
+    _check(isinstance(config.get("data"), str), path, "config.data")
+
+    classes = state.get("classes")
+    _check(isinstance(classes, dict) and classes, path, "classes")
+    tensors = state["model"]
+    _check(isinstance(tensors, dict), path, "model")
+    for name, tensor in tensors.items():
+        _check(isinstance(name, str) and isinstance(tensor, torch.Tensor), path, f"model.{name}")
+
+
+def check_run(state, path):
+    """UserError, which names `path`, unless a checkpoint holds what `resume` of train.py needs."""
+    check_contents(state, path)
+    step = state.get("step")
+    steps = state["config"].get("steps")
+    _check(type(step) is int and step >= 0, path, "step")
+    _check(type(steps) is int and step <= steps, path, "config.steps")
+
+    needed = {"optimiser": {"state", "param_groups"}, "scaler": set(), "rng": {"cpu", "cuda"}}
+    for key, parts in needed.items():
+        value = state.get(key)
+        _check(isinstance(value, dict) and value.keys() >= parts, path, key)
+    cpu = state["rng"]["cpu"]
+    is_right = isinstance(cpu, torch.ByteTensor) and cpu.shape == torch.get_rng_state().shape
+    _check(is_right, path, "rng.cpu")
+
+
+def _check(right, path, part):
+    if not right:
+        raise UserError(
+            f"{path}: its {part} is missing or not what train.py writes; take another checkpoint"
+        )

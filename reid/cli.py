@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import sys
 
 
@@ -10,9 +11,13 @@ class UserError(Exception):
     """A user's mistake in one line, which names the flag or file and says the fix; see `run`."""
 
 
-def option(default, help, choices=None):
-    """A dataclass field that becomes the flag `--its-name` (underscores become dashes)."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default, help, choices=None, least=-math.inf, most=2**63 - 1):
+    """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
+
+    least, most: of a number, both allowed; torch counts no further than the default.
+    """
+    metadata = {"help": help, "choices": choices, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def argument(help):
@@ -37,7 +42,62 @@ def parse(config_class, argv=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise _unknown_flag(parser, unknown[0])
+    for field in dataclasses.fields(config_class):
+        value = getattr(args, field.name)
+        wanted = "no empty text" if value == "" else _wanted(field, value)
+        if wanted:
+            flag = "--" + field.name.replace("_", "-")
+            raise UserError(f"{flag} {value}: must be {wanted}")
     return config_class(**vars(args))
+
+
+def restore(config_class, values, path, chosen=()):
+    """`config_class` of values that came from a file; chosen: names that None is no value of.
+
+    UserError, which names `path`, for what no command line could have given.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    odd = sorted(values.keys() ^ fields.keys(), key=str)
+    if odd:
+        state = "is not known" if odd[0] in values else "is missing"
+        raise UserError(f"{path}: config.{odd[0]} {state}; take a file of this version")
+
+    for name, value in values.items():
+        wanted = _wanted(fields[name], value, name in chosen)
+        if wanted:
+            raise UserError(f"{path}: config.{name} is {value!r:.60}, must be {wanted}")
+    return config_class(**values)
+
+
+def _wanted(field, value, chosen=False):
+    """What the value of an `option` must be, if it is something else."""
+    if value is None and field.default is None and not chosen:
+        return None
+    kinds = (int, float) if field.type is float else (field.type,)
+    choices = field.metadata.get("choices")
+    if type(value) not in kinds:
+        return f"of type {field.type.__name__}"
+    if choices and value not in choices:
+        return f"one of {', '.join(choices)}"
+    if field.type not in (int, float):
+        return None
+
+    least = field.metadata["least"]
+    most = field.metadata["most"]
+    if not math.isfinite(value):
+        return "a finite number"
+    if value < least:
+        return f"at least {least}"
+    if value > most:
+        return f"at most {most}"
+    return None
+
+
+def folder_name(name):
+    """The name of a folder, as it was given. UserError unless it is one: no path, not too long."""
+    if name in (".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+        raise UserError(f"--name {name!a:.60}: give a name of at most 200 bytes, without a /")
+    return name
 
 
 def _add(parser, field):
@@ -67,5 +127,10 @@ def run(main, config_class):
     try:
         main(parse(config_class))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        line = f"error: {error}"
+    except OSError as error:  # no permission, a name that is too long
+        line = f"error: {error.filename or 'output'}: {error.strerror or error}"
+    else:
+        return
+    print(line, file=sys.stderr)
+    sys.exit(2)

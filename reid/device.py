@@ -18,8 +18,10 @@ def pick_device(name):
         own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         name = own if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        probe = torch.zeros(1, device=name)
+        probe.item()  # some only pretend: meta holds no numbers
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # without CUDA, torch asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here; try cpu ({reason})") from error
 

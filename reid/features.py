@@ -194,7 +194,8 @@ class Features:
                 self.known[key] = each, digest(records, wanted)
 
         for key, wanted in named.items():
-            if self.known[key][1] != digest(records, wanted):
+            feats, of = self.known[key]
+            if of != digest(records, wanted) or len(feats) != len(records):
                 raise UserError(
                     f"the features saved as '{key}' are of other images or instructions than those "
                     f"in {dataset.root}: mend --data or save them again"
@@ -220,12 +221,21 @@ class Features:
                 )
             self.known[f"{prefix}/nearest"] = nearest, ""
             self.known[f"{prefix}/logits"] = logits, ""
-        return self.known[f"{prefix}/nearest"][0], self.known[f"{prefix}/logits"][0]
+
+        nearest = self.known[f"{prefix}/nearest"][0]
+        logits = self.known[f"{prefix}/logits"][0]
+        if len(nearest) != len(sentences) or not ((0 <= nearest) & (nearest < len(gallery))).all():
+            raise UserError(
+                f"the features saved as '{prefix}' are of other images than those in "
+                f"{dataset.root}: mend --data or save them again"
+            )
+        return nearest, logits
 
     def need_model(self, key):
         if self.model is None:
             raise UserError(
-                f"the saved features lack '{key}': give --checkpoint the last.pt and save them again"
+                f"the saved features lack '{key}', which takes a model: "
+                "give --checkpoint the last.pt"
             )
 
 
@@ -263,12 +273,32 @@ def load_features(path, device="cpu"):
             known = {}
             for key in file.keys():
                 known[key] = file.get_tensor(key), notes.pop(f"digest {key}")
+        check_saved(known, notes)
         flip = notes["flip"] == "True"
         return Features(feature=notes["feature"], flip=flip, device=device, known=known), notes
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} holds no features that --save-features wrote ({error}); save them again"
         ) from error
+
+
+def check_saved(known, notes):
+    """ValueError, or KeyError, for what `save_features` cannot have written."""
+    if "data" not in notes or notes["task"] not in ("all", *TASKS):
+        raise ValueError("no data, or no known task")
+    widths = {}
+    for key, (tensor, _) in known.items():
+        data_set, task, side, name = key.split("/", 3)
+        if tensor.ndim != 2:
+            raise ValueError(f"'{key}' has {tensor.ndim} dimensions and not 2")
+        if side != "matching":
+            width = widths.setdefault((data_set, task), tensor.shape[1])
+            if tensor.shape[1] != width:
+                raise ValueError(f"'{key}' is {tensor.shape[1]} wide, others {width}")
+        elif name == "nearest":
+            logits, _ = known[key.replace("nearest", "logits")]
+            if tensor.shape != logits.shape or tensor.dtype != torch.int64:
+                raise ValueError(f"'{key}' does not fit the logits beside it")
 
 
 # ---- the second stage of text-to-image retrieval (Supp. 5.2) ----

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from reid.cli import UserError
 from reid.images import load_image
 from reid.layouts import LAYOUTS, data_task, recognise, tasks_of
-from reid.records import Dataset, Streamed, column
+from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
 IMAGE_FOLDER = 50  # a folder with more files than this holds images, not data sets
@@ -128,6 +128,8 @@ def _open(name, root, task, val):
     records = LAYOUTS[name].read(root, data_task(task))
     if not isinstance(records, Streamed):
         records = tuple(records)
+        for record in records:
+            check_record(record, root)
     dataset = Dataset(records[0].dataset, LAYOUTS[name].title, task, root, records)
     dataset = dataset._replace(title=f"{dataset.title} {dataset.variant}".rstrip())
 

@@ -1,12 +1,15 @@
 """Image files as tensors. Letters in shapes: b batch, h w size."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reid.cli import UserError
+
+ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
 
 # ImageNet's, for person images and instruction pictures, in training and test alike.
 MEAN = (0.485, 0.456, 0.406)
@@ -16,19 +19,35 @@ STD = (0.229, 0.224, 0.225)
 def load_image(path, size):
     """An image file as a uint8 tensor (3 h w) of `size` (h, w).
 
+    It is turned as its EXIF data says; what is transparent becomes white.
     UserError that names the file if it cannot be read.
     """
     height, width = size
     try:
+        if not Path(path).is_file():  # a named pipe would be waited for
+            raise FileNotFoundError("no such file")
         with Image.open(path) as image:
-            # Lets a JPEG decode at 1/2, 1/4 or 1/8, never below twice `size`.
-            image.draft("RGB", (2 * width, 2 * height))
-            image = image.convert("RGB")
+            if image.getexif().get(ORIENTATION, 1) == 1:
+                # Lets a JPEG decode at 1/2, 1/4 or 1/8, never below twice `size`.
+                image.draft("RGB", (2 * width, 2 * height))
+            ImageOps.exif_transpose(image, in_place=True)
+            image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise what they like at bytes that they do not expect
         raise UserError(
             f"cannot read image {path} ({error}); replace the file or take it off its list")
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def in_rgb(image):
+    """A PIL image of any mode in RGB: 16 bits become 8, and what is transparent white."""
+    if image.mode.startswith("I"):  # convert() would clip it at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def normalise(images):

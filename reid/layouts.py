@@ -18,7 +18,7 @@ from instructions import TASKS
 from reid.protocols import (
     GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT, infrared, person,
     person_and_camera, seen_by, usual_protocols, visible)
-from reid.records import Record
+from reid.records import Record, as_captions
 from reid.synth_pedes import Entries
 
 
@@ -109,7 +109,7 @@ def _listed_msmt17(root, version, folder, roles, first_pid):
         for where, (path, label) in rows:
             name = match_name(path, r"\d{4}_\d+_(?P<cam>\d{2})_",
                               "0000_000_01_0303morning_0008_0.jpg", where)
-            if not label.isdecimal():
+            if not re.fullmatch(r"\d{1,15}", label):
                 raise UserError(f"{where}: cannot read '{label}'; expected something like 17")
             pid = first_pid + int(label)
             cam = int(name["cam"])
@@ -308,7 +308,7 @@ def read_prcc(root, task):
 
     records = []
     for role, path, letter in found:
-        pid = int(Path(path).parent.name)
+        pid = int(match_name(Path(path).parent, r"\d+$", "092", root / path)[0])
         cam = "ABC".index(letter)
         outfit = "C" if letter == "C" else "AB"
         records.append(Record("prcc", role, path, pid, cam, f"{pid}:{outfit}", view=letter))
@@ -438,24 +438,25 @@ def read_cuhk_pedes(root, task):
     roles = {"train": "train", "val": "val", "test": "gallery"}
     elsewhere = None
     records = []
-    for entry in read_json(root / "reid_raw.json"):
-        file = entry.get("file_path")
-        role = roles.get(entry.get("split"))
+    for entry in read_entries(root / "reid_raw.json", file_path=str, id=int):
+        file = entry["file_path"]
+        role = roles.get(str(entry.get("split")))
         if role is None:  # caption_all.json under another name
             raise UserError(f"{root}/reid_raw.json: {file} has no split train, val or test")
 
         captions = entry.get("captions")
         if not captions:
             if elsewhere is None:
-                entries = read_json(root / "caption_all.json")
-                elsewhere = {other["file_path"]: other["captions"] for other in entries}
+                entries = read_entries(root / "caption_all.json", file_path=str)
+                elsewhere = {other["file_path"]: other.get("captions") for other in entries}
             captions = elsewhere.get(file)
         if not captions:
             raise UserError(
                 f"{root}: {file} has no captions in reid_raw.json or caption_all.json")
 
+        captions = as_captions(captions, f"{root}: {file}")
         records.append(
-            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=tuple(captions)))
+            Record("cuhk-pedes", role, f"imgs/{file}", entry["id"], captions=captions))
 
     if not {"train", "gallery"} <= {record.role for record in records}:
         raise UserError(f"{root}/reid_raw.json: empty split, train and test are both needed; "
@@ -658,7 +659,7 @@ def _caption_texts(folder):
         raise UserError(f"{folder}: no caption JSON; it comes with the lists")
     texts = {}
     for file in files:
-        texts |= read_json(folder / file)
+        texts |= read_json(folder / file, dict)
     return texts
 
 
@@ -707,10 +708,10 @@ def _with_captions(record, task, where, fields, texts):
     if instr not in texts:
         raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
 
-    captions = (texts[instr],)
-    own = texts.get(image, texts[instr])
-    if record.role == "query" and not task.text_only and own not in captions:
-        captions += (own,)
+    captions = as_captions(texts[instr], where)
+    own = as_captions(texts.get(image, texts[instr]), where)
+    if record.role == "query" and not task.text_only and own != captions:
+        captions += own
     return replace(record, captions=captions)
 
 
@@ -735,7 +736,7 @@ def read_images(root, name, folders, files, rule, example, captions=None):
     it reads. captions: a JSON of {image's path: its sentence, or list of sentences}; those of a
     query (li) are what it asks for and then what it shows. pid -1 is junk, a bad detection.
     """
-    texts = read_json(root / captions) if captions else {}
+    texts = read_json(root / captions, dict) if captions else {}
     records = []
     for folder, role in folders.items():
         for path, match in find_images(root, f"{folder}/{files}", rule, example):
@@ -758,7 +759,7 @@ def _captions_of(path, texts, file):
     sentences = texts.get(path)
     if not sentences:
         raise UserError(f"{file}: no captions of {path}; add them or take the image away")
-    return (sentences,) if isinstance(sentences, str) else tuple(sentences)
+    return as_captions(sentences, f"{file}: {path}")
 
 
 def caption_queries(records):
@@ -799,7 +800,7 @@ def read_rows(path, widths):
     if not path.is_file():
         raise UserError(f"{path}: list is missing; it comes with the data set's split files")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             rows.append((f"{path}:{number}", line.split()))
     if not rows:
@@ -813,10 +814,35 @@ def read_rows(path, widths):
     return rows
 
 
-def read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def read_entries(path, **kinds):
+    """The entries of a JSON list, each a dict; kinds: the types of what it must hold."""
+    entries = read_json(path, list)
+    for number, entry in enumerate(entries, 1):
+        for key, kind in kinds.items():
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, kind):
+                raise UserError(f"{path}: entry {number} has {value!a:.60} as {key}, "
+                                f"expected a {kind.__name__}; fetch the file again")
+    return entries
+
+
+def read_json(path, kind):
+    """What a JSON file holds, a list or dict as `kind` says."""
+    if not path.is_file():
         raise UserError(f"{path}: file is missing; it comes with the data set's captions")
-    except ValueError as error:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); fetch it again")
+    if not isinstance(content, kind):
+        found = type(content).__name__
+        raise UserError(f"{path}: holds a {found}, expected a {kind.__name__}; fetch it again")
+    return content
+
+
+def read_text(path):
+    """The text of a file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding")

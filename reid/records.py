@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from reid.cli import UserError
+
+LARGEST_ID = 2**53  # protocols compare ids as floats
+
 
 @dataclass(frozen=True)
 class Record:
@@ -26,6 +30,40 @@ class Record:
     target_clothes: str | None = None  # what a ctcc or li query asks for
     view: str | None = None  # the data set's own tag: PRCC's camera letter, LLCM's session
     junk: bool = False  # deleted from every ranking; distractors are not junk
+
+
+def as_captions(value, where):
+    """What a JSON holds as captions, a sentence or a list of them, as a tuple.
+
+    UserError, which names `where`, if it is anything else.
+    """
+    captions = tuple(value) if isinstance(value, list) else (value,)
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip() or not _is_utf8(caption):
+            raise UserError(
+                f"{where}: {caption!a:.60} is no caption; write a sentence, or a list of them")
+    return captions
+
+
+def check_record(record, where):
+    """UserError, which names `where`, for an id or a path that no data set can mean."""
+    for number in (record.pid, record.cam or 0):
+        if type(number) is not int or abs(number) > LARGEST_ID:
+            raise UserError(f"{where}: {number!r:.60} is no id or camera; mend {record.path}")
+    for path in filter(None, (record.path, record.template_path, record.crop_path)):
+        if not _is_utf8(path):
+            raise UserError(f"{where}: {path!a} is not UTF-8; rename it")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise UserError(f"{where}: {path} lies outside of the data set; mend the list")
+
+
+def _is_utf8(text):
+    """False for a lone surrogate: half a sign in JSON, a foreign byte in a file or its name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Streamed(Sequence):

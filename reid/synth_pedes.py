@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid.cli import UserError
-from reid.records import Record, Streamed
+from reid.records import Record, Streamed, as_captions, check_record
 
 PIECE = 2**24  # bytes of the JSON that are in memory at a time
 
@@ -33,11 +33,10 @@ class Entries(Streamed):
         start, end = self.index["start"][i:i + 2].tolist()
         with open(self.path, "rb") as file:
             file.seek(start)
-            text = file.read(end - start).decode("utf-8")
+            text = file.read(end - start).decode("utf-8", "surrogateescape")
 
         entry, _ = json.JSONDecoder().raw_decode(text)
-        captions = (*entry["captions"], *entry.get("prompt_caption", ()))
-        return Record("synth-pedes", "train", entry["file_path"], entry["id"], captions=captions)
+        return _record(entry, f"{self.path}: the entry at byte {start}")
 
     def column(self, name):
         """Only `pid` differs between records, of the fields that the index knows."""
@@ -45,6 +44,18 @@ class Entries(Streamed):
             return self.index["pid"][:-1].tolist()
         alike = Record("synth-pedes", "train", "", 0)
         return [getattr(alike, name)] * len(self)
+
+
+def _record(entry, where):
+    """The Record of an entry. UserError, which names `where`, if something is wrong with it."""
+    captions = as_captions(entry.get("captions", []), where)
+    captions += as_captions(entry.get("prompt_caption", []), where)
+    file = entry.get("file_path")
+    if not captions or not isinstance(file, str):
+        raise UserError(f"{where} has no captions or no file_path; fetch it again")
+    record = Record("synth-pedes", "train", file, entry.get("id"), captions=captions)
+    check_record(record, where)
+    return record
 
 
 def open_index(path):
@@ -79,7 +90,10 @@ def _keep(index, kept):
 
 
 def make_index(path, size):
-    """Reads the list piece by piece; UserError if it is cut off or no such list."""
+    """Reads the list piece by piece.
+
+    UserError if it is cut off or no such list, or if an entry is wrong.
+    """
     starts = array("q")
     pids = array("q")
     text = ""  # read, and not yet decoded
@@ -91,11 +105,9 @@ def make_index(path, size):
             text += piece.decode("latin-1")  # one character per byte; JSON's own signs are ASCII
             end = 0
             for brace, end, entry in _whole_entries(text):
-                if not isinstance(entry.get("id"), int):
-                    raise UserError(f"{path}: the entry at byte {passed + brace} "
-                                    "has no number as id; fetch it again")
+                record = _record(entry, f"{path}: the entry at byte {passed + brace}")
                 starts.append(passed + brace)
-                pids.append(entry["id"])
+                pids.append(record.pid)
 
             text = text[end:]
             passed += end
@@ -121,7 +133,7 @@ def _whole_entries(text):
     while brace >= 0:
         try:
             entry, end = decode(text, brace)
-        except ValueError:  # it goes on in the next piece
+        except (ValueError, RecursionError):  # it goes on in the next piece, or never ends
             return
         yield brace, end, entry
         brace = text.find("{", end)

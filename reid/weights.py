@@ -97,7 +97,7 @@ def read_published(path):
     tensors = {}
     if isinstance(state, dict):
         for key, value in state.items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided:
                 tensors[str(key).removeprefix("module.")] = value
     if not tensors:
         raise UserError(
@@ -224,7 +224,7 @@ def _renamed(state, keys):
         for theirs, ours in NAMES:
             name = name.replace(theirs, ours)
 
-        if name.startswith("blocks.") and ".qkv." in name:
+        if name.startswith("blocks.") and ".qkv." in name and state[key].ndim:
             for part, tensor in zip("qkv", state[key].chunk(3)):
                 tensors[name.replace("qkv", part)] = tensor
         else:
@@ -239,6 +239,17 @@ def _check_vit(vit, tensors, path):
             f"{path} is not a ViT as PASS, DeiT, HAP or ALBEF publish one: "
             f"it begins with {next(iter(tensors))}"
         )
+
+    width = tensors["cls_token"].shape[-1:]
+    for name, tensor in tensors.items():
+        shape = tensor.shape
+        is_odd = name == "embed.weight" and len(shape) != 4
+        if re.fullmatch(r"(cls|part)_token\d*|pos_embed|(cls|part\d+)_pos", name):
+            is_odd = len(shape) != 3 or shape[:1] + shape[2:] != (1, *width)
+        if is_odd:
+            raise UserError(
+                f"{path}: the encoder's {name} has the shape {tuple(shape)}; fetch the file again"
+            )
 
     layers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
     found = (
@@ -447,6 +458,10 @@ def _bert_sizes(tensors, path, tower):
     except KeyError as error:
         raise UserError(
             f"{path} is not ALBEF's: it has no {tower}.bert.{error.args[0]}; ALBEF.pth is needed"
+        ) from error
+    except (ValueError, TypeError) as error:  # of a tensor without dimensions
+        raise UserError(
+            f"{path}: its {tower}.bert has other shapes than ALBEF's ({error}); fetch it again"
         ) from error
 
 
