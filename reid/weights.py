@@ -102,15 +102,16 @@ def choose(size, albef=None):
     Known are the files in ./weights/, by their keys, and that of --albef; then the hub is asked.
     """
     fitting, report = _known_files(size, albef)
-    kind, path = None, None
+    kind = None
+    path = None
     why = f"no published weights in ./{FOLDER}/"
     if report:
         why = f"no file of weights in ./{FOLDER}/ fits --size {size}"
 
     if fitting:
         kind, path = fitting[0]
-        others = [f"{kind} in {path}" for kind, path in fitting[1:]]
-        why = f"{kind}, before {', '.join(others)}" if others else f"{kind}, no other file fits"
+        others = ", ".join(f"{other} in {there}" for other, there in fitting[1:])
+        why = f"{kind}, before {others}" if others else f"{kind}, no other file fits"
     elif HUB_FORM != _form_of(size):
         why += f", and the hub's DeiT is not of --size {size}"
     elif _is_on_hub(HUB):
