@@ -460,6 +460,8 @@ class CrossEncoder(nn.Module):
 SIZES = {  # person images and E_e; instruction pictures and their encoder; depth of E_f
     "tiny": dict(size=(64, 32), patch=8, dim=128, depth=2, heads=4, stem="conv",
                  picture_size=(32, 32), picture_depth=2, fusion_depth=1),
+    "tiny-128": dict(size=(128, 64), patch=8, dim=128, depth=2, heads=4, stem="conv",
+                     picture_size=(64, 64), picture_depth=2, fusion_depth=1),
     "small": dict(size=(256, 128), patch=16, dim=384, depth=12, heads=6, stem="patch",
                   picture_size=(128, 128), picture_depth=6, fusion_depth=2),
     "base": dict(size=(256, 128), patch=16, dim=768, depth=12, heads=12, stem="patch",

@@ -30,6 +30,7 @@ from reid.cli import UserError, folder_name, option, restore, run
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
+from reid.records import column
 
 
 @dataclasses.dataclass
@@ -45,13 +46,14 @@ class Config:
     name: str = option(None, "the run's folder under ./runs (default: the task)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option(
-        "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
-        ("auto", "toy", "paper"))
+        "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
+        ("auto", "toy", "scratch", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
 
     # model
     size: str = option(
-        None, "tiny, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 (base-384)",
+        None, "tiny, tiny-128, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 "
+        "(base-384)",
         (*SIZES,))
     editing: bool = option(
         True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 "
@@ -60,8 +62,9 @@ class Config:
         "edit", "what is ranked: the edited CLS token, or F_out of the attention module",
         ("edit", "fused"))
     vit_weights: str = option(
-        None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
-        "hub:OWNER/NAME")
+        "auto", "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
+        "hub:OWNER/NAME; none is scratch; auto, for photographs, takes the best in ./weights/, "
+        "else DeiT from the hub, else none")
     albef: str = option(
         None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f "
         "of t2i")
@@ -88,6 +91,8 @@ class Config:
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
     gate_lr: float = option(None, "learning rate of the gates, in multiples of lr", least=0)
+    new_lr: float = option(
+        None, "learning rate of what no file of weights brought, in multiples of lr", least=0)
     erase: float = option(None, "probability of random erasing", least=0, most=1)
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
 
@@ -120,12 +125,30 @@ PRESETS = {
         warmup=100,
         weight_decay=0.05,
         gate_lr=10.0,
+        new_lr=1.0,
         erase=0.0,
         ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
         workers=0,
         evaluate_every=0,
     ),
-    "paper": dict(  # Sec. 5.1
+    "scratch": dict(  # photographs without published weights: 16 minutes of one core
+        size="tiny-128",
+        mining="all",
+        margin=5.0,
+        steps=1500,
+        ids=16,
+        images=4,
+        lr=1.5e-3,
+        warmup=100,
+        weight_decay=0.05,
+        gate_lr=10.0,
+        new_lr=1.0,
+        erase=0.2,
+        ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
+        workers=0,
+        evaluate_every=300,
+    ),
+    "paper": dict(  # Sec. 5.1; the rates of what is new are not the paper's
         size="base",
         mining="all",
         margin=0.3,
@@ -135,7 +158,8 @@ PRESETS = {
         lr=1e-5,
         warmup=1000,
         weight_decay=5e-4,
-        gate_lr=1.0,
+        gate_lr=10.0,
+        new_lr=10.0,
         erase=0.5,
         ratios="",
         evaluate_every=4000,
@@ -170,6 +194,7 @@ def main(config):
     bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
     started = time.time()
     first = step
+    paced_from = started
     model.train()
     for batch in bar:
         for group in optimiser.param_groups:
@@ -198,6 +223,11 @@ def main(config):
         step += 1
 
         # report, save, evaluate
+        if step == first + 1:  # the first one reads and plans more than those behind it
+            paced_from = time.time()
+        if step == first + 10 and rank == 0:
+            per_step = (time.time() - paced_from) / 9
+            bar.write(time_to_go(per_step * (config.steps - step)) + ", evaluations apart")
         if step % 10 == 0:
             speed = (step - first) * len(images) * world / (time.time() - started)
             values = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
@@ -225,6 +255,15 @@ def main(config):
         )
     else:
         finish(state, step, time.time() - started)
+
+
+def time_to_go(seconds):
+    """About how long, for people: `about 14 minutes to go`."""
+    if seconds < 90:
+        return f"about {seconds:.0f} seconds to go"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} minutes to go"
+    return f"about {seconds / 3600:.1f} hours to go"
 
 
 def generator(seed, step, device):
@@ -335,22 +374,37 @@ def schedule(step, config):
 
 def parameter_groups(model, config):
     """Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled
-    back to it."""
+    back to it; what no file brought moves at new_lr."""
     matrices, vectors, gates = [], [], []
+    new_matrices = []
+    new_vectors = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
+        is_new = config.new_lr != 1.0 and not weights.is_loaded(name, config)
         if name.endswith("gate"):
             gates.append(p)
+        elif p.ndim > 1 and is_new:
+            new_matrices.append(p)
         elif p.ndim > 1:
             matrices.append(p)
+        elif is_new:
+            new_vectors.append(p)
         else:
             vectors.append(p)
-    return [
-        dict(params=matrices, weight_decay=config.weight_decay, scale=1.0),
+
+    decay = config.weight_decay
+    groups = [
+        dict(params=matrices, weight_decay=decay, scale=1.0),
         dict(params=vectors, weight_decay=0.0, scale=1.0),
         dict(params=gates, weight_decay=0.0, scale=config.gate_lr),
     ]
+    if config.new_lr != 1.0:
+        groups += [
+            dict(params=new_matrices, weight_decay=decay, scale=config.new_lr),
+            dict(params=new_vectors, weight_decay=0.0, scale=config.new_lr),
+        ]
+    return groups
 
 
 # ---- begin, or go on ----
@@ -371,13 +425,17 @@ class State:
 
 def begin(config, device, rank, world):
     """The State of a new run in a new folder."""
-    config = preset_config(config, rank)
+    asked = config
+    config = preset_config(config, device, rank)
     torch.manual_seed(config.seed)
-    datasets, batches = open_batches(config, rank, world)
+    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    if asked.ids is None:
+        config = with_ids_that_are_there(config, datasets)
+    batches = make_batches(config, datasets, rank, world)
     model, report = weights.build(config, batches.classes)
     optimiser, scaler = prepare(model, config, device)
     folder = new_folder(config, rank)
-    introduce(model, datasets, report, rank)
+    introduce(model, datasets, [settings(config), *report], rank)
     return State(config, folder, datasets, batches, model, optimiser, scaler)
 
 
@@ -387,24 +445,24 @@ def resume(config, device, rank, world):
     checkpoints.check_run(checkpoint, config.resume)
     config = resumed_config(config, checkpoint)
     torch.manual_seed(config.seed)
-    datasets, batches = open_batches(config, rank, world)
+    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    batches = make_batches(config, datasets, rank, world)
     model = checkpoints.rebuild(checkpoint, config.resume)
     optimiser, scaler = prepare(model, config, device)
     checkpoints.restore_model(model, checkpoint["model"], config.resume)
     optimiser.load_state_dict(checkpoint["optimiser"])
     scaler.load_state_dict(checkpoint["scaler"])
     restore_rng(checkpoint["rng"], device)
-    introduce(model, datasets, [], rank)
+    introduce(model, datasets, [settings(config)], rank)
     folder = Path(config.resume).parent
     step = checkpoint["step"]
     return State(config, folder, datasets, batches, model, optimiser, scaler, step)
 
 
-def open_batches(config, rank, world):
-    """(datasets, Batches): every process draws its own."""
-    datasets = without_overlap(open_all(config.data, config.task, config.val))
+def make_batches(config, datasets, rank, world):
+    """The Batches of this process: every process draws its own."""
     shape = SIZES[config.size]
-    batches = data.Batches(
+    return data.Batches(
         datasets,
         shape["size"],
         shape["picture_size"],
@@ -413,7 +471,6 @@ def open_batches(config, rank, world):
         seed=config.seed * world + rank,
         ratios=task_ratios(config, datasets),
     )
-    return datasets, batches
 
 
 def prepare(model, config, device):
@@ -453,28 +510,69 @@ def sentences_of(datasets):
 
 # ---- config ----
 
-def preset_config(config, rank=0):
-    """Fills what the user left open from the preset that fits the data, drawing ./toy first if that
-    is what is asked for."""
+        "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
+        ("auto", "toy", "scratch", "paper"))
+    seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         dolls.make_toy(config.data)
     processes.wait()
 
+    vit_weights = starting_weights(config, rank)
     name, why = config.preset, "--preset"
     if name == "auto" and is_drawn(config.data):
         name, why = "toy", "drawn data (toy.json is there)"
+    elif name == "auto" and (vit_weights or config.albef):
+        name, why = "paper", "no toy.json: photographs; published weights"
     elif name == "auto":
-        name, why = "paper", "no toy.json: photographs"
+        name, why = "scratch", "no toy.json: photographs; no published weights"
     if rank == 0:
         print(f"preset {name}: {why}")
 
-    chosen = {"preset": name}
+    chosen = {"preset": name, "vit_weights": vit_weights}
     for flag, value in PRESETS[name].items():
         if getattr(config, flag) is None:
             chosen[flag] = value
     if config.albef:
         chosen["align"] = False  # ALBEF's picture encoder is fixed
     return dataclasses.replace(config, **chosen)
+
+
+def starting_weights(config, rank):
+    """What E_e starts from: a file, hub:OWNER/NAME, or None for scratch; auto is chosen here."""
+    if config.vit_weights in (None, "none"):
+        return None
+    if config.vit_weights != "auto":
+        return config.vit_weights
+    if config.preset in ("toy", "scratch"):
+        return None
+    if config.preset == "auto" and is_drawn(config.data):
+        return None
+
+    chosen = None
+    if rank == 0:
+        chosen, report = weights.choose(config.size or PRESETS["paper"]["size"], config.albef)
+        print("\n".join(report))
+    return processes.from_first(chosen)  # the others may reach another hub
+
+
+def with_ids_that_are_there(config, datasets):
+    """The config with no more identities in a batch than the smallest training split has."""
+    counts = []
+    for dataset in data.with_training_images(datasets):
+        counts.append(len(set(column(dataset.split("train"), "pid"))))
+    ids = min(config.ids, *counts)
+    return dataclasses.replace(config, ids=max(2, ids))  # a single one is the sampler's complaint
+
+
+def settings(config):
+    """What is trained and how, in one line."""
+    height, width = SIZES[config.size]["size"]
+    start = config.vit_weights or "scratch"
+    return (
+        f"{config.steps} steps of {config.ids} identities x {config.images} images, "
+        f"size {config.size} ({height}x{width}) from {start}, lr {config.lr:g} "
+        f"(new layers {config.lr * config.new_lr:g}, gates {config.lr * config.gate_lr:g})"
+    )
 
 
 def resumed_config(config, checkpoint):

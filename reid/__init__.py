@@ -14,6 +14,6 @@ rerank       k-reciprocal re-ranking
 compare      two runs on the same queries
 pictures     rankings, gates and instruction attention, drawn
 checkpoints  what train.py writes, read and written
-weights      a model that starts from published weights: PASS, DeiT, HAP, ALBEF
+weights      a model that starts from published weights, PASS, DeiT, HAP, ALBEF; which it takes
 text         the BERT that reads the sentences, and its tokenizer
 """

@@ -102,6 +102,14 @@ def wait():
     any_process(False)
 
 
+def from_first(value):
+    """What rank 0 gives, in every process; a plain value."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, group=_patient)
+    return values[0]
+
+
 def leave():
     """The last that a process does with the others; each goes on alone."""
     if dist.is_initialized():

@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from http.client import HTTPException
 from math import isqrt
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +72,117 @@ def _count(module):
     return f"{len(module.state_dict())} tensors loaded"
 
 
+def is_loaded(name, config):
+    """Whether a file of weights that `config` names brought the parameter of that name.
+
+    A checkpoint holds the same config, so a resumed run answers alike without the files.
+    """
+    if name.startswith("encoder.text."):
+        return True
+    if name.startswith(("encoder.picture.", "cross.")):
+        return bool(config.albef)
+    if name.startswith("editor."):
+        return bool(config.vit_weights) and not EDITING.search(name)
+    return False
+
+
+# ---- choosing ----
+
+FOLDER = Path("weights")  # where published files are looked for
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar")
+KINDS = ("PASS", "HAP", "DeiT", "ALBEF")  # best first; the former two were trained on people
+HUB = "hub:facebook/deit-base-distilled-patch16-224"
+HUB_FORM = (768, 12, 16)  # its width, layers and patches
+HUB_SECONDS = 3  # to wait for the hub's answer
+
+
+def choose(size, albef=None):
+    """(path, hub:OWNER/NAME or None, report lines): the best published ViT for E_e of that --size.
+
+    Known are the files in ./weights/, by their keys, and that of --albef; then the hub is asked.
+    """
+    fitting, report = _known_files(size, albef)
+    kind = None
+    path = None
+    why = f"no published weights in ./{FOLDER}/"
+    if report:
+        why = f"no file of weights in ./{FOLDER}/ fits --size {size}"
+
+    if fitting:
+        kind, path = fitting[0]
+        others = ", ".join(f"{other} in {there}" for other, there in fitting[1:])
+        why = f"{kind}, before {others}" if others else f"{kind}, no other file fits"
+    elif HUB_FORM != _form_of(size):
+        why += f", and the hub's DeiT is not of --size {size}"
+    elif _is_on_hub(HUB):
+        kind, path = "DeiT", HUB
+    else:
+        why += ", hub not reachable"
+
+    line = f"E_e starts from {path or 'scratch'}: {why}"
+    if kind != KINDS[0]:
+        line += f"; {KINDS[0]} in ./{FOLDER}/ would be better, see docs/weights.md"
+    return path, [*report, line]
+
+
+def _known_files(size, albef):
+    """([(kind, path)] that fit the size, best first; report lines about the other files)."""
+    paths = []
+    if FOLDER.is_dir():
+        paths = sorted(path for path in FOLDER.iterdir() if path.suffix in SUFFIXES)
+    if albef and Path(albef) not in paths:
+        paths.append(Path(albef))
+
+    fitting = []
+    report = []
+    for path in paths:
+        try:
+            kind, form = recognise_vit(path)
+            _check_form(form, _form_of(size), path)
+            fitting.append((kind, str(path)))
+        except UserError as error:
+            report.append(f"not used: {error}")
+    fitting.sort(key=lambda found: KINDS.index(found[0]))
+    return fitting, report
+
+
+def recognise_vit(path, tower="visual_encoder"):
+    """(kind, (width, layers, patch)) of a published ViT. UserError if it is none."""
+    state = read_published(path)
+    keys = _encoder_keys(state, tower)
+    tensors = _renamed(state, keys)
+    form = _form(tensors, path)
+    _, _, patch_pos = _take_tokens(tensors, path)
+    grid = _grid(patch_pos.shape[1], path)
+    return _kind(keys, tower, grid), form
+
+
+def _is_on_hub(name):
+    """Whether `name` is in the local cache, or the hub answers within HUB_SECONDS."""
+    from huggingface_hub import constants, hf_hub_url
+
+    repo = name.removeprefix("hub:")
+    if _cached(repo, "model.safetensors"):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+
+    request = Request(hf_hub_url(repo, "model.safetensors"), method="HEAD")
+    try:
+        with urlopen(request, timeout=HUB_SECONDS):
+            return True
+    except (OSError, HTTPException):
+        return False
+
+
+def _cached(repo, file):
+    """The path of a file of the hub in the local cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, file)
+    return Path(path) if isinstance(path, str) else None
+
+
 # ---- files ----
 
 def read_published(path):
@@ -127,6 +240,9 @@ def _fetch(name):
     logging.set_verbosity_error()
     repo = name.removeprefix("hub:")
     for file in ("model.safetensors", "pytorch_model.bin"):
+        cached = _cached(repo, file)
+        if cached:  # asking whether it is the newest takes half a minute where there is no network
+            return cached
         try:
             return Path(hf_hub_download(repo, file))
         except errors.RemoteEntryNotFoundError:
@@ -174,6 +290,9 @@ OTHERS = re.compile(  # beside a ViT: heads, decoders, text towers, queues, mome
 )
 
 
+EDITING = re.compile(r"instr|gate")  # what no published ViT has
+
+
 def load_vit(vit, path, tower="visual_encoder"):
     """Puts a published ViT into `vit`: PASS, DeiT, HAP, ALBEF's `tower`, a ViT of the hub.
 
@@ -185,7 +304,8 @@ def load_vit(vit, path, tower="visual_encoder"):
     state = read_published(path)
     keys = _encoder_keys(state, tower)
     tensors = _renamed(state, keys)
-    _check_vit(vit, tensors, path)
+    wanted = (vit.norm.weight.numel(), len(vit.blocks), vit.patch)
+    _check_form(_form(tensors, path), wanted, path)
 
     # what is taken out of `tensors` is loaded, the rest is reported
     prefix, prefix_pos, patch_pos = _take_tokens(tensors, path)
@@ -232,8 +352,8 @@ def _renamed(state, keys):
     return tensors
 
 
-def _check_vit(vit, tensors, path):
-    """UserError unless the tensors are a ViT of vit's width, depth and patches."""
+def _form(tensors, path):
+    """(width, layers, patch) of a ViT's tensors. UserError if they are none."""
     if not {"cls_token", "pos_embed", "embed.weight"} <= tensors.keys():
         raise UserError(
             f"{path} is not a ViT as PASS, DeiT, HAP or ALBEF publish one: "
@@ -252,12 +372,21 @@ def _check_vit(vit, tensors, path):
             )
 
     layers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
-    found = (
+    return (
         tensors["cls_token"].shape[-1],
         1 + max(layers, default=-1),
         tensors["embed.weight"].shape[-1],
     )
-    wanted = (vit.norm.weight.numel(), len(vit.blocks), vit.patch)
+
+
+def _form_of(size):
+    """(width, layers, patch) of a --size."""
+    shape = SIZES[size]
+    return shape["dim"], shape["depth"], shape["patch"]
+
+
+def _check_form(found, wanted, path):
+    """UserError unless the ViT of `path` has the wanted (width, layers, patch)."""
     if found != wanted:
         form = "width {}, {} layers, patches of {}"
         raise UserError(
@@ -269,8 +398,8 @@ def _check_vit(vit, tensors, path):
 def _fitting(wanted):
     """The advice which --size has that (width, depth, patch)."""
     names = []
-    for name, shape in SIZES.items():
-        if (shape["dim"], shape["depth"], shape["patch"]) == wanted:
+    for name in SIZES:
+        if _form_of(name) == wanted:
             names.append(name)
     return f"give --size {' or '.join(names)}" if names else "no --size has that shape"
 

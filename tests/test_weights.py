@@ -368,6 +368,7 @@ def lively(state):
 
 
 def started(**flags):
+    flags.setdefault("vit_weights", None)
     return weights.build(train.Config(size="tiny", **flags), {"market": 5})
 
 

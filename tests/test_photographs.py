@@ -1,0 +1,261 @@
+"""Photographs: where E_e starts from and which preset is taken, without being told."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from model import SIZES
+from reid import checkpoints, weights
+from tests.test_train import FAST, command, drawn, one_line  # noqa: F401, two of them are fixtures
+from tests.test_weights import HEADS, TOY, albef_file, lively, random_tensors, vit_file
+
+BETTER = "PASS in ./weights/ would be better, see docs/weights.md"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """{kind: path} of published layouts at the size of `tiny`; no name tells its kind."""
+    folder = tmp_path_factory.mktemp("published")
+    tokens = dict.fromkeys(("cls_pos", "part_token1", "part1_pos"), (1, 1, TOY["dim"]))
+    albef = albef_file(**TOY, grid=8, width=64, layers=4, fusion=2, words=30522, seed=5)
+    states = {
+        "ALBEF": lively(albef),
+        "DeiT": {"model": vit_file(**TOY, positions=1 + 8 * 8, seed=6)},
+        "HAP": {"model": vit_file(**TOY, positions=1 + 8 * 4, seed=7)},
+        "PASS": vit_file(**TOY, positions=8 * 4, seed=8) | random_tensors(tokens, 9),
+    }
+    paths = {}
+    for number, (kind, state) in enumerate(states.items()):
+        paths[kind] = folder / f"{number}.pth"
+        torch.save(state, paths[kind])
+    return paths
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """Nothing here waits for a network; asked[] is what would have been asked for."""
+    asked = []
+    monkeypatch.setattr(weights, "_is_on_hub", asked.append)
+    return asked
+
+
+@pytest.fixture
+def photographs(drawn, tmp_path):
+    """A copy of the drawn Market-1501 that does not say that it was drawn: 12 people to train on."""
+    folder = tmp_path / "market"
+    shutil.copytree(drawn / "Market-1501-v15.09.15", folder)
+    return folder
+
+
+def place(tmp_path, *paths):
+    """Copies files into ./weights/ of a test's folder."""
+    folder = tmp_path / "weights"
+    folder.mkdir(exist_ok=True)
+    for path in paths:
+        shutil.copy(path, folder)
+
+
+# ---- choosing ----
+
+def test_the_best_file_is_taken_by_its_keys(published, tmp_path, monkeypatch, no_hub):
+    monkeypatch.chdir(tmp_path)
+    place(tmp_path, *published.values())
+    for kind in ("PASS", "HAP", "DeiT", "ALBEF"):
+        path, [line] = weights.choose("tiny")
+        assert path == f"weights/{published[kind].name}"
+        assert line.startswith(f"E_e starts from {path}: {kind}, ")
+        assert line.endswith(BETTER) == (kind != "PASS")
+        (tmp_path / path).unlink()
+    assert not no_hub
+
+
+def test_the_albef_file_that_was_given_is_known_too(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, [line] = weights.choose("tiny", albef=str(published["ALBEF"]))
+    assert path == str(published["ALBEF"]) and "ALBEF, no other file fits" in line
+
+
+def test_a_file_that_does_not_fit_is_named_and_left(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place(tmp_path, published["PASS"])
+    (tmp_path / "weights/cut.pth").write_bytes(published["DeiT"].read_bytes()[:500])
+    (tmp_path / "weights/notes.txt").write_text("not weights")
+    path, [other, cut, line] = weights.choose("base")
+    assert path is None
+    assert "width 128" in other and "--size tiny" in other
+    assert cut.startswith("not used: weights/cut.pth")
+    assert line == ("E_e starts from scratch: no file of weights in ./weights/ fits --size base, "
+                    f"hub not reachable; {BETTER}")
+
+
+def test_the_hub_is_the_second_choice_and_only_for_its_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(weights, "_is_on_hub", lambda name: asked.append(name) or True)
+    path, [line] = weights.choose("base")
+    assert path == weights.HUB == asked[0]
+    assert "no published weights in ./weights/" in line and line.endswith(BETTER)
+    path, [line] = weights.choose("small")
+    assert path is None and len(asked) == 1 and "is not of --size small" in line
+
+
+def test_the_hub_is_asked_once_and_briefly(monkeypatch):
+    monkeypatch.undo()
+    import huggingface_hub
+    seen = []
+
+    def unreachable(request, timeout):
+        seen.append((request.full_url, request.get_method(), timeout))
+        raise OSError("no network")
+
+    monkeypatch.setattr(weights, "urlopen", unreachable)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert weights._is_on_hub(weights.HUB) is False
+    [(url, method, seconds)] = seen
+    assert "facebook/deit-base-distilled-patch16-224" in url and method == "HEAD" and seconds <= 5
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert weights._is_on_hub(weights.HUB) is False and len(seen) == 1
+    cached = "somewhere/model.safetensors"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: cached)
+    assert weights._is_on_hub(weights.HUB) is True and len(seen) == 1
+    assert weights._fetch(weights.HUB) == Path(cached)
+
+
+# ---- the command ----
+
+def test_photographs_with_published_weights(published, photographs, command, tmp_path):
+    place(tmp_path, published["DeiT"], published["PASS"])
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0)
+    code, out, err = command(train, *flags)
+    assert code == 0, err
+    chosen = f"weights/{published['PASS'].name}"
+    assert f"E_e starts from {chosen}: PASS, before DeiT in weights/" in out
+    assert "preset paper: no toy.json: photographs" in out
+    assert f"E_e: PASS in {chosen}" in out and "missing none" in out
+    assert "1 steps of 12 identities x 2 images, size tiny (64x32)" in out
+    config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
+    assert config["vit_weights"] == chosen and config["ids"] == 12 and config["erase"] == 0.5
+
+
+def test_photographs_without_any(photographs, command, no_hub):
+    code, out, err = command(train, "--data", photographs, "--steps", 1, "--images", 2)
+    assert code == 0, err
+    line = ("E_e starts from scratch: no published weights in ./weights/, hub not reachable; "
+            + BETTER)
+    assert out.splitlines()[0] == line and no_hub == [weights.HUB]
+    assert "preset scratch: no toy.json: photographs" in out
+    assert "size tiny-128 (128x64) from scratch" in out
+    config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
+    assert config["vit_weights"] is None and config["preset"] == "scratch"
+
+
+def test_none_asks_for_scratch_and_a_file_for_paper(published, photographs, command, tmp_path):
+    place(tmp_path, published["PASS"])
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0)
+    code, out, err = command(train, *flags, "--vit-weights", "none")
+    assert code == 0 and "preset scratch" in out and "E_e" not in out, err
+    code, out, err = command(train, *flags, "--vit-weights", published["HAP"])
+    assert code == 0 and "preset paper" in out and f"E_e: HAP in {published['HAP']}" in out, err
+
+
+def test_drawn_people_start_from_scratch_in_silence(published, drawn, command, tmp_path, no_hub):
+    place(tmp_path, published["PASS"])
+    code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)
+    assert code == 0, err
+    assert out.startswith("preset toy") and "E_e" not in out and not no_hub
+
+
+def test_ids_that_were_asked_for_are_not_lowered(photographs, command):
+    one_line(command(train, "--data", photographs, "--ids", 64), "--ids 64", "12 identities")
+
+
+def test_resume_does_not_choose_again(published, photographs, command, tmp_path, monkeypatch):
+    place(tmp_path, published["PASS"])
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 2, "--images", 2, "--workers", 0)
+    assert command(train, *flags)[0] == 0
+    shutil.rmtree(tmp_path / "weights")
+    monkeypatch.delattr(weights, "choose")
+    path = "runs/all/last.pt"
+    state = checkpoints.load_checkpoint(path)
+    state["config"]["steps"] = 3
+    checkpoints.save_checkpoint(path, state)
+    code, out, err = command(train, "--resume", path)
+    assert code == 0 and "preset" not in out, err
+    after = checkpoints.load_checkpoint(path)
+    assert after["step"] == 3 and after["config"] == state["config"]
+
+
+def test_a_checkpoint_from_before_these_flags_goes_on(drawn, command):
+    flags = ("--data", drawn, "--task", "trad", "--steps", 2, *FAST)
+    assert command(train, *flags)[0] == 0
+    path = "runs/trad/last.pt"
+    state = checkpoints.load_checkpoint(path)
+    del state["config"]["new_lr"]
+    assert state["config"]["vit_weights"] is None
+    state["config"]["steps"] = 3
+    checkpoints.save_checkpoint(path, state)
+    code, _, err = command(train, "--resume", path)
+    assert code == 0, err
+
+
+# ---- the rates ----
+
+def test_what_no_file_brought_moves_at_its_own_rate(published):
+    flags = dict(size="tiny", vit_weights=str(published["DeiT"]), weight_decay=0.1)
+    config = train.Config(**flags, gate_lr=7.0, new_lr=10.0)
+    model, _ = weights.build(config, {"market": 5})
+    scales = scales_of(model, config)
+    assert scales["editor.pos"] == scales["editor.prefix"] == scales["editor.embed.weight"] == 1
+    assert scales["editor.blocks.0.attn.q.weight"] == scales["editor.norm.bias"] == 1
+    assert scales["editor.blocks.0.attn.k_instr.weight"] == 10
+    assert scales["editor.blocks.1.attn.v_instr.bias"] == 10
+    assert scales["editor.blocks.0.attn.gate"] == 7
+    rest = {name: scale for name, scale in scales.items() if not name.startswith("editor.")}
+    assert set(rest.values()) == {10}
+    parts = {name.split(".")[0] for name in rest}
+    assert {"encoder", "attention", "classifiers", "neck", "text_head"} <= parts
+
+    config = train.Config(**flags, gate_lr=7.0, new_lr=1.0)
+    assert len(train.parameter_groups(model, config)) == 3
+    assert set(scales_of(model, config).values()) == {1, 7}
+
+
+def test_what_albef_brought_moves_at_the_rate_of_what_is_loaded(published):
+    config = train.Config(
+        size="tiny", vit_weights=None, albef=str(published["ALBEF"]), train_text=True,
+        weight_decay=0.1, gate_lr=10.0, new_lr=10.0)
+    model, _ = weights.build(config, {"market": 5})
+    for name, scale in scales_of(model, config).items():
+        brought = name.startswith(("encoder.text.", "cross."))
+        assert scale == (1 if brought else 10), name
+
+
+def scales_of(model, config):
+    """{name of a parameter that learns: its rate in multiples of lr}; every one is there once."""
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    scales = {}
+    for group in train.parameter_groups(model, config):
+        for p in group["params"]:
+            scales[names.pop(p)] = group["scale"]
+    assert not names
+    return scales
+
+
+# ---- the size, and the time ----
+
+def test_the_preset_of_photographs_has_a_size_and_an_early_figure():
+    preset = train.PRESETS["scratch"]
+    assert SIZES[preset["size"]]["size"] == (128, 64) and HEADS == SIZES["tiny"]["heads"]
+    assert preset["evaluate_every"] * 5 == preset["steps"]
+    assert all(preset.keys() == each.keys() for each in train.PRESETS.values())
+
+
+@pytest.mark.parametrize("seconds,words", [
+    (40, "about 40 seconds to go"), (840, "about 14 minutes to go"), (9000, "about 2.5 hours to go")])
+def test_the_time_to_go(seconds, words):
+    assert train.time_to_go(seconds) == words
