@@ -8,7 +8,6 @@ same task and the gradients are averaged (reid/processes.py).
 import dataclasses
 import json
 import math
-import os
 import random
 import signal
 import time
@@ -426,7 +425,7 @@ class State:
 def begin(config, device, rank, world):
     """The State of a new run in a new folder."""
     asked = config
-    config = preset_config(config, device, rank)
+    config = preset_config(config, rank)
     torch.manual_seed(config.seed)
     datasets = without_overlap(open_all(config.data, config.task, config.val))
     if asked.ids is None:
@@ -510,9 +509,9 @@ def sentences_of(datasets):
 
 # ---- config ----
 
-        "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
-        ("auto", "toy", "scratch", "paper"))
-    seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
+def preset_config(config, rank=0):
+    """Fills what the user left open from the preset that fits the data and the weights, drawing
+    ./toy first if that is what is asked for."""
     if rank == 0 and config.data == Config.data and not Path(config.data).exists():
         dolls.make_toy(config.data)
     processes.wait()
