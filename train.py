@@ -61,8 +61,8 @@ class Config:
         "edit", "what is ranked: the edited CLS token, or F_out of the attention module",
         ("edit", "fused"))
     vit_weights: str = option(
-        "auto", "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
-        "hub:OWNER/NAME; none is scratch; auto, for photographs, takes the best in ./weights/, "
+        None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
+        "hub:OWNER/NAME; none is scratch; auto (for photographs) takes the best in ./weights/, "
         "else DeiT from the hub, else none")
     albef: str = option(
         None, "ALBEF.pth: its text tower and picture encoder as E_i, its multimodal layers as E_f "
@@ -538,9 +538,9 @@ def preset_config(config, rank=0):
 
 def starting_weights(config, rank):
     """What E_e starts from: a file, hub:OWNER/NAME, or None for scratch; auto is chosen here."""
-    if config.vit_weights in (None, "none"):
+    if config.vit_weights == "none":
         return None
-    if config.vit_weights != "auto":
+    if config.vit_weights not in (None, "auto"):
         return config.vit_weights
     if config.preset in ("toy", "scratch"):
         return None
@@ -583,10 +583,12 @@ def resumed_config(config, checkpoint):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
 
-    new = {"resume": config.resume, "device": config.device}
+    values = {"new_lr": 1.0, "compile": False}  # flags that earlier runs did not have
+    values |= checkpoint["config"]
+    values |= {"resume": config.resume, "device": config.device}
     if config.workers is not None:
-        new["workers"] = config.workers
-    return restore(Config, {**checkpoint["config"], **new}, config.resume, PRESETS["toy"])
+        values["workers"] = config.workers
+    return restore(Config, values, config.resume, PRESETS["toy"])
 
 
 def task_ratios(config, datasets):
