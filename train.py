@@ -6,18 +6,17 @@ same task and the gradients are averaged.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import random
-import signal
-import time
+import re
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import data
 import dolls
@@ -25,11 +24,12 @@ import evaluate
 import losses
 from instructions import TASKS
 from model import SIZES, Instruction
-from reid import checkpoints, weights
-from reid.cli import UserError, option, run
+from reid import checkpoints, files, weights
+from reid.cli import Interrupted, UserError, leaving, on_signals, option, progress, run
 from reid.device import amp_dtype, autocast, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
+from reid.history import History
 
 
 @dataclasses.dataclass
@@ -42,7 +42,8 @@ class Config:
         "./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
     val: bool = option(
         False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
-    name: str = option(None, "the run's folder under ./runs (default: the task)")
+    name: str = option(None, "the run's folder under ./runs (default: the data set, the task and the flags "
+        "that differ from the preset)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option(
         "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
@@ -153,18 +154,26 @@ def main(config):
     else:
         state = begin(config, device, rank, world)
     config, model, optimiser, scaler = state.config, state.model, state.optimiser, state.scaler
-    batches, step = state.batches, state.step
+    batches, step, history = state.batches, state.step, state.history
     precision = autocast(config.amp, device)
     pad = model.size[0] // 16
 
-    interrupted = []  # Ctrl-C: finish the step, save, leave
-    signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+    interrupted = []  # numbers of signals: finish the step, save, leave
+
+    def interrupt(number, frame):
+        interrupted.append(number)
+
+    on_signals(interrupt)
     loader = data.loader(batches, step, config.steps, config.workers)
-    bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
-    started = time.time()
-    first = step
+    bar = progress(loader, "training", total=config.steps, initial=step, disable=rank > 0)
     model.train()
     for batch in bar:
+        if rank == 0 and is_evaluation_due(state, step):
+            save(state, step)
+            on_signals(leaving(f"stopped in an evaluation; {state.go_on}"))
+            evaluate_step(state, step)
+            on_signals(interrupt)
+
         for group in optimiser.param_groups:
             group["lr"] = config.lr * group["scale"] * schedule(step, config)
 
@@ -182,39 +191,35 @@ def main(config):
         scaler.scale(loss).backward()
         average_gradients(model, world)
         scaler.unscale_(optimiser)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         scaler.step(optimiser)
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         step += 1
 
-        # report, save, evaluate
-        if step % 10 == 0:
-            speed = (step - first) * len(images) * world / (time.time() - started)
-            values = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
-            bar.set_postfix_str(f"{batch.task} {values} {speed:.0f} images/s")
+        # report, save
+        if rank == 0:
+            if scaler.is_enabled():
+                norm = None  # fp16: infinite now and then, and then the scaler skips the step
+            lr = optimiser.param_groups[0]["lr"]
+            history.note(step, batch.task, terms, norm, len(images) * world, lr)
+            if step % 10 == 0:
+                bar.set_postfix_str(history.progress(), refresh=False)
         if interrupted:
             break
-        if rank > 0 or step == config.steps:
-            continue
-        if step % config.save_every == 0:
+        if rank == 0 and step % config.save_every == 0:
             save(state, step)
-        if config.evaluate_every and step % config.evaluate_every == 0:
-            features = Features(model, config.feature, amp=config.amp)
-            log(state.folder, step, evaluate.evaluate_all(features, state.datasets))
 
     bar.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if rank > 0:
         return
+    if not interrupted:
+        history.write_losses(step)
     save(state, step)
     if interrupted:
-        print(
-            f"stopped at step {step}; go on with: "
-            f"python train.py --resume {state.folder}/last.pt"
-        )
-    else:
-        finish(state, step, time.time() - started)
+        raise Interrupted(interrupted[0], f"stopped at step {step}; {state.go_on}")
+    on_signals(leaving(f"stopped in the last evaluation; {state.go_on}"))
+    finish(state, step)
 
 
 def generator(seed, step, device):
@@ -362,7 +367,15 @@ class State:
     model: torch.nn.Module
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    training_data: dict  # what a resume compares its data with
     step: int = 0
+    history: History = None
+    lock: object = None  # held as long as the run goes on
+
+    @property
+    def go_on(self):
+        """The command that does."""
+        return f"go on with: python train.py --resume {self.folder}/last.pt"
 
 
 def begin(config, device, rank, world):
@@ -372,9 +385,14 @@ def begin(config, device, rank, world):
     datasets, batches = open_batches(config, rank, world)
     model, report = weights.build(config, batches.classes)
     optimiser, scaler = prepare(model, config, device)
-    folder = new_folder(config, rank)
     introduce(model, datasets, report, rank)
-    return State(config, folder, datasets, batches, model, optimiser, scaler)
+    training_data = checkpoints.training_data(datasets)
+    state = State(config, None, datasets, batches, model, optimiser, scaler, training_data)
+    if rank == 0:
+        state.folder = new_folder(config)
+        state.lock = files.lock(state.folder)
+        state.history = History(state.folder)
+    return state
 
 
 def resume(config, device, rank, world):
@@ -383,6 +401,8 @@ def resume(config, device, rank, world):
     config = resumed_config(config, checkpoint)
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
+    training_data = checkpoints.training_data(datasets)
+    checkpoints.refuse_other_data(checkpoint, training_data, config.resume)
     model = checkpoints.rebuild(checkpoint)
     optimiser, scaler = prepare(model, config, device)
     checkpoints.restore_model(model, checkpoint["model"], config.resume)
@@ -392,7 +412,13 @@ def resume(config, device, rank, world):
     introduce(model, datasets, [], rank)
     folder = Path(config.resume).parent
     step = checkpoint["step"]
-    return State(config, folder, datasets, batches, model, optimiser, scaler, step)
+    state = State(
+        config, folder, datasets, batches, model, optimiser, scaler, training_data, step
+    )
+    if rank == 0:
+        state.lock = files.lock(folder)
+        state.history = History(folder, step, checkpoint.get("history"))
+    return state
 
 
 def open_batches(config, rank, world):
@@ -428,7 +454,7 @@ def introduce(model, datasets, report, rank):
         print("\n".join([*report, *map(counts_table, datasets)]))
     model.encoder.text.remember(
         sentences_of(datasets),
-        lambda chunks: tqdm(chunks, "sentences", disable=rank > 0),
+        lambda chunks: progress(chunks, "sentences", disable=rank > 0),
     )
 
 
@@ -508,29 +534,64 @@ def task_ratios(config, datasets):
 
 # ---- the run's folder ----
 
-def new_folder(config, rank):
+# what a run is called by does not tell these
+UNNAMED = (
+    "task", "data", "name", "resume", "preset", "amp", "device", "grad_checkpointing", "workers",
+    "evaluate_every", "save_every",
+)
+
+
+def run_name(config):
+    """--name, or what is special about a run: `all`, `ltcc-cc`, `ltcc-cc-lr_0.001-no-editing`.
+
+    The data's name unless it is ./toy, the task, and the flags that differ from the preset.
+    """
+    if config.name:
+        return config.name
+    parts = [config.task]
+    if Path(config.data) != Path(Config.data):
+        parts.insert(0, Path(config.data).resolve().name)
+
+    usual = PRESETS[config.preset]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in UNNAMED or value == usual.get(field.name, field.default):
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(flag if value else f"no-{flag}")
+        else:
+            parts.append(f"{flag}_{Path(str(value)).name}")
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))[:100]
+
+
+def new_folder(config):
     """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
-    base = Path("runs") / (config.name or config.task)
-    folder, n = base, 1
-    while folder.exists():
-        n += 1
-        folder = base.with_name(f"{base.name}-{n}")
-    if rank == 0:
-        folder.mkdir(parents=True)
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (folder / "config.json").write_text(text + "\n")
+    base = Path("runs") / run_name(config)
+    folder = base
+    with files.writing(base):
+        for n in itertools.count(2):
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                folder = base.with_name(f"{base.name}-{n}")
+    text = json.dumps(dataclasses.asdict(config), indent=1)
+    files.write_text(folder / "config.json", text + "\n")
     return folder
 
 
 def save(state, step):
     """Writes last.pt, everything that a resume needs. Batches, instructions and augmentation are
-    functions of (seed, step), so step is their state."""
+    functions of (seed, step), so step is their state. UserError if training has diverged."""
     config, model = state.config, state.model
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     checkpoints.save_checkpoint(state.folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None},
         "classes": state.batches.classes,
+        "data": state.training_data,
         "step": step,
+        "history": state.history.state(),
         "model": checkpoints.model_state(model),
         "published": checkpoints.architecture(model, config.size),
         "optimiser": state.optimiser.state_dict(),
@@ -545,16 +606,32 @@ def restore_rng(rng, device):
         torch.cuda.set_rng_state_all(rng["cuda"])
 
 
-def finish(state, step, seconds):
+def is_evaluation_due(state, step):
+    """Whether --evaluate-every asks for one that the log has not got; a resume makes up for it."""
+    every = state.config.evaluate_every
+    return every and step > 0 and step % every == 0 and not state.history.is_evaluated(step)
+
+
+def evaluate_step(state, step):
+    """Evaluates one step in the middle, into the log."""
+    features = Features(state.model, state.config.feature, amp=state.config.amp)
+    state.history.write_rows(step, evaluate.evaluate_all(features, state.datasets))
+
+
+def finish(state, step):
     """Evaluates the last step, writes the metrics line, prints the tables."""
+    seconds = state.history.seconds
     features = Features(state.model, state.config.feature, amp=state.config.amp)
     rows = evaluate.evaluate_all(features, state.datasets)
-    matrix = evaluate.instruction_matrix(features, state.datasets)
-    log(state.folder, step, rows, matrix)
+    matrix = []
+    for dataset in state.datasets:
+        matrix += evaluate.rows_or_reason(evaluate.instruction_matrix, features, [dataset])
+    state.history.write_rows(step, rows, matrix)
 
     minutes = seconds / 60
     print(
-        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {state.folder}/\n"
+        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log, curve and config in "
+        f"{state.folder}/\n"
     )
     if rows:  # else there is no test split
         print(evaluate.format_table(rows))
@@ -564,12 +641,6 @@ def finish(state, step, seconds):
             "instruction differs\n"
         )
         print(evaluate.format_table(matrix))
-
-
-def log(folder, step, rows, matrix=()):
-    line = json.dumps({"step": step, "rows": list(rows), "matrix": list(matrix)})
-    with open(folder / "log.jsonl", "a") as file:
-        file.write(line + "\n")
 
 
 if __name__ == "__main__":
