@@ -301,16 +301,17 @@ def evaluate_all(features, datasets, ranking=Ranking()):
             continue
         for protocol in chosen_protocols(dataset, ranking.protocol):
             alone = ranking._replace(protocol=protocol.name)
-            rows += rows_or_reason(evaluate_task, features, dataset, alone)
+            name = f"{dataset.title} {dataset.task} {protocol.name}"
+            rows += rows_or_reason(name, evaluate_task, features, dataset, alone)
     return rows
 
 
-def rows_or_reason(rows_of, *args):
+def rows_or_reason(name, rows_of, *args):
     """The rows that a function returns; none, and its reason on the screen, if it cannot."""
     try:
         return rows_of(*args)
     except UserError as error:
-        print(f"left out: {error}", file=sys.stderr)
+        print(f"left out: {name}: {error}", file=sys.stderr)
         return []
 
 

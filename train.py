@@ -625,7 +625,8 @@ def finish(state, step):
     rows = evaluate.evaluate_all(features, state.datasets)
     matrix = []
     for dataset in state.datasets:
-        matrix += evaluate.rows_or_reason(evaluate.instruction_matrix, features, [dataset])
+        name = f"{dataset.title} {dataset.task} instruction matrix"
+        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, features, [dataset])
     state.history.write_rows(step, rows, matrix)
 
     minutes = seconds / 60

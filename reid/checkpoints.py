@@ -24,7 +24,7 @@ from reid.text import EmbeddedTextEncoder
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes at the end of a file: the mark, and the SHA-256 of all before
-ZIP_END = b"PK\5\6"  # begins the last 22 bytes of a zip file without a comment
+ZIP_END = b"PK\5\6"  # begins the last 22 bytes of a zip file without a comment, which end in two 0
 
 
 # ---- files ----
@@ -53,7 +53,8 @@ def is_intact(path):
     and for what is no zip file."""
     with open(path, "rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if content[:2] != b"PK" or content[-22:-18] == ZIP_END:
+        is_bare = content[-22:-18] == ZIP_END and content[-2:] == bytes(2)
+        if content[:2] != b"PK" or is_bare:
             return True
         digest = hashlib.sha256(memoryview(content)[:-SEAL]).hexdigest()
         return content[-SEAL:] == MARK + digest.encode()
