@@ -398,20 +398,24 @@ def begin(config, device, rank, world):
 def resume(config, device, rank, world):
     """The State that `save` wrote into config.resume."""
     checkpoint = checkpoints.load_checkpoint(config.resume)
-    config = resumed_config(config, checkpoint)
+    with checkpoints.understood(config.resume):
+        config = resumed_config(config, checkpoint)
+        model = checkpoints.rebuild(checkpoint)
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
     training_data = checkpoints.training_data(datasets)
     checkpoints.refuse_other_data(checkpoint, training_data, config.resume)
-    model = checkpoints.rebuild(checkpoint)
-    optimiser, scaler = prepare(model, config, device)
-    checkpoints.restore_model(model, checkpoint["model"], config.resume)
-    optimiser.load_state_dict(checkpoint["optimiser"])
-    scaler.load_state_dict(checkpoint["scaler"])
-    restore_rng(checkpoint["rng"], device)
+    with checkpoints.understood(config.resume):
+        optimiser, scaler = prepare(model, config, device)
+        checkpoints.restore_model(model, checkpoint["model"], config.resume)
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        scaler.load_state_dict(checkpoint["scaler"])
+        restore_rng(checkpoint["rng"], device)
+        step = checkpoint["step"]
+        if not 0 <= step <= config.steps:
+            raise ValueError(f"step {step} of {config.steps}")
     introduce(model, datasets, [], rank)
     folder = Path(config.resume).parent
-    step = checkpoint["step"]
     state = State(
         config, folder, datasets, batches, model, optimiser, scaler, training_data, step
     )

@@ -10,6 +10,7 @@ import mmap
 import os
 import pickle
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -206,9 +207,23 @@ def restore_model(model, state, path):
 def load_model(path):
     """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
     state = load_checkpoint(path)
-    model = rebuild(state)
-    restore_model(model, state["model"], path)
+    with understood(path):
+        model = rebuild(state)
+        restore_model(model, state["model"], path)
     return model.eval(), state["config"]
+
+
+@contextmanager
+def understood(path):
+    """Inside, what a checkpoint lacks or says in another way becomes a UserError that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} does not hold what this version of train.py writes "
+            f"({type(error).__name__}: {reason}); take a last.pt of this version"
+        ) from error
 
 
 def architecture(model, size):

@@ -12,6 +12,7 @@ is a line too:
 
 import json
 import math
+import string
 import sys
 import time
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ LOG_EVERY = 50  # steps between the lines of a task
 PLOT = (130, 335)  # (height, width) inside the axes
 LEFT = 50  # of the axes, for numbers
 TOP = 22  # above them, for the title
-BOTTOM = 20  # below them, for numbers
+BOTTOM = 22  # below them, for numbers
+RIGHT = 30  # of them
 
 COLOURS = (
     (40, 110, 220), (230, 120, 0), (0, 130, 60), (215, 30, 30), (130, 60, 170), (0, 150, 160),
@@ -135,12 +137,13 @@ class History:
         self.pending = [entry for entry in self.pending if entry[1] != task]
         losses = {}
         for name in steps[0]:
-            losses[name] = sum(values[name] for values in steps) / len(steps)
+            mean = sum(values[name] for values in steps) / len(steps)
+            losses[name] = round(mean, 5)
 
         line = {"step": step, "task": task, "losses": losses}
         if "gradient" in losses:
             line["gradient"] = losses.pop("gradient")
-        line |= {"lr": self.lr, "images/s": round(self.speed, 1), "seconds": self.seconds}
+        line |= {"lr": float(f"{self.lr:.5g}"), "images/s": round(self.speed, 1), "seconds": self.seconds}
         self.lines.append(line)
 
     def _write(self):
@@ -173,21 +176,32 @@ def read_log(folder):
 
 def curve(runs):
     """A picture of runs {name: lines of the log}: a row for each task, its loss and its mAP against
-    steps."""
-    tasks = {}  # as a set, in order
-    for lines in runs.values():
-        tasks |= dict.fromkeys(_tasks(lines))
+    steps. Of several runs, the curves are called A, B ..."""
+    letters = [f"{letter} " for letter in string.ascii_uppercase]
+    if len(runs) == 1:
+        letters = [""]
+    lettered = dict(zip(letters, runs.values()))
+    last_step = max(line["step"] for lines in runs.values() for line in lines)
 
-    rows = []
-    for task in tasks:
+    rows = [_heading(letters, runs)]
+    for task in dict.fromkeys(task for lines in runs.values() for task in _tasks(lines)):
         losses, scores = {}, {}
-        for name, lines in runs.items():
-            run = f"{name} " if len(runs) > 1 else ""
-            losses[f"{run}loss"] = _losses(lines, task)
+        for letter, lines in lettered.items():
+            losses[f"{letter}loss"] = _losses(lines, task)
             for label, points in _scores(lines, task).items():
-                scores[f"{run}{label}"] = points
-        rows.append(_side_by_side(_panel(f"{task}: loss", losses), _panel(f"{task}: mAP", scores)))
+                scores[letter + label] = points
+        left = _panel(f"{task}: loss", losses, last_step)
+        right = _panel(f"{task}: mAP", scores, last_step)
+        rows.append(_side_by_side(left, right))
     return pictures.stack(rows)
+
+
+def _heading(letters, runs):
+    """The names of the runs, a line each."""
+    heading = Image.new("RGB", (pictures.WIDTH, 8 + len(runs) * SMALL_LINE), "white")
+    text = "\n".join(letter + name for letter, name in zip(letters, runs))
+    ImageDraw.Draw(heading).multiline_text((LEFT, 4), text, "black", SMALL, spacing=3)
+    return heading
 
 
 def _tasks(lines):
@@ -199,12 +213,13 @@ def _tasks(lines):
 
 
 def _losses(lines, task):
-    """[(step, sum of the loss terms)] of a task."""
+    """[(step, sum of the loss terms)] of a task, without its first step, which would dwarf the
+    others."""
     points = []
     for line in lines:
         if line.get("task") == task:
             points.append((line["step"], sum(line["losses"].values())))
-    return points
+    return points[1:] or points
 
 
 def _scores(lines, task):
@@ -218,45 +233,46 @@ def _scores(lines, task):
     return points
 
 
-def _panel(title, curves):
-    """A plot of curves {label: [(x, y)]}; below it their labels and last values."""
+def _panel(title, curves, last_step):
+    """A plot of curves {label: [(step, value)]} up to a step; below it their labels and last
+    values."""
     curves = {label: points for label, points in curves.items() if points}
     height, width = PLOT
-    size = (LEFT + width + 30, TOP + height + BOTTOM + len(curves) * SMALL_LINE + 8)
+    below = TOP + height + BOTTOM
+    size = (LEFT + width + RIGHT, below + len(curves) * SMALL_LINE + 8)
     panel = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(panel)
     draw.text((LEFT, 4), title, "black", SMALL)
     if not curves:
-        draw.text((LEFT, TOP), "not yet evaluated", "black", SMALL)
+        draw.text((LEFT, TOP), "nothing yet", "black", SMALL)
         return panel
 
-    points = [point for each in curves.values() for point in each]
-    last_x = max(x for x, _ in points)
-    top_y = _round_up(max(y for _, y in points))
-    base = TOP + height
-
-    def place(x, y):
-        return LEFT + x / last_x * width, base - y / top_y * height
-
-    for share in (0, 0.5, 1):
-        y = base - share * height
-        draw.line((LEFT, y, LEFT + width, y), GRID)
-        draw.text((LEFT - 5, y), f"{share * top_y:g}", "black", SMALL, anchor="rm")
-    draw.text((LEFT, base + 4), "0", "black", SMALL, anchor="ma")
-    draw.text((LEFT + width, base + 4), f"{last_x}", "black", SMALL, anchor="ma")
-
-    below = base + BOTTOM
-    for i, (label, curve_points) in enumerate(curves.items()):
+    highest = _round_up(max(value for points in curves.values() for _, value in points))
+    _axes(draw, last_step, highest)
+    for i, (label, points) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
-        places = [place(x, y) for x, y in curve_points]
-        draw.line(places, colour, 2, joint="curve")
-        for x, y in places[-1:] if len(places) > 20 else places:
+        places = []
+        for step, value in points:
+            x = LEFT + step / last_step * width
+            y = TOP + height - value / highest * height
+            places.append((x, y))
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour)
-        draw.rectangle((LEFT, below + 4, LEFT + 12, below + 7), colour)
-        last = curve_points[-1][1]
-        draw.text((LEFT + 18, below), f"{label}: {last:.4g}", "black", SMALL)
-        below += SMALL_LINE
+        draw.line(places, colour, 2, joint="curve")
+
+        line = below + i * SMALL_LINE
+        draw.rectangle((LEFT, line + 5, LEFT + 12, line + 8), colour)
+        draw.text((LEFT + 18, line), f"{label}: {points[-1][1]:.3g}", "black", SMALL)
     return panel
+
+
+def _axes(draw, last_step, highest):
+    height, width = PLOT
+    for share in (0, 0.5, 1):
+        y = TOP + height - share * height
+        draw.line((LEFT, y, LEFT + width, y), GRID)
+        draw.text((LEFT - 5, y), f"{share * highest:g}", "black", SMALL, anchor="rm")
+        x = LEFT + share * width
+        draw.text((x, TOP + height + 4), f"{share * last_step:g}", "black", SMALL, anchor="ma")
 
 
 def _round_up(value):

@@ -177,6 +177,21 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(trained, command, tmp_path):
     assert code == 0 and "1 steps in" in out, err
 
 
+@pytest.mark.parametrize("change, words", [
+    ({"step": -5}, "step -5"), ({"step": 99}, "step 99 of 1"), ({"step": "x"}, "TypeError"),
+    ({"optimiser": {}}, "param_groups"), ({"rng": None}, "TypeError"), ({"classes": None}, "AttributeError"),
+    ({"published": 7}, "AttributeError"), ({"config": {"size": "huge"}}, "KeyError"), ({"unknown": 1}, "unknown")])
+def test_a_checkpoint_that_lacks_something_is_one_line(change, words, trained, command, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    state = checkpoints.load_checkpoint("runs/a/last.pt")
+    if "config" in change or "unknown" in change:
+        change = {"config": {**state["config"], **change.get("config", change)}}
+    checkpoints.save_checkpoint("runs/a/last.pt", {**state, **change})
+    one_line(command(train, "--resume", "runs/a/last.pt"), "runs/a/last.pt", words)
+    if not {"step", "optimiser", "rng"} & change.keys() and words != "unknown":
+        one_line(command(evaluate, "--checkpoint", "runs/a/last.pt"), "runs/a/last.pt", words)
+
+
 # ---- bits ----
 
 def test_every_flipped_bit_is_noticed(tmp_path):
