@@ -42,8 +42,9 @@ class Config:
         "./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
     val: bool = option(
         False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
-    name: str = option(None, "the run's folder under ./runs (default: the data set, the task and the flags "
-        "that differ from the preset)")
+    name: str = option(
+        None, "the run's folder under ./runs (default: the data, the task, and the flags that "
+        "differ from the preset)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option(
         "auto", "toy for the drawn data, paper for photographs; auto looks at the data",
@@ -404,7 +405,7 @@ def resume(config, device, rank, world):
     torch.manual_seed(config.seed)
     datasets, batches = open_batches(config, rank, world)
     training_data = checkpoints.training_data(datasets)
-    checkpoints.refuse_other_data(checkpoint, training_data, config.resume)
+    checkpoints.refuse_other_data(checkpoint, training_data, batches.classes, config.resume)
     with checkpoints.understood(config.resume):
         optimiser, scaler = prepare(model, config, device)
         checkpoints.restore_model(model, checkpoint["model"], config.resume)
@@ -538,8 +539,7 @@ def task_ratios(config, datasets):
 
 # ---- the run's folder ----
 
-# what a run is called by does not tell these
-UNNAMED = (
+UNNAMED = (  # flags that do not show in the name of a run
     "task", "data", "name", "resume", "preset", "amp", "device", "grad_checkpointing", "workers",
     "evaluate_every", "save_every",
 )

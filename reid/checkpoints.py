@@ -126,7 +126,7 @@ def _what_it_is(path):
 # ---- data ----
 
 def training_data(datasets):
-    """What a resume must find again of every training split: {"ltcc cc": {what: number or digest}}."""
+    """What a resume must find again: {"ltcc cc": {what: number or digest}} of training splits."""
     found = {}
     for dataset in datasets:
         records = dataset.split("train")
@@ -150,10 +150,13 @@ def _digest(items):
     return digest.hexdigest()[:16]
 
 
-def refuse_other_data(checkpoint, now, path):
+def refuse_other_data(checkpoint, now, classes, path):
     """UserError with the first difference between the data of a checkpoint and `now`, both as
-    `training_data` returns it. Earlier versions noted none."""
-    then = checkpoint.get("data", now)
+    `training_data` returns it. Earlier versions noted the classes alone."""
+    then = checkpoint.get("data")
+    if then is None:
+        then = {"classes": checkpoint["classes"]}
+        now = {"classes": classes}
     for name in sorted(then.keys() | now.keys()):
         difference = _difference(then.get(name), now.get(name))
         if difference:
@@ -164,13 +167,14 @@ def refuse_other_data(checkpoint, now, path):
 
 
 def _difference(then, now):
+    """What differs, as the end of a sentence; None if nothing does."""
     if then is None:
         return "was not there"
     if now is None:
         return "is gone"
-    for what, value in then.items():
-        if value != now[what]:
-            return f"had {value} {what}, has {now[what]}"
+    for what in then | now:
+        if then.get(what) != now.get(what):
+            return f"had {then.get(what)} {what}, has {now.get(what)}"
     return None
 
 

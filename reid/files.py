@@ -55,7 +55,7 @@ def lock(folder):
     with writing(folder):
         file = open(Path(folder) / ".lock", "w")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader processes do not inherit it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loader processes do not inherit it
     except BlockingIOError as error:
         raise UserError(
             f"{folder} is being written by another process: wait for its end, or stop it"

@@ -143,7 +143,9 @@ class History:
         line = {"step": step, "task": task, "losses": losses}
         if "gradient" in losses:
             line["gradient"] = losses.pop("gradient")
-        line |= {"lr": float(f"{self.lr:.5g}"), "images/s": round(self.speed, 1), "seconds": self.seconds}
+        line["lr"] = float(f"{self.lr:.5g}")
+        line["images/s"] = round(self.speed, 1)
+        line["seconds"] = self.seconds
         self.lines.append(line)
 
     def _write(self):
