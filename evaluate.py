@@ -7,6 +7,7 @@ Letters in shapes: q queries, g gallery images, d feature width.
 """
 
 import random
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,12 +297,26 @@ class Ranking(NamedTuple):
 
 
 def evaluate_all(features, datasets, ranking=Ranking()):
-    """The rows of the data sets that have a test split."""
+    """The rows of the data sets that have a test split; what cannot be ranked is said and left
+    out."""
     rows = []
     for dataset in datasets:
-        if dataset.tested:
-            rows += evaluate_task(features, dataset, ranking)
+        if not dataset.tested:
+            continue
+        for protocol in chosen_protocols(dataset, ranking.protocol):
+            alone = ranking._replace(protocol=protocol.name)
+            name = f"{dataset.title} {dataset.task} {protocol.name}"
+            rows += rows_or_reason(name, evaluate_task, features, dataset, alone)
     return rows
+
+
+def rows_or_reason(name, rows_of, *args):
+    """The rows that a function returns; none, and its reason on the screen, if it cannot."""
+    try:
+        return rows_of(*args)
+    except UserError as error:
+        print(f"left out: {name}: {error}", file=sys.stderr)
+        return []
 
 
 def evaluate_task(features, dataset, ranking=Ranking(), each=False):
@@ -617,7 +632,12 @@ def draw(features, datasets, folder):
                 words = pictures.word_attention(model, image, rows[0].instruction)
             drawn[f"attention_{name}"] = words
     for name, picture in drawn.items():
-        pictures.save(picture, folder / f"{name}.png", "--pictures")
+        write_picture(picture, folder / f"{name}.png")
+
+
+def write_picture(picture, path):
+    pictures.save(picture, path)
+    print(f"wrote {path}")
 
 
 # ---- command line ----
@@ -702,7 +722,7 @@ def main(config):
     if config.rank_list:
         lists = [rank_rows(features, dataset) for dataset in datasets]
         drawn = [pictures.ranking_list(rows) for rows in lists if rows]  # none: no query has a hit
-        pictures.save(pictures.stack(drawn), config.rank_list, "--rank-list")
+        write_picture(pictures.stack(drawn), config.rank_list)
     if config.pictures:
         draw(features, datasets, Path(config.checkpoint).parent)
 

@@ -6,9 +6,11 @@ same task and the gradients are averaged (reid/processes.py).
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,7 +18,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import data
 import dolls
@@ -24,11 +25,14 @@ import evaluate
 import losses
 from instructions import TASKS
 from model import SIZES, Instruction
-from reid import checkpoints, processes, weights
-from reid.cli import UserError, folder_name, option, restore, run
+from reid import checkpoints, files, processes, weights
+from reid.cli import (
+    Interrupted, UserError, folder_name, leaving, on_signals, option, progress, restore, run
+)
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
+from reid.history import History
 from reid.records import column
 
 
@@ -42,7 +46,9 @@ class Config:
         "./toy", "data set, or folder of data sets; ./toy is drawn if it is absent")
     val: bool = option(
         False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
-    name: str = option(None, "the run's folder under ./runs (default: the task)")
+    name: str = option(
+        None, "the run's folder under ./runs (default: the data, the task, and the flags that "
+        "differ from the preset)")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option(
         "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
@@ -180,20 +186,25 @@ def main(config):
     else:
         state = begin(config, device, rank, world)
     config, model, optimiser, scaler = state.config, state.model, state.optimiser, state.scaler
-    batches, step = state.batches, state.step
+    batches, step, history = state.batches, state.step, state.history
     precision = autocast(config.amp, device)
     loss_of = processes.parallel(Loss(model, config, precision))
     pad = model.size[0] // 16
 
-    interrupted = []  # Ctrl-C: finish the step, save, leave
+    interrupted = []  # numbers of signals: finish the step, save, leave
     stopped = False
-    signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+
+    def interrupt(number, frame):
+        interrupted.append(number)
+
+    on_signals(interrupt)
     workers = loader_workers(config.workers, device)
     loader = data.loader(batches, step, config.steps, workers, pin=device.type == "cuda")
-    bar = tqdm(loader, "training", config.steps, initial=step, disable=rank > 0)
-    started = time.time()
+    bar = progress(loader, "training", total=config.steps, initial=step, disable=rank > 0)
     first = step
-    paced_from = started
+    if rank == 0:
+        evaluate_between(state, step, interrupt)  # what a run that was ended still owes
+    processes.wait()
     model.train()
     for batch in bar:
         for group in optimiser.param_groups:
@@ -215,45 +226,45 @@ def main(config):
         scaler.scale(loss).backward()
         processes.average_statistics(model)
         scaler.unscale_(optimiser)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         scaler.step(optimiser)
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         step += 1
 
         # report, save, evaluate
-        if step == first + 1:  # the first one reads and plans more than those behind it
-            paced_from = time.time()
-        if step == first + 10 and rank == 0:
-            per_step = (time.time() - paced_from) / 9
-            bar.write(time_to_go(per_step * (config.steps - step)) + ", evaluations apart")
-        if step % 10 == 0:
-            speed = (step - first) * len(images) * world / (time.time() - started)
-            values = " ".join(f"{name} {term.item():.2f}" for name, term in terms.items())
-            bar.set_postfix_str(f"{batch.task} {values} {speed:.0f} images/s")
-        if rank == 0 and step < config.steps and not interrupted:
-            if step % config.save_every == 0:
+        if rank == 0:
+            if scaler.is_enabled():
+                norm = None  # fp16: infinite now and then, and then the scaler skips the step
+            lr = optimiser.param_groups[0]["lr"]
+            history.note(step, batch.task, terms, norm, len(images) * world, lr)
+            if step % 10 == 0:
+                bar.set_postfix_str(history.progress(), refresh=False)
+            if step == first + 1:  # it reads and plans more than those behind it
+                paced_from = time.time()
+            if step == first + 10:
+                per_step = (time.time() - paced_from) / 9
+                bar.write(time_to_go(per_step * (config.steps - step)) + ", evaluations apart")
+            if step % config.save_every == 0 and not interrupted:
                 save(state, step)
-            if config.evaluate_every and step % config.evaluate_every == 0:
-                features = Features(model, config.feature, amp=config.amp)
-                log(state.folder, step, evaluate.evaluate_all(features, state.datasets))
+            if step < config.steps and not interrupted:
+                evaluate_between(state, step, interrupt)
         stopped = processes.any_process(interrupted)  # where the others wait for rank 0
         if stopped:
             break
 
     bar.close()
     processes.leave()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if rank > 0:
         return
+    if not interrupted:
+        history.write_losses(step)
     save(state, step)
     if stopped:
-        print(
-            f"stopped at step {step}; go on with: "
-            f"python train.py --resume {state.folder}/last.pt"
-        )
-    else:
-        finish(state, step, time.time() - started)
+        number = interrupted[0] if interrupted else signal.SIGTERM  # another process's
+        raise Interrupted(number, f"stopped at step {step}; {state.go_on}")
+    on_signals(leaving(f"stopped in the last evaluation; {state.go_on}"))
+    finish(state, step)
 
 
 def time_to_go(seconds):
@@ -419,7 +430,15 @@ class State:
     model: torch.nn.Module
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    training_data: dict  # what a resume compares its data with
     step: int = 0
+    history: History = None
+    lock: object = None  # held as long as the run goes on
+
+    @property
+    def go_on(self):
+        """The command that does."""
+        return f"go on with: python train.py --resume {self.folder}/last.pt"
 
 
 def begin(config, device, rank, world):
@@ -433,9 +452,14 @@ def begin(config, device, rank, world):
     batches = make_batches(config, datasets, rank, world)
     model, report = weights.build(config, batches.classes)
     optimiser, scaler = prepare(model, config, device)
-    folder = new_folder(config, rank)
     introduce(model, datasets, [settings(config), *report], rank)
-    return State(config, folder, datasets, batches, model, optimiser, scaler)
+    training_data = checkpoints.training_data(datasets)
+    state = State(config, None, datasets, batches, model, optimiser, scaler, training_data)
+    if rank == 0:
+        state.folder = new_folder(config)
+        state.lock = files.lock(state.folder)
+        state.history = History(state.folder)
+    return state
 
 
 def resume(config, device, rank, world):
@@ -446,16 +470,25 @@ def resume(config, device, rank, world):
     torch.manual_seed(config.seed)
     datasets = without_overlap(open_all(config.data, config.task, config.val))
     batches = make_batches(config, datasets, rank, world)
-    model = checkpoints.rebuild(checkpoint, config.resume)
-    optimiser, scaler = prepare(model, config, device)
-    checkpoints.restore_model(model, checkpoint["model"], config.resume)
-    optimiser.load_state_dict(checkpoint["optimiser"])
-    scaler.load_state_dict(checkpoint["scaler"])
-    restore_rng(checkpoint["rng"], device)
+    training_data = checkpoints.training_data(datasets)
+    checkpoints.refuse_other_data(checkpoint, training_data, batches.classes, config.resume)
+    with checkpoints.understood(config.resume):
+        model = checkpoints.rebuild(checkpoint, config.resume)
+        optimiser, scaler = prepare(model, config, device)
+        checkpoints.restore_model(model, checkpoint["model"], config.resume)
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        scaler.load_state_dict(checkpoint["scaler"])
+        restore_rng(checkpoint["rng"], device)
+    step = checkpoint["step"]
     introduce(model, datasets, [settings(config)], rank)
     folder = Path(config.resume).parent
-    step = checkpoint["step"]
-    return State(config, folder, datasets, batches, model, optimiser, scaler, step)
+    state = State(
+        config, folder, datasets, batches, model, optimiser, scaler, training_data, step
+    )
+    if rank == 0:
+        state.lock = files.lock(folder)
+        state.history = History(folder, step, checkpoint.get("history"))
+    return state
 
 
 def make_batches(config, datasets, rank, world):
@@ -491,7 +524,7 @@ def introduce(model, datasets, report, rank):
         print("\n".join([*report, *map(counts_table, datasets)]))
     model.encoder.text.remember(
         sentences_of(datasets),
-        lambda chunks: tqdm(chunks, "sentences", disable=rank > 0),
+        lambda chunks: progress(chunks, "sentences", disable=rank > 0),
     )
 
 
@@ -614,29 +647,63 @@ def task_ratios(config, datasets):
 
 # ---- the run's folder ----
 
-def new_folder(config, rank):
+UNNAMED = (  # flags that do not show in the name of a run
+    "task", "data", "name", "resume", "preset", "amp", "device", "grad_checkpointing", "workers",
+    "evaluate_every", "save_every",
+)
+
+
+def run_name(config):
+    """--name, or what is special about a run: `all`, `ltcc-cc`, `ltcc-cc-lr_0.001-no-editing`.
+
+    The data's name unless it is ./toy, the task, and the flags that differ from the preset.
+    """
+    if config.name:
+        return folder_name(config.name)
+    parts = [config.task]
+    if Path(config.data) != Path(Config.data):
+        parts.insert(0, Path(config.data).resolve().name)
+
+    usual = PRESETS[config.preset]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in UNNAMED or value == usual.get(field.name, field.default):
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(flag if value else f"no-{flag}")
+        else:
+            parts.append(f"{flag}_{Path(str(value)).name}")
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))[:100]
+
+
+def new_folder(config):
     """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
-    base = Path("runs") / folder_name(config.name or config.task)
-    folder, n = base, 1
-    while folder.exists():
-        n += 1
-        folder = base.with_name(f"{base.name}-{n}")
-    if rank == 0:
-        folder.mkdir(parents=True)
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (folder / "config.json").write_text(text + "\n")
+    base = Path("runs") / run_name(config)
+    folder = base
+    with files.writing(base):
+        for n in itertools.count(2):
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                folder = base.with_name(f"{base.name}-{n}")
+    text = json.dumps(dataclasses.asdict(config), indent=1)
+    files.write_text(folder / "config.json", text + "\n")
     return folder
 
 
 def save(state, step):
     """Writes last.pt, everything that a resume needs. Batches, instructions and augmentation are
-    functions of (seed, step), so step is their state."""
+    functions of (seed, step), so step is their state. UserError if training has diverged."""
     config, model = state.config, state.model
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     checkpoints.save_checkpoint(state.folder / "last.pt", {
         "config": {**dataclasses.asdict(config), "resume": None},
         "classes": state.batches.classes,
+        "data": state.training_data,
         "step": step,
+        "history": state.history.state(),
         "model": checkpoints.model_state(model),
         "published": checkpoints.architecture(model, config.size),
         "optimiser": state.optimiser.state_dict(),
@@ -651,16 +718,37 @@ def restore_rng(rng, device):
         torch.cuda.set_rng_state_all(rng["cuda"])
 
 
-def finish(state, step, seconds):
+def evaluate_between(state, step, interrupt):
+    """Evaluates a step in the middle where --evaluate-every asks for it and the log lacks it.
+
+    Signals end the program meanwhile, and are `interrupt`'s again afterwards.
+    """
+    config = state.config
+    is_due = config.evaluate_every and step > 0 and step % config.evaluate_every == 0
+    if not is_due or state.history.is_evaluated(step):
+        return
+    save(state, step)
+    on_signals(leaving(f"stopped in an evaluation; {state.go_on}"))
+    features = Features(state.model, config.feature, amp=config.amp)
+    state.history.write_rows(step, evaluate.evaluate_all(features, state.datasets))
+    on_signals(interrupt)
+
+
+def finish(state, step):
     """Evaluates the last step, writes the metrics line, prints the tables."""
+    seconds = state.history.seconds
     features = Features(state.model, state.config.feature, amp=state.config.amp)
     rows = evaluate.evaluate_all(features, state.datasets)
-    matrix = evaluate.instruction_matrix(features, state.datasets)
-    log(state.folder, step, rows, matrix)
+    matrix = []
+    for dataset in state.datasets:
+        name = f"{dataset.title} {dataset.task} instruction matrix"
+        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, features, [dataset])
+    state.history.write_rows(step, rows, matrix)
 
     minutes = seconds / 60
     print(
-        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {state.folder}/\n"
+        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log, curve and config in "
+        f"{state.folder}/\n"
     )
     if rows:  # else there is no test split
         print(evaluate.format_table(rows))
@@ -670,12 +758,6 @@ def finish(state, step, seconds):
             "instruction differs\n"
         )
         print(evaluate.format_table(matrix))
-
-
-def log(folder, step, rows, matrix=()):
-    line = json.dumps({"step": step, "rows": list(rows), "matrix": list(matrix)})
-    with open(folder / "log.jsonl", "a") as file:
-        file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Every data set and task gets the same number of steps in both. `python -m dolls --out ./toy-all --sets all` draws them.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -17,6 +16,7 @@ import data
 import train
 from reid import cli
 from reid.folders import find_datasets, open_all
+from reid.history import read_log
 
 SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 
@@ -57,7 +57,7 @@ def collect(figures, flags, ids, seed):
     """Trains and adds the mAP of every protocol to `figures`."""
     name = f"{len(os.listdir('runs')) if Path('runs').exists() else 0}"
     train.main(train.Config(**flags, warmup=flags["steps"] // 10, ids=ids, seed=seed, name=name))
-    for row in json.loads(Path(f"runs/{name}/log.jsonl").read_text())["rows"]:
+    for row in read_log(f"runs/{name}")[-1]["rows"]:
         figures[row["task"], row["data"], row["protocol"]].append(100 * row["mAP"])
 
 

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from reid import cli
+from reid import cli, files
 from dolls.benchmark import make_toy
 from dolls.sheet import contact_sheet
 
@@ -27,7 +27,8 @@ def main(config):
     if config.sheet:
         if not config.sheet.endswith(".png"):
             raise cli.UserError(f"--sheet {config.sheet}: name a .png")
-        contact_sheet(config.seed).save(config.sheet)
+        with files.replacing(config.sheet) as file:
+            contact_sheet(config.seed).save(file, "PNG")
     else:
         make_toy(config.out, config.people, config.seed, sets=config.sets)
 

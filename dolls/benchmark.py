@@ -8,9 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tqdm import tqdm
-
-from reid import cli
+from reid import cli, files
 from dolls.people import draw_body, dress
 from dolls.trees import FIVE, TREES, Job
 
@@ -26,7 +24,7 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
     every byte of the five as it is.
     UserError when `out` holds something already, and when there are too few or too many people.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # a link to an empty folder, or to nothing, is followed
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.UserError(
             f"--out {out} is not an empty folder; name another one or remove it first")
@@ -35,14 +33,15 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
             f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
 
     out = out.resolve()  # a link stays, and its folder is filled
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        _write(partial, people, seed, workers, sets)
-        partial.chmod(0o755)  # mkdtemp's folders are private
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with files.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            _write(partial, people, seed, workers, sets)
+            partial.chmod(0o755)  # mkdtemp's folders are private
+            partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(root, people, seed, workers, sets):
@@ -57,9 +56,9 @@ def _write(root, people, seed, workers, sets):
     for role in ("train", "test"):  # nobody may be in them
         lists[root / f"LTCC_ReID/info/cloth-unchange_id_{role}.txt"] = []
 
-    with multiprocessing.Pool(workers or os.cpu_count()) as pool:
+    with multiprocessing.Pool(workers or os.cpu_count(), cli.leave_signals_to_parent) as pool:
         drawn = pool.imap(_draw, jobs, chunksize=4)
-        bar = tqdm(drawn, "drawing people", len(jobs), unit="person")
+        bar = cli.progress(drawn, "drawing people", total=len(jobs), unit="person")
         for rows, job in zip(bar, jobs):
             for name, entry in rows:
                 lists.setdefault(job.folder / name, []).append(entry)

@@ -1,6 +1,7 @@
 """What any re-identification code needs and a reader of the paper need not open.
 
-cli          flags from a dataclass, and the user's mistakes in one line
+cli          flags from a dataclass; whatever ends a command early ends it in one line
+files        writing files: whole or not at all, by one process at a time
 device       what a model runs on, and in which precision
 processes    several processes of one run, one for each GPU
 records      one record per image, and the data set that they make up
@@ -13,6 +14,7 @@ features     features of a run: computed once, kept in a file; the second stage 
 rerank       k-reciprocal re-ranking
 compare      two runs on the same queries
 pictures     rankings, gates and instruction attention, drawn
+history      the log of a run, and its curve
 checkpoints  what train.py writes, read and written
 weights      a model that starts from published weights, PASS, DeiT, HAP, ALBEF; which it takes
 text         the BERT that reads the sentences, and its tokenizer

@@ -4,10 +4,13 @@ Nothing in a file is ever executed: torch.load(weights_only=True) throughout.
 """
 
 import argparse
+import hashlib
 import json
+import mmap
 import os
 import pickle
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,29 +19,47 @@ from torch import nn
 from instructions import TASKS
 from model import SIZES, CrossEncoder, InstructReID, TextEncoder
 from reid.cli import UserError
+from reid.files import replacing
+from reid.records import column
 from reid.text import EmbeddedTextEncoder, bert_config
+
+
+MARK = b"sha256:"
+SEAL = len(MARK) + 64  # bytes at the end of a file: the mark, and the SHA-256 of all before
+ZIP_END = b"PK\5\6"  # begins the last 22 bytes of a zip file without a comment, which end in two 0
 
 
 # ---- files ----
 
 def save_checkpoint(path, state):
-    """Writes a dict of tensors and plain values atomically.
+    """Writes a dict of tensors and plain values atomically, with a checksum.
 
     UserError if that fails; a crash or a full disk leaves the previous file as it was.
     """
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        with open(part, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        part.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error}; the previous checkpoint is untouched"
-        ) from error
-    os.replace(part, path)
+    with replacing(path) as file:
+        torch.save(state, file)
+        seal(file)
+
+
+def seal(file):
+    """Adds the SHA-256 of a zip file as its comment, which torch.load passes over."""
+    file.seek(-2, os.SEEK_END)
+    file.write(SEAL.to_bytes(2, "little"))  # the length of the comment
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.write(MARK + digest.encode())
+
+
+def is_intact(path):
+    """Whether a zip file is what `seal` left. True without a seal, as earlier versions wrote it,
+    and for what is no zip file."""
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        is_bare = content[-22:-18] == ZIP_END and content[-2:] == bytes(2)
+        if content[:2] != b"PK" or is_bare:
+            return True
+        digest = hashlib.sha256(memoryview(content)[:-SEAL]).hexdigest()
+        return content[-SEAL:] == MARK + digest.encode()
 
 
 def load_checkpoint(path):
@@ -50,6 +71,11 @@ def load_checkpoint(path):
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: give the path of a last.pt that train.py wrote")
 
+    if path.stat().st_size and not is_intact(path):
+        raise UserError(
+            f"{path} is not a checkpoint, or is cut off or damaged: its checksum is that of other "
+            "bytes; copy it again, or take another checkpoint"
+        )
     state = read(path)
     if not isinstance(state, dict) or "model" not in state or "config" not in state:
         raise UserError(
@@ -97,6 +123,61 @@ def _what_it_is(path):
     return "it cannot be read as one"
 
 
+# ---- data ----
+
+def training_data(datasets):
+    """What a resume must find again: {"ltcc cc": {what: number or digest}} of training splits."""
+    found = {}
+    for dataset in datasets:
+        records = dataset.split("train")
+        pids = column(records, "pid")
+        people = sorted(set(pids))
+        if people:
+            found[f"{dataset.name} {dataset.task}"] = {
+                "people": len(people),
+                "images": len(pids),
+                "numbers of the people": _digest(people),
+                "files and whom they show": _digest(zip(column(records, "path"), pids)),
+            }
+    return found
+
+
+def _digest(items):
+    """16 letters that other items, or another order of them, would not have."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_data(checkpoint, now, classes, path):
+    """UserError with the first difference between the data of a checkpoint and `now`, both as
+    `training_data` returns it. Earlier versions noted the classes alone."""
+    then = checkpoint.get("data")
+    if then is None:
+        then = {"classes": checkpoint["classes"]}
+        now = {"classes": classes}
+    for name in sorted(then.keys() | now.keys()):
+        difference = _difference(then.get(name), now.get(name))
+        if difference:
+            raise UserError(
+                f"{path} was trained on other data than --data holds now: {name} {difference}; "
+                "bring that data back, or begin a new run"
+            )
+
+
+def _difference(then, now):
+    """What differs, as the end of a sentence; None if nothing does."""
+    if then is None:
+        return "was not there"
+    if now is None:
+        return "is gone"
+    for what in then | now:
+        if then.get(what) != now.get(what):
+            return f"had {then.get(what)} {what}, has {now.get(what)}"
+    return None
+
+
 # ---- models ----
 
 def is_kept(model, key):
@@ -130,9 +211,25 @@ def restore_model(model, state, path):
 def load_model(path):
     """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
     state = load_checkpoint(path)
-    model = rebuild(state, path)
-    restore_model(model, state["model"], path)
+    with understood(path):
+        model = rebuild(state, path)
+        restore_model(model, state["model"], path)
     return model.eval(), state["config"]
+
+
+@contextmanager
+def understood(path):
+    """Inside, what a checkpoint lacks or says in another way becomes a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # as many kinds as there are libraries that make the parts
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path} does not hold what this version of train.py writes "
+            f"({type(error).__name__}: {reason}); take a last.pt of this version"
+        ) from error
 
 
 def architecture(model, size):
@@ -168,19 +265,9 @@ def architecture(model, size):
 def rebuild(state, path):
     """The model of a checkpoint, its weights yet to be restored by `restore_model`.
 
-    UserError, which names `path`, if it holds other than what train.py writes.
+    UserError, which names `path`, if it lacks what `check_contents` asks for.
     """
     check_contents(state, path)
-    try:
-        return _rebuild(state)
-    except UserError:
-        raise
-    except Exception as error:  # as many kinds as there are libraries that make the parts
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path}: no model can be made of what it holds ({reason})") from error
-
-
-def _rebuild(state):
     config = state["config"]
     parts = state.get("published", {})
     text = _rebuild_text(parts.get("text"), trainable=config.get("train_text", False))

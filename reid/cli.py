@@ -1,14 +1,32 @@
-"""Flags are the fields of a dataclass, a user's mistake is one line that says the fix."""
+"""Flags are the fields of a dataclass, a user's mistake is one line that says the fix.
+
+Whatever ends a command early ends it in one line: `run`.
+"""
 
 import argparse
 import dataclasses
 import difflib
 import math
+import os
+import signal
 import sys
+
+from tqdm import tqdm
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
+QUIET = 30  # seconds between the lines that progress writes into a log file
 
 
 class UserError(Exception):
     """A user's mistake in one line, which names the flag or file and says the fix; see `run`."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks the program to end, and the line that is said of it; see `run`."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.number = number
 
 
 def option(default, help, choices=None, least=-math.inf, most=2**63 - 1):
@@ -103,7 +121,8 @@ def folder_name(name):
 def _add(parser, field):
     """Adds a field of the dataclass to the parser, as a flag or by its place."""
     if field.default is dataclasses.MISSING:
-        parser.add_argument(field.name, type=field.type, help=field.metadata["help"])
+        kind = {"nargs": "+"} if field.type is list else {"type": field.type}
+        parser.add_argument(field.name, **kind, help=field.metadata["help"])
         return
 
     flag = "--" + field.name.replace("_", "-")
@@ -122,15 +141,58 @@ def _unknown_flag(parser, given):
     return UserError(f"unknown flag {given}; did you mean {nearest[0]}?")
 
 
+# ---- running ----
+
 def run(main, config_class):
-    """Calls `main(config)` of the command line; a UserError ends in one line and exit code 2."""
+    """Calls `main(config)` of the command line.
+
+    A UserError, and what the system refuses, end in one line and exit code 2; SIGINT, SIGTERM and
+    SIGHUP in one line and 128 + their number.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
+        on_signals(leaving("interrupted"))
         main(parse(config_class))
-    except UserError as error:
-        line = f"error: {error}"
-    except OSError as error:  # no permission, a name that is too long
-        line = f"error: {error.filename or 'output'}: {error.strerror or error}"
-    else:
+        sys.stdout.flush()
         return
+    except UserError as error:
+        line, code = f"error: {error}", 2
+    except Interrupted as error:
+        line, code = str(error), 128 + error.number
+    except OSError as error:  # a closed output, a full disk, no permission
+        sys.stdout = open(os.devnull, "w")  # else the exit would try once more to write
+        line, code = f"error: {error.filename or 'output'}: {error.strerror or error}", 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(line, file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
+
+
+def on_signals(handler):
+    """Calls handler(number, frame) on those of SIGNALS that are not ignored, as nohup asks for."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def leaving(message):
+    """A handler for `on_signals` that ends the program with this line."""
+    def handler(number, frame):
+        raise Interrupted(number, message)
+    return handler
+
+
+def leave_signals_to_parent():
+    """What a worker process begins with: it ends when its parent says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def progress(items, title, **options):
+    """A tqdm bar; where it goes into a file, a line every half minute instead."""
+    if not sys.stderr.isatty():
+        lines = "{desc}: {n_fmt} of {total_fmt}, {elapsed}, {remaining} to go{postfix}\n"
+        options |= {"bar_format": lines, "mininterval": QUIET, "miniters": 1, "delay": QUIET}
+    return tqdm(items, title, **options)

@@ -5,22 +5,20 @@ Letters in shapes: b batch, n records, d feature width, q queries, g gallery ima
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tqdm import tqdm
+from safetensors.torch import save
 
 from instructions import TASKS
 from model import send
-from reid.cli import UserError
+from reid.cli import UserError, progress
 from reid.device import amp_dtype, autocast, has_room
+from reid.files import replacing
 from reid.images import load_image, normalise
 
 DECODERS = 4  # threads that decode pictures
@@ -102,9 +100,8 @@ def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False,
     deaf = not model.editing and feature == "edit" and not text_only
     lists = asks[:1] if deaf else asks
     feats = [[] for _ in lists]
-    starts = tqdm(
-        range(0, len(records), batch), f"{dataset.title} {dataset.task}", leave=False, disable=None
-    )
+    starts = range(0, len(records), batch)
+    starts = progress(starts, f"{dataset.title} {dataset.task}", leave=False)
     with ThreadPoolExecutor(DECODERS) as pool, evaluating(model, amp) as device:
         def read(start):
             return read_part(pool, model, dataset, records, lists, slice(start, start + batch))
@@ -249,20 +246,13 @@ def digest(records, wanted):
 def save_features(path, features, **notes):
     """Writes what `features` knows as .safetensors, atomically; notes: strings to read again, such
     as task and data. UserError if it cannot be written."""
-    part = Path(path).with_suffix(".part")
     notes |= {"feature": features.feature, "flip": str(features.flip)}
     tensors = {}
     for key, (tensor, of) in features.known.items():
         tensors[key] = tensor.clone()  # safetensors wants no tensor twice, as a deaf model's are
         notes[f"digest {key}"] = of
-    try:
-        save_file(tensors, part, notes)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(
-            f"--save-features {path}: {error}; name a .safetensors in a folder that exists"
-        ) from error
+    with replacing(path) as file:
+        file.write(save(tensors, notes))
 
 
 def load_features(path, device="cpu"):
@@ -324,7 +314,7 @@ def match(model, dataset, gallery, sentences, nearest, batch=64, amp="off"):
         tokens = torch.cat(tokens)
 
         logits = []
-        bar = tqdm(sentences, f"{dataset.title} matching", leave=False, disable=None)
+        bar = progress(sentences, f"{dataset.title} matching", leave=False)
         for sentence, indices in zip(bar, nearest.to(tokens.device)):
             instr = model.instruct([sentence])
             no_and_yes = model.match(tokens[indices].to(device), instr)

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from reid.cli import UserError
+from reid.files import replacing
 from instructions import TASKS
 from reid.images import MEAN, STD, load_image
 from reid.records import Dataset, Record
@@ -381,14 +381,10 @@ def photo(dataset, path, size):
     return _picture(pixels)
 
 
-def save(picture, path, flag):
-    """Writes a .png with 256 colours and says so; UserError that names the flag if it cannot."""
-    try:
-        picture.quantize().save(path, "PNG", optimize=True)
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write {path} ({error}); "
-                        "name a .png in a folder that takes it") from error
-    print(f"wrote {path}")
+def save(picture, path):
+    """Writes a .png with 256 colours; UserError if it cannot."""
+    with replacing(path) as file:
+        picture.quantize().save(file, "PNG", optimize=True)
 
 
 def _picture(pixels):

@@ -20,6 +20,7 @@ from model import TextEncoder
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
 from reid import checkpoints, folders, synth_pedes as synth
+from reid.history import read_log
 from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images
 from reid.protocols import GENERAL, ID_ONLY, STRICT, TEXT
 from reid.records import Record, column
@@ -387,9 +388,9 @@ def test_nobody_of_a_test_split_has_a_label(drawn):
 
 
 def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):
-    code, out, err = command(train, "--data", drawn, "--steps", 14, *FAST)
+    code, out, err = command(train, "--data", drawn, "--steps", 14, "--name", "all", *FAST)
     assert code == 0, err
-    rows = json.loads((Path("runs/all") / "log.jsonl").read_text())["rows"]
+    rows = read_log("runs/all")[-1]["rows"]
     got = {(row["data"], row["task"], row["protocol"].removesuffix(" + matching")) for row in rows}
     assert got == {(dataset.title, dataset.task, protocol.name) for dataset in folders.open_all(drawn) if dataset.tested
                    for protocol in protocols_of(dataset) if not protocol.named}
@@ -402,7 +403,8 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):
 
 
 def test_a_model_is_tested_on_another_set_than_its_own(drawn, command):
-    assert command(train, "--data", drawn / "VC-Clothes", "--task", "cc", "--steps", 1, *FAST)[0] == 0
+    assert command(train, "--data", drawn / "VC-Clothes", "--task", "cc", "--steps", 1, "--name", "cc",
+                   *FAST)[0] == 0
     model = ("--checkpoint", "runs/cc/last.pt")
     code, out, err = command(evaluate, *model, "--data", drawn / "prcc")
     assert code == 0 and "PRCC  cross multi-shot" in out, err

@@ -1,9 +1,7 @@
 """A new task is one row of instructions.TASKS, and is trained, evaluated and drawn like the others."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +11,7 @@ import train
 from instructions import Task
 from reid import checkpoints, folders, pictures
 from reid.features import Features
+from reid.history import read_log
 from reid.layouts import protocols_of
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from tests.test_data import put, text, toy  # noqa: F401 (toy is a fixture)
@@ -33,8 +32,8 @@ def coat(monkeypatch):
 
 def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):
     ltcc = drawn / "LTCC_ReID"
-    train.main(train.Config(task="coat", data=str(ltcc), steps=2, ids=4, images=4, warmup=1))
-    report = json.loads(Path("runs/coat/log.jsonl").read_text())
+    train.main(train.Config(task="coat", data=str(ltcc), steps=2, ids=4, images=4, warmup=1, name="coat"))
+    report = read_log("runs/coat")[-1]
     assert [(row["task"], row["protocol"]) for row in report["rows"]] == [
         ("coat", "general"), ("coat", "cc"), ("coat", "sc")]
     assert [(row["target"], row["instruction"]) for row in report["matrix"]] == [
@@ -53,17 +52,17 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):
 
 
 def test_beside_the_task_whose_data_it_shares(drawn, command, coat):
-    code, out, err = command(train, "--data", drawn / "LTCC_ReID", "--steps", 2, *FAST)
+    code, out, err = command(train, "--data", drawn / "LTCC_ReID", "--steps", 2, "--name", "all", *FAST)
     assert code == 0, err
-    rows = json.loads(Path("runs/all/log.jsonl").read_text())["rows"]
+    rows = read_log("runs/all")[-1]["rows"]
     assert [row["task"] for row in rows] == ["cc"] * 3 + ["coat"] * 3
     assert checkpoints.load_checkpoint("runs/all/last.pt")["classes"] == {"ltcc": 12}  # one classifier
 
 
 def test_a_task_without_a_wrong_sentence_has_one_row_a_target(drawn, command, monkeypatch):
     monkeypatch.setitem(instructions.TASKS, "coat", COAT._replace(opposite=None))
-    train.main(train.Config(task="coat", data=str(drawn / "LTCC_ReID"), steps=1, ids=4, images=4))
-    report = json.loads(Path("runs/coat/log.jsonl").read_text())
+    train.main(train.Config(task="coat", data=str(drawn / "LTCC_ReID"), steps=1, ids=4, images=4, name="coat"))
+    report = read_log("runs/coat")[-1]
     assert [row["instruction"] for row in report["matrix"]] == ["look past the coat"] * 2
 
 

@@ -1,6 +1,5 @@
 """The real command line: it learns, it resumes to the bit after kill -9, and every mistake is one line with exit code 2."""
 
-import json
 import math
 import os
 import signal
@@ -17,6 +16,7 @@ import dolls
 import train
 from model import InstructReID
 from reid import checkpoints, cli
+from reid.history import read_log
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--ids", "4", "--images", "4", "--warmup", "5")
@@ -52,10 +52,9 @@ def start(folder, *flags):
 
 
 def test_it_learns_to_find_people_it_has_not_seen(drawn, command):
-    code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 60, *FAST)
+    code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 60, "--name", "trad", *FAST)
     assert code == 0, err
-    [line] = (Path("runs/trad") / "log.jsonl").read_text().splitlines()
-    [row] = json.loads(line)["rows"]
+    [row] = read_log("runs/trad")[-1]["rows"]
     assert row["protocol"] == "general" and row["queries"] == 8
     assert row["mAP"] > 2 * row["chance mAP"]
     assert f"{100 * row['mAP']:.1f}" in out and "preset toy: drawn data" in out
@@ -64,9 +63,9 @@ def test_it_learns_to_find_people_it_has_not_seen(drawn, command):
 
 
 def test_all_six_tasks_take_a_step_and_get_a_row(drawn, command):
-    code, out, err = command(train, "--data", drawn, "--steps", 9, *FAST)
+    code, out, err = command(train, "--data", drawn, "--steps", 9, "--name", "all", *FAST)
     assert code == 0, err
-    report = json.loads((Path("runs/all") / "log.jsonl").read_text())
+    report = read_log("runs/all")[-1]
     assert {row["task"] for row in report["rows"]} == {"trad", "cc", "ctcc", "vi", "t2i", "li"}
     assert {row["instruction"] for row in report["matrix"] if row["task"] == "li"} == {"wanted", "own", "random"}
     assert "Instruction matrix" in out
@@ -75,7 +74,7 @@ def test_all_six_tasks_take_a_step_and_get_a_row(drawn, command):
 @pytest.mark.parametrize("flags", [
     ["--no-editing"], ["--loss", "triplet", "--mining", "all"], ["--feature", "fused"], ["--mining", "hard"]])
 def test_every_ablation_is_one_flag(drawn, command, flags):
-    code, _, err = command(train, "--data", drawn, "--task", "li", "--steps", 2, *FAST, *flags)
+    code, _, err = command(train, "--data", drawn, "--task", "li", "--steps", 2, "--name", "li", *FAST, *flags)
     assert code == 0, err
     _, config = checkpoints.load_model("runs/li/last.pt")
     key, value = flags[0].removeprefix("--").removeprefix("no-"), (flags[1:] or [False])[0]
@@ -90,7 +89,8 @@ def test_a_run_is_evaluated_in_the_precision_that_it_was_trained_in(drawn, comma
         return embed(*args, **kwargs)
 
     monkeypatch.setattr(InstructReID, "embed", spy)
-    flags = ("--data", drawn, "--task", "trad", "--steps", 2, "--evaluate-every", 1, "--amp", "bf16", *FAST)
+    flags = ("--data", drawn, "--task", "trad", "--steps", 2, "--evaluate-every", 1, "--amp", "bf16", "--name", "trad",
+             *FAST)
     assert command(train, *flags)[0] == 0
     assert command(evaluate, "--checkpoint", "runs/trad/last.pt")[0] == 0
     assert set(seen) == {torch.bfloat16}
@@ -118,7 +118,7 @@ def test_two_processes_average_their_gradients(drawn, tmp_path):
     """Both end with the weights that rank 0 saves: the run goes through, and its step counts twice the images."""
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
                            "--master_port=29611", ROOT / "train.py", "--data", drawn,
-                           "--task", "trad", "--steps", "2", *FAST], cwd=tmp_path, capture_output=True, text=True,
+                           "--task", "trad", "--steps", "2", "--name", "trad", *FAST], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs/trad/last.pt").exists() and "2 steps" in done.stdout
@@ -126,7 +126,7 @@ def test_two_processes_average_their_gradients(drawn, tmp_path):
 
 def test_a_run_never_overwrites_another(drawn, command):
     for expected in ("runs/trad", "runs/trad-2"):
-        code, out, _ = command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)
+        code, out, _ = command(train, "--data", drawn, "--task", "trad", "--steps", 1, "--name", "trad", *FAST)
         assert code == 0 and f"{expected}/" in out
 
 
@@ -196,12 +196,12 @@ def test_unknown_flag_is_answered_with_the_nearest(command):
 
 
 def test_resume_takes_no_other_flags(command, drawn):
-    assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)[0] == 0
+    assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, "--name", "trad", *FAST)[0] == 0
     one_line(command(train, "--resume", "runs/trad/last.pt", "--lr", 1), "--resume", "--lr")
 
 
 def test_checkpoint_of_another_size(command, drawn):
-    assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)[0] == 0
+    assert command(train, "--data", drawn, "--task", "trad", "--steps", 1, "--name", "trad", *FAST)[0] == 0
     state = checkpoints.load_checkpoint("runs/trad/last.pt")
     checkpoints.save_checkpoint("other.pt", {**state, "config": {**state["config"], "size": "small"}})
     one_line(command(evaluate, "--checkpoint", "other.pt", "--data", drawn), "other.pt", "size")
