@@ -103,9 +103,12 @@ def read(path, mmap=False):
                 "torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)"
             ) from error
         raise UserError(f"{path} is not a checkpoint: {_what_it_is(path)}") from error
+    except PermissionError:  # it may be whole
+        raise
     except (
         RuntimeError,
         EOFError,
+        OSError,
         zipfile.BadZipFile,
         KeyError,
         ValueError,
@@ -297,7 +300,6 @@ def _rebuild_text(parts, trainable):
 
 CHOICES = {  # of its config, as far as a model and its evaluation go by it
     "size": (*SIZES,),
-    "task": ("all", *TASKS),
     "feature": ("edit", "fused"),
     "editing": (True, False),
     "train_text": (True, False, None),  # None: before there was that flag
@@ -309,7 +311,8 @@ def check_contents(state, path):
     """UserError, which names `path`, unless a checkpoint holds a model and says how it is used."""
     config = state["config"]
     _check(isinstance(config, dict), path, "config")
-    for key, choices in CHOICES.items():
+    choices_of = {"task": ("all", *TASKS), **CHOICES}
+    for key, choices in choices_of.items():
         value = config.get(key)
         _check(isinstance(value, (str, bool, type(None))), path, f"config.{key}")
         _check(value in choices, path, f"config.{key}")
