@@ -648,8 +648,8 @@ def task_ratios(config, datasets):
 # ---- the run's folder ----
 
 UNNAMED = (  # flags that do not show in the name of a run
-    "task", "data", "name", "resume", "preset", "amp", "device", "grad_checkpointing", "workers",
-    "evaluate_every", "save_every",
+    "task", "data", "name", "resume", "preset", "amp", "device", "compile", "grad_checkpointing",
+    "workers", "evaluate_every", "save_every",
 )
 
 
