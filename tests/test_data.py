@@ -349,6 +349,7 @@ def test_batch_holds_what_its_step_says(world):
     assert torch.equal(batch.pids, 100 + 7 * batch.labels) and len(batch.instr) == 8
     words = "the labels of a batch are those of another data set"
     assert torch.equal(batches[2].pids, 121 + 7 * batches[2].labels), words
+    assert batch.instr != batches[3].instr, "every step draws the same sentence"
     assert batches[1].instr.shape == (8, 3, 8, 8) and batches[1].instr.dtype == torch.uint8
     assert batch.clothes is None and torch.equal(batches[1].clothes, batches[1].labels)  # here everybody has one outfit
     first, again = batches.where(0), batches.where(6)

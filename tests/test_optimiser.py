@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -190,6 +191,15 @@ def test_every_step_flips_crops_and_erases_as_it_was_told(recording):
     seeds = [augmented.seed for augmented in recording.augmented]
     words = f"the seeds of the augmentation are {seeds}: each step has its own, so that it resumes"
     assert None not in seeds and len(set(seeds)) == STEPS, words
+
+
+def test_the_ratios_are_the_shares_of_the_tasks_in_a_round(recording):
+    config = train.Config(data=str(recording.people), size="tiny", ids=IDS, images=IMAGES,
+                          ratios="trad:3,li:2")
+    _, batches = train.open_batches(config, rank=0, world=1)
+    expected = {"trad": 3, "cc": 1, "ctcc": 1, "vi": 1, "t2i": 1, "li": 2}
+    found = Counter(batches.cycle)
+    assert found == expected, f"--ratios {config.ratios} makes rounds of {dict(found)}"
 
 
 def test_evaluations_come_after_the_steps_that_were_asked_for(recording):

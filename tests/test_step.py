@@ -46,9 +46,9 @@ class DoubleLetters(Letters):
 
 
 def a_model(editing=True):
-    """Open gates and a used neck; two data sets, so that the wrong classifier is noticed."""
+    """Open gates and a used neck; another data set comes first, so that the wrong classifier is noticed."""
     torch.manual_seed(3)
-    model = InstructReID(TINY, {"market": 3, "other": 3}, editing, text=DoubleLetters()).double().train()
+    model = InstructReID(TINY, {"other": 3, "market": 3}, editing, text=DoubleLetters()).double().train()
     for name, p in model.named_parameters():
         if p.requires_grad and p.ndim <= 1:  # norms, biases, gates: nothing stays at its neutral value
             p.data += 0.3 * torch.randn_like(p)
