@@ -34,7 +34,7 @@ TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in s
 PLAIN = "without instruction"
 CLOTHES = "as a picture of clothes"
 SHARES = {PLAIN: 0.4, CLOTHES: 0.3}  # w of words and of a picture of clothes
-BODY = (0.15, 0.1, 0.95, 0.9)  # top, left, bottom, right of what a photo shows of clothes
+BODY = (0.2, 0.1, 1.0, 0.9)  # top, left, bottom, right of the clothes in a photo
 
 
 # ---- the rule ----
@@ -146,6 +146,9 @@ def hits_of(question, folder, photos, feats, w, top):
     """The best `top` photos as dicts; the query's own file is not one of them."""
     person, instruction = question.ask(feats, w)
     total = person + instruction
+    if not total.isfinite().all():
+        raise UserError("the model gives NaN or infinity: take an earlier checkpoint")
+
     hits = []
     for i in total.argsort(descending=True, stable=True).tolist():
         path = Path(folder, photos[i].path)
@@ -153,12 +156,13 @@ def hits_of(question, folder, photos, feats, w, top):
             continue
         if len(hits) == top:
             break
+
         hits.append({
             "rank": len(hits) + 1,
             "photo": str(path),
             "score": total[i].item(),
-            "person": person[i].item(),
-            "instruction": instruction[i].item(),
+            "from_person": person[i].item(),
+            "from_instruction": instruction[i].item(),
         })
     return hits
 
@@ -176,24 +180,27 @@ def show(question, hits, config):
     for hit in hits:
         parts = ""
         if config.explain:
-            parts = " = {person:.3f} person + {instruction:.3f} instruction".format(**hit)
+            parts = " = {from_person:.3f} person + {from_instruction:.3f} instruction".format(**hit)
         print(f"{hit['rank']:4}  {hit['score']:.3f}{parts}  {hit['photo']}")
     print()
 
 
 def draw(questions, answers, config):
     """The picture of the ranks, which nobody has judged right or wrong."""
-    task = "ctcc" if questions[0].view == CLOTHES else "li"
+    instruction = config.instruction or PERSON
+    by_picture = questions[0].view == CLOTHES
+    name = "wanted" if by_picture else instruction
+    task = "ctcc" if by_picture else "li"
     dataset = Dataset("photos", config.photos, task, Path(), ())
+
     rows = []
     for question, hits in zip(questions, answers):
         query = Record("photos", "query", question.query, pid=0)
-        name = "wanted" if question.view == CLOTHES else None
-        instruction = config.instruction or question.sentence
         ranking = []
         for hit in hits[:pictures.TOP]:
             ranking.append((Record("photos", "gallery", hit["photo"], pid=0), None))
-        rows.append(pictures.RankRow(dataset, query, name or instruction, instruction, ranking))
+        rows.append(pictures.RankRow(dataset, query, name, instruction, ranking))
+
     with redirect_stdout(sys.stderr):  # stdout is for the hits, which a program may read
         pictures.save(pictures.ranking_list(rows), config.out, "--out")
 
@@ -224,7 +231,7 @@ class Config:
 
 def main(config):
     check_flags(config)
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     photos = find_photos(config.photos)
     index = config.index or str(Path(config.photos, "index.safetensors"))
     model, trained = checkpoints.load_model(config.checkpoint)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from reid.cli import UserError
@@ -148,7 +148,7 @@ def read_index(path, digest):
             feats = {view: file.get_tensor(view) for view in file.keys()}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is no index that search.py wrote ({error}); delete it, or name another --index"
+            f"{path} is no index that search.py wrote ({error}); move it away or name another --index"
         ) from error
     rows = {Photo(*photo): row for row, photo in enumerate(photos)}
     return rows, feats
@@ -159,9 +159,9 @@ def write_index(path, digest, photos, feats):
     notes = {"checkpoint": digest, "photos": json.dumps(photos)}
     part = f"{path}.part"
     try:
-        save_file(feats, part, notes)
+        Path(part).write_bytes(save(feats, notes))
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         Path(part).unlink(missing_ok=True)
         raise unwritable(path, error) from error
 
