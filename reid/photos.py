@@ -148,7 +148,7 @@ def read_index(path, digest):
             feats = {view: file.get_tensor(view) for view in file.keys()}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is no index that search.py wrote ({error}); move it away or name another --index"
+            f"{path} is no index that search.py wrote ({error}); move it or name another --index"
         ) from error
     rows = {Photo(*photo): row for row, photo in enumerate(photos)}
     return rows, feats

@@ -139,7 +139,8 @@ def test_words_a_person_and_a_picture_of_clothes(ask, folder):
     assert found(by_person, folder)[0] == Path(NAMES["blue"])
     assert [hit["rank"] for hit in by_person] == [1, 2] and by_person[0]["from_instruction"] == 0
 
-    by_clothes = ask("--query", "blue.jpeg", "--instruction", folder / NAMES["red"], "--weight", 0.9)
+    flags = ("--query", "blue.jpeg", "--instruction", folder / NAMES["red"])
+    by_clothes = ask(*flags, "--weight", 0.9)
     assert found(by_clothes, folder)[0] == Path(NAMES["red"])
     for hit in by_clothes:
         assert hit["score"] == pytest.approx(hit["from_person"] + hit["from_instruction"])
