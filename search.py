@@ -143,11 +143,14 @@ def understand(config):
 # ---- answers ----
 
 def hits_of(question, folder, photos, feats, w, top):
-    """The best `top` photos as dicts; the query's own file is not one of them."""
+    """The best `top` photos as dicts; the query's own file is not one of them.
+
+    UserError if there is no other, and for scores that are not finite.
+    """
     person, instruction = question.ask(feats, w)
     total = person + instruction
     if not total.isfinite().all():
-        raise UserError("the model gives NaN or infinity: take an earlier checkpoint")
+        raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")
 
     hits = []
     for i in total.argsort(descending=True, stable=True).tolist():
@@ -164,6 +167,8 @@ def hits_of(question, folder, photos, feats, w, top):
             "from_person": person[i].item(),
             "from_instruction": instruction[i].item(),
         })
+    if not hits:
+        raise UserError(f"--photos {folder}: no photo in it but the query itself")
     return hits
 
 

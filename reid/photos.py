@@ -71,8 +71,9 @@ def photo_features(folder, photos, views, embed, index, checkpoint, size):
     digest = file_digest(checkpoint)
     rows, kept = read_index(index, digest)
     views = list(dict.fromkeys([*views, *kept]))
-    if set(views) - kept.keys():  # each photo of an index has every view of it
-        rows, kept = {}, {}
+    if len(views) > len(kept):  # each photo of an index has all its views
+        rows = {}
+        kept = {}
 
     new = [photo for photo in photos if photo not in rows]
     if new:

@@ -304,6 +304,14 @@ def test_folders_without_photos(command, tmp_path):  # noqa: F811
     one_line(command(search, "--photos", "empty", "--instruction", "red"), "empty", "no photo")
 
 
+def test_a_folder_of_the_query_alone(ask, command, tmp_path):  # noqa: F811
+    (tmp_path / "alone").mkdir()
+    query = tmp_path / "alone" / "a.png"
+    Image.new("RGB", (8, 16)).save(query)
+    flags = ("--photos", "alone", "--checkpoint", "a.pt", "--query", query, "--out", "hits.png")
+    one_line(command(search, *flags), "alone", "the query itself")
+
+
 def test_a_folder_of_broken_files(ask, command, tmp_path):  # noqa: F811
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.jpg").write_text("no picture")
