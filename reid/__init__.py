@@ -10,6 +10,7 @@ synth_pedes  the one data set that is too large to be in memory
 protocols    who asks, who answers, what is left out of a ranking, what is a hit
 folders      finding, counting and checking data sets
 images       pictures into tensors
+photos       a folder of one's own photos, and the index of their features
 features     features of a run: computed once, kept in a file; the second stage of t2i
 rerank       k-reciprocal re-ranking
 compare      two runs on the same queries

@@ -49,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(config_class, argv=None):
-    """Builds `config_class` from the command line; a bool becomes `--x/--no-x`.
+    """Builds `config_class` from the command line; a bool becomes `--x/--no-x`, a
+    tuple takes several words.
 
     UserError for a wrong value, and for an unknown flag with the nearest known one.
     """
@@ -128,6 +129,8 @@ def _add(parser, field):
     flag = "--" + field.name.replace("_", "-")
     if isinstance(field.default, bool):
         kind = {"action": argparse.BooleanOptionalAction}
+    elif isinstance(field.default, tuple):
+        kind = {"nargs": "+"}
     else:
         kind = {"type": field.type, "choices": field.metadata["choices"]}
 

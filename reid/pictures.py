@@ -56,7 +56,7 @@ class RankRow(NamedTuple):
     query: Record
     name: str  # of the instruction: wanted, own, random, or the sentence itself
     instruction: str  # a sentence, or the path of a picture
-    ranking: list  # [(record, HIT, MISS or REMOVED)], nearest first
+    ranking: list  # [(record, HIT, MISS, REMOVED or, unjudged, None)], nearest first
 
     @property
     def by_picture(self):
@@ -90,21 +90,24 @@ def ranking_list(rows):
     the ranking. rows: RankRows of one data set, those of one query behind each other.
 
     The right answers have a solid green frame, the wrong ones a dashed red one, those that the
-    protocol leaves out a dotted grey one and pale colours; they take no rank.
+    protocol leaves out a dotted grey one and pale colours; they take no rank. Without verdicts
+    there are neither frames nor their legend.
     """
     left = QUERY[1] + 3 * GAP
     room = WIDTH - left - GAP
     cell = _cell_width(rows, room - 2 * GAP)
     titles = [_wrap(row.title, TEXT, room) for row in rows]
 
-    legend_height = LINE + 4 * GAP
+    judged = any(verdict is not None for row in rows for _, verdict in row.ranking)
+    legend_height = LINE + 4 * GAP if judged else 2 * GAP
     ranking_height = SMALL.size + 2 * cell + 5 * GAP
     title_lines = sum(len(title) for title in titles)
     height = legend_height + title_lines * LINE + len(rows) * ranking_height
     picture = _blank(WIDTH, height)
     draw = ImageDraw.Draw(picture)
 
-    _legend(draw, left)
+    if judged:
+        _legend(draw, left)
     y = legend_height
     query = None
     for row, title in zip(rows, titles):
@@ -178,7 +181,8 @@ def _ranking(picture, row, x, y, width):
             rank += 1
             _centred(draw, x + width // 2, y, str(rank))
         picture.paste(image, (x, top))
-        _frame(draw, x, top, width, height, verdict)
+        if verdict is not None:
+            _frame(draw, x, top, width, height, verdict)
         x += width + GAP
 
 
