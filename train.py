@@ -511,6 +511,7 @@ def prepare(model, config, device):
     model.editor.checkpointing = config.grad_checkpointing
     model.encoder.picture.checkpointing = config.grad_checkpointing
     if config.compile:
+        torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
         model.editor.compile()
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     is_fp16 = amp_dtype(config.amp, device) == torch.float16

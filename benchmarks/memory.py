@@ -1,20 +1,18 @@
-"""The memory of a training step of `base`: `python benchmarks/memory.py`. Computed anywhere, measured where a GPU is.
+"""The memory of a training step of `base`: `python benchmarks/memory.py`. Computed, also without a GPU;
+benchmarks/gpu.py measures it on one.
 
-Computed: autograd says which tensors a forward pass under bf16 autocast keeps for backward; two sizes of batch give
+Autograd says which tensors a forward pass under bf16 autocast keeps for backward; two sizes of batch give
 what each image adds. One sentence for the whole batch. Not counted: losses, and what backward holds for a moment.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from data import Batch
 from model import SIZES, InstructReID
 from reid.text import EmbeddedTextEncoder
-from train import Config, loss_terms
 
 BATCH, GIB, SENTENCE = 128, 2**30, "do not change clothes"
 
@@ -61,34 +59,7 @@ def computed(size):
           f"with --grad-checkpointing {total[1]:.1f} GiB")
 
 
-def measured(size, checkpointing, steps=5):
-    """Peak memory and speed of whole training steps on the GPU."""
-    model = InstructReID(size, {"market": 751}, text=EmbeddedTextEncoder()).cuda().train()
-    model.editor.checkpointing = checkpointing
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    images, labels = torch.randn(BATCH, 3, *model.size, device="cuda"), torch.arange(BATCH) // 4
-    batch = Batch(images, labels, labels, "market", "trad", [SENTENCE] * BATCH)
-    for i in range(steps + 1):
-        if i == 1:  # the first one is not timed
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = sum(loss_terms(model, images, batch.instr, batch, Config(margin=0.3, mining="all"),
-                                      torch.autocast("cpu", enabled=False)).values())
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-    torch.cuda.synchronize()
-    speed = steps * BATCH / (time.perf_counter() - start)
-    print(f"  measured{', checkpointing' * checkpointing}: peak {torch.cuda.max_memory_allocated() / GIB:.1f} GiB, "
-          f"{speed:.0f} images/s")
-
-
 if __name__ == "__main__":
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}")
+    print(f"torch {torch.__version__}")
     for size in [name for name in SIZES if name.startswith("base")]:
         computed(size)
-        for checkpointing in (False, True) if torch.cuda.is_available() else ():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            measured(size, checkpointing)
