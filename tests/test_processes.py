@@ -124,7 +124,7 @@ def one_process(folder, slow):
 
     def begin(step, rank):
         before, images, what, batch = slow[rank]["steps"][step]
-        model = checkpoints.rebuild(checkpoint).to(memory_format=torch.channels_last).train()
+        model = checkpoints.rebuild(checkpoint, "last.pt").to(memory_format=torch.channels_last).train()
         model.load_state_dict(before)
         return model, (images, what, batch, config)
 
