@@ -261,7 +261,7 @@ def main(config):
         history.write_losses(step)
     save(state, step)
     if stopped:
-        number = interrupted[0] if interrupted else signal.SIGTERM  # another process's
+        number = interrupted[0] if interrupted else signal.SIGINT  # another process's
         raise Interrupted(number, f"stopped at step {step}; {state.go_on}")
     on_signals(leaving(f"stopped in the last evaluation; {state.go_on}"))
     finish(state, step)

@@ -55,7 +55,7 @@ def parallel(module):
     wait()
     return DistributedDataParallel(
         module,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )
