@@ -217,6 +217,7 @@ def main(config):
         pictures = batch.instr if is_pictured else None
         images, pictures = data.augment(batch.images, pictures, pad, config.erase, chance)
         what = pictures if is_pictured else batch.instr
+
         if world > 1:  # dropout, of a text tower that learns, is a function of (seed, step) too
             torch.manual_seed(chance.initial_seed())
 

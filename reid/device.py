@@ -47,7 +47,7 @@ def allow_tf32(device, say=True):
         return
     torch.set_float32_matmul_precision("high")
     if say:
-        print("float32 on this GPU: TF32 in the model, all bits in losses of distances and rankings")
+        print("float32 on this GPU: TF32 in the model, all bits in distances and rankings")
 
 
 def loader_workers(wanted, device):

@@ -33,7 +33,7 @@ def join(device):
         own = int(os.environ["LOCAL_RANK"])
         if device.index != own:
             raise UserError(
-                f"--device {device}: process {own} of this machine has GPU {own}; leave --device out"
+                f"--device {device}: process {own} here has a GPU of its own; leave --device out"
             )
         torch.cuda.set_device(device)
         backend = "nccl"
