@@ -756,8 +756,8 @@ def finish(state, step):
         print(evaluate.format_table(rows))
     if matrix:
         print(
-            "\nInstruction matrix: the same queries and the same gallery, only the query's "
-            "instruction differs\n"
+            "\nInstruction matrix: the same queries and the same gallery, only the instruction "
+            "differs\n"
         )
         print(evaluate.format_table(matrix))
 
