@@ -254,6 +254,7 @@ class Rule(NamedTuple):
     decay_gates: bool = False
     decay_matrices: bool = True
     warmup: bool = True
+    early: int = 0  # steps that the schedule is ahead
     cosine: bool = True
 
 
@@ -267,6 +268,8 @@ MISTAKES = {
     f"gradients are not clipped to a norm of {CLIP:g}": Rule(clip=math.inf),
     "gradients are clipped to a norm of 1": Rule(clip=1.0),
     "the warm-up is left out": Rule(warmup=False),
+    "a step has the learning rate of the next one": Rule(early=1),
+    "a step has the learning rate of the one before": Rule(early=-1),
     "the learning rate stays where the warm-up leaves it: the cosine is left out":
         Rule(cosine=False),
 }
@@ -274,6 +277,7 @@ MISTAKES = {
 
 def learning_rate(step, rule):
     """Linear from LR / 100 to LR, then a cosine to 0."""
+    step += rule.early
     if step < WARMUP and rule.warmup:
         return LR * (0.01 + 0.99 * step / WARMUP)
     if not rule.cosine:
