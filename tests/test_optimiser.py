@@ -202,6 +202,35 @@ def test_the_ratios_are_the_shares_of_the_tasks_in_a_round(recording):
     assert found == expected, f"--ratios {config.ratios} makes rounds of {dict(found)}"
 
 
+def test_the_loss_gets_the_augmented_pictures_and_the_generator_of_the_step(
+        recording, tmp_path, monkeypatch):
+    """Instruction pictures turn with their images; false pairs are drawn so that a run resumes."""
+    loss_terms = train.loss_terms
+    augment = data.augment
+    augmented = []
+
+    def spy_on_augment(*arguments):
+        augmented.append((*augment(*arguments), arguments[-1]))
+        return augmented[-1][:2]
+
+    def spy_on_loss(model, images, what, batch, config, precision, chance=None):
+        [(augmented_images, pictures, generator)] = augmented
+        assert images is augmented_images, "the loss gets images that were not augmented"
+        assert what is pictures, "the loss gets instruction pictures that were not flipped"
+        assert chance is generator, "the generator of the step does not reach the loss"
+        return loss_terms(model, images, what, batch, config, precision, chance)
+
+    bert = write_bert(tmp_path / "bert")
+    flags = ("--task", "ctcc", "--data", recording.people, "--text-model", bert, "--steps", 1,
+             "--ids", IDS, "--images", IMAGES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+    monkeypatch.setattr(data, "augment", spy_on_augment)
+    monkeypatch.setattr(train, "loss_terms", spy_on_loss)
+    cli.run(train.main, train.Config)
+    assert len(augmented) == 1
+
+
 def test_evaluations_come_after_the_steps_that_were_asked_for(recording):
     words = f"evaluated after the steps {recording.logged}, --evaluate-every {EVALUATE_EVERY}"
     assert recording.logged == [EVALUATE_EVERY, STEPS], words
@@ -225,6 +254,7 @@ class Rule(NamedTuple):
     decay_gates: bool = False
     decay_matrices: bool = True
     warmup: bool = True
+    early: int = 0  # steps that the schedule is ahead
     cosine: bool = True
 
 
@@ -238,6 +268,8 @@ MISTAKES = {
     f"gradients are not clipped to a norm of {CLIP:g}": Rule(clip=math.inf),
     "gradients are clipped to a norm of 1": Rule(clip=1.0),
     "the warm-up is left out": Rule(warmup=False),
+    "a step has the learning rate of the next one": Rule(early=1),
+    "a step has the learning rate of the one before": Rule(early=-1),
     "the learning rate stays where the warm-up leaves it: the cosine is left out":
         Rule(cosine=False),
 }
@@ -245,6 +277,7 @@ MISTAKES = {
 
 def learning_rate(step, rule):
     """Linear from LR / 100 to LR, then a cosine to 0."""
+    step += rule.early
     if step < WARMUP and rule.warmup:
         return LR * (0.01 + 0.99 * step / WARMUP)
     if not rule.cosine:

@@ -284,12 +284,12 @@ def eq8(model, images, what):
 # ---- the comparison ----
 
 LOOK = {  # term -> what it is
-    "tri": "the triplet loss of F (Eq. 5-7)",
+    "tri": "the triplet loss of F (Eq. 5-7; test_losses.py knows more of its mistakes)",
     "id": "the identity loss of F (Eq. 7)",
-    "tri_out": "the triplet loss of F_out (Eq. 5-7)",
+    "tri_out": "the triplet loss of F_out (Eq. 5-7; test_losses.py knows more of its mistakes)",
     "id_out": "the identity loss of F_out (Eq. 7)",
     "align": "the contrast of the pictures of clothes",
-    "con": "L_cl of Eq. 8",
+    "con": "L_cl of Eq. 8 (test_losses.py knows more of its mistakes)",
     "match": "L_match of Eq. 8",
 }
 

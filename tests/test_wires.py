@@ -5,6 +5,7 @@ mistake. Letters as in model.py: b batch, n image tokens, t instruction tokens, 
 width of one head, k width of the pooled instruction.
 """
 
+import copy
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -295,10 +296,14 @@ def test_the_attention_module_by_hand():
     instr = tiny_model().instruct(["a man in a red coat", "boots"])
     image_tokens = torch.randn(2, 9, 32)
     expected = fused_by_hand(module, image_tokens, instr)
+    without_norm = copy.deepcopy(module)
+    without_norm.norm = nn.Identity()
     mistakes = {
         "the two branches are swapped": halves_swapped(expected),
         "a branch's own CLS is masked out as a key":
             fused_by_hand(module, image_tokens, instr, own_key=False),
+        "the final norm is missing":
+            fused_by_hand(without_norm, image_tokens, instr),
         "padding of the instruction is read":
             fused_by_hand(module, image_tokens, instr, padding=True),
         "the other side's CLS is among the tokens":
