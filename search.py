@@ -207,7 +207,7 @@ def draw(questions, answers, config):
         rows.append(pictures.RankRow(dataset, query, name, instruction, ranking))
 
     with redirect_stdout(sys.stderr):  # stdout is for the hits, which a program may read
-        pictures.save(pictures.ranking_list(rows), config.out, "--out")
+        pictures.save(pictures.ranking_list(rows), config.out)
 
 
 # ---- command line ----

@@ -167,6 +167,7 @@ PRESETS = {
         new_lr=10.0,
         erase=0.5,
         ratios="",
+        workers=None,  # what the cores allow
         evaluate_every=4000,
     ),
 }
@@ -623,7 +624,8 @@ def resumed_config(config, checkpoint):
     values |= {"resume": config.resume, "device": config.device}
     if config.workers is not None:
         values["workers"] = config.workers
-    return restore(Config, values, config.resume, PRESETS["toy"])
+    chosen = PRESETS["toy"].keys() - {"workers"}
+    return restore(Config, values, config.resume, chosen)
 
 
 def task_ratios(config, datasets):

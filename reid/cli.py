@@ -92,7 +92,7 @@ def _wanted(field, value, chosen=False):
     """What the value of an `option` must be, if it is something else."""
     if value is None and field.default is None and not chosen:
         return None
-    kinds = (int, float) if field.type is float else (field.type,)
+    kinds = {float: (int, float), tuple: (tuple, list)}.get(field.type, (field.type,))
     choices = field.metadata.get("choices")
     if type(value) not in kinds:
         return f"of type {field.type.__name__}"

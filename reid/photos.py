@@ -17,6 +17,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from reid.cli import UserError
+from reid.files import replacing
 from reid.images import load_image
 
 SUFFIXES = (
@@ -158,13 +159,8 @@ def read_index(path, digest):
 def write_index(path, digest, photos, feats):
     """Writes an index atomically. UserError if it cannot be written."""
     notes = {"checkpoint": digest, "photos": json.dumps(photos)}
-    part = f"{path}.part"
-    try:
-        Path(part).write_bytes(save(feats, notes))
-        os.replace(part, path)
-    except OSError as error:
-        Path(part).unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+    with replacing(path) as file:
+        file.write(save(feats, notes))
 
 
 def check_writable(path):
@@ -174,13 +170,10 @@ def check_writable(path):
             pass
         os.remove(f"{path}.part")
     except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path, error):
-    return UserError(
-        f"cannot write {path} ({error}); name a .safetensors in a folder that takes it by --index"
-    )
+        raise UserError(
+            f"cannot write {path} ({error}); name a .safetensors in a folder that takes it by "
+            "--index"
+        ) from error
 
 
 def file_digest(path):

@@ -426,9 +426,9 @@ def test_pictures_of_clothes_are_learned_from_another_set(drawn, command, tmp_pa
     for folder in ("COCAS-Real2", beside):
         shutil.copytree(drawn / folder, tmp_path / "data" / folder)
     text(tmp_path / "data", "toy.json", {})
-    code, out, err = command(train, "--data", "data", "--task", "ctcc", "--steps", 2, *FAST)
+    code, out, err = command(train, "--data", "data", "--task", "ctcc", "--name", "ctcc", "--steps", 2, *FAST)
     assert code == 0, err
-    report = json.loads(Path("runs/ctcc/log.jsonl").read_text())
+    report = read_log("runs/ctcc")[-1]
     rows = [row for row in report["rows"] if row["data"] == "COCAS+ Real2"]
     assert [(row["protocol"], row["queries"], row["gallery"]) for row in rows] == [
         ("strict", 6, 18), ("id-only", 6, 18)]

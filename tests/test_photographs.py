@@ -130,7 +130,8 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
 
 def test_photographs_with_published_weights(published, photographs, command, tmp_path):
     place(tmp_path, published["DeiT"], published["PASS"])
-    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0)
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0,
+             "--name", "all")
     code, out, err = command(train, *flags)
     assert code == 0, err
     chosen = f"weights/{published['PASS'].name}"
@@ -143,7 +144,7 @@ def test_photographs_with_published_weights(published, photographs, command, tmp
 
 
 def test_photographs_without_any(photographs, command, no_hub):
-    code, out, err = command(train, "--data", photographs, "--steps", 1, "--images", 2)
+    code, out, err = command(train, "--data", photographs, "--steps", 1, "--images", 2, "--name", "all")
     assert code == 0, err
     line = ("E_e starts from scratch: no published weights in ./weights/, hub not reachable; "
             + BETTER)
@@ -156,7 +157,8 @@ def test_photographs_without_any(photographs, command, no_hub):
 
 def test_none_asks_for_scratch_and_a_file_for_paper(published, photographs, command, tmp_path):
     place(tmp_path, published["PASS"])
-    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0)
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0,
+             "--name", "all")
     code, out, err = command(train, *flags, "--vit-weights", "none")
     assert code == 0 and "preset scratch" in out and "E_e" not in out, err
     code, out, err = command(train, *flags, "--vit-weights", published["HAP"])
@@ -176,7 +178,8 @@ def test_ids_that_were_asked_for_are_not_lowered(photographs, command):
 
 def test_resume_does_not_choose_again(published, photographs, command, tmp_path, monkeypatch):
     place(tmp_path, published["PASS"])
-    flags = ("--data", photographs, "--size", "tiny", "--steps", 2, "--images", 2, "--workers", 0)
+    flags = ("--data", photographs, "--size", "tiny", "--steps", 2, "--images", 2, "--workers", 0,
+             "--name", "all")
     assert command(train, *flags)[0] == 0
     shutil.rmtree(tmp_path / "weights")
     monkeypatch.delattr(weights, "choose")
@@ -191,7 +194,7 @@ def test_resume_does_not_choose_again(published, photographs, command, tmp_path,
 
 
 def test_a_checkpoint_from_before_these_flags_goes_on(drawn, command):
-    flags = ("--data", drawn, "--task", "trad", "--steps", 2, *FAST)
+    flags = ("--data", drawn, "--task", "trad", "--name", "trad", "--steps", 2, *FAST)
     assert command(train, *flags)[0] == 0
     path = "runs/trad/last.pt"
     state = checkpoints.load_checkpoint(path)

@@ -16,6 +16,7 @@ import pytest
 import data
 import dolls
 import evaluate
+import search
 import train
 from dolls import __main__ as dolls_command
 from reid import cli
@@ -30,6 +31,7 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "train.py": train,
     "evaluate.py": evaluate,
     "dolls": dolls_command,
+    "search.py": search,
 }
 OF_OTHERS = {"--help", "--index-url", "--nproc_per_node"}
 

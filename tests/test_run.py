@@ -76,10 +76,11 @@ def test_a_signal_saves_and_the_resumed_log_is_that_of_one_run(number, drawn, co
 
 
 def test_a_signal_before_the_first_step_is_one_line_and_leaves_nothing(drawn, command, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(train.weights, "build", lambda *_: signal.raise_signal(signal.SIGINT))
     code, _, err = command(train, "--data", drawn, "--task", "ctcc", *FAST)
     assert code == 130 and err == "interrupted\n" and not Path("runs").exists()
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def wait_for(path, process):

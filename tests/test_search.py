@@ -255,9 +255,9 @@ def test_the_picture_has_ranks_and_no_frames(ask, folder, monkeypatch, instructi
 def test_a_real_checkpoint_on_drawn_people(tmp_path, command):  # noqa: F811
     dolls.make_toy(tmp_path / "toy", people=8, seed=0)
     torch.manual_seed(0)
-    model = InstructReID("tiny", {}, text=EmbeddedTextEncoder())
-    config = {"size": "tiny", "editing": True, "feature": "fused"}
-    state = {"model": checkpoints.model_state(model), "config": config, "classes": {}}
+    model = InstructReID("tiny", {"market": 2}, text=EmbeddedTextEncoder())
+    config = {"size": "tiny", "editing": True, "feature": "fused", "task": "all", "data": "toy"}
+    state = {"model": checkpoints.model_state(model), "config": config, "classes": {"market": 2}}
     checkpoints.save_checkpoint(tmp_path / "last.pt", state)
 
     crops = tmp_path / "toy" / "COCAS" / "real2" / "real_reid_image_face_blur"
