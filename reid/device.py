@@ -6,7 +6,7 @@ import torch
 
 from reid.cli import UserError
 
-WORKERS = 8  # they decode 2,500 to 20,000 images a second, see benchmarks/feed.py
+WORKERS = 8  # they decode 3,000 to 20,000 images a second, see benchmarks/feed.py
 
 
 def pick_device(name):
