@@ -118,59 +118,48 @@ class Config:
     save_every: int = option(500, "steps between checkpoints", least=1)
 
 
-PRESETS = {
-    "toy": dict(
-        size="tiny",
-        mining="all",
-        margin=5.0,  # in the scale of squared distances between LayerNorm's outputs
-        steps=2750,
-        ids=16,
-        images=4,
-        lr=1.5e-3,
-        warmup=100,
-        weight_decay=0.05,
-        gate_lr=10.0,
-        new_lr=1.0,
-        erase=0.0,
-        ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
-        workers=0,
-        evaluate_every=0,
-    ),
-    "scratch": dict(  # photographs without published weights: 16 minutes of one core
-        size="tiny-128",
-        mining="all",
-        margin=5.0,
-        steps=1500,
-        ids=16,
-        images=4,
-        lr=1.5e-3,
-        warmup=100,
-        weight_decay=0.05,
-        gate_lr=10.0,
-        new_lr=1.0,
-        erase=0.2,
-        ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
-        workers=0,
-        evaluate_every=300,
-    ),
-    "paper": dict(  # Sec. 5.1; the rates of what is new are not the paper's
-        size="base",
-        mining="all",
-        margin=0.3,
-        steps=24000,
-        ids=32,
-        images=4,
-        lr=1e-5,
-        warmup=1000,
-        weight_decay=5e-4,
-        gate_lr=10.0,
-        new_lr=10.0,
-        erase=0.5,
-        ratios="",
-        workers=None,  # what the cores allow
-        evaluate_every=4000,
-    ),
-}
+TOY = dict(
+    size="tiny",
+    mining="all",
+    margin=5.0,  # in the scale of squared distances between LayerNorm's outputs
+    steps=2750,
+    ids=16,
+    images=4,
+    lr=1.5e-3,
+    warmup=100,
+    weight_decay=0.05,
+    gate_lr=10.0,
+    new_lr=1.0,
+    erase=0.0,
+    ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
+    workers=0,
+    evaluate_every=0,
+)
+SCRATCH = TOY | dict(  # photographs without published weights
+    size="tiny-128",
+    steps=1500,
+    erase=0.2,
+    evaluate_every=300,
+)
+PAPER = dict(  # Sec. 5.1; the rates of what is new are not the paper's
+    size="base",
+    mining="all",
+    margin=0.3,
+    steps=24000,
+    ids=32,
+    images=4,
+    lr=1e-5,
+    warmup=1000,
+    weight_decay=5e-4,
+    gate_lr=10.0,
+    new_lr=10.0,
+    erase=0.5,
+    ratios="",
+    workers=None,  # what the cores allow
+    evaluate_every=4000,
+)
+PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
+
 CLIP = 5.0  # the largest norm of a gradient
 ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
 TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import data
 import train
 from reid import cli
 from reid.folders import find_datasets, open_all
