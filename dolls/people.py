@@ -254,7 +254,7 @@ def dress(bodies, rng, count=1, wearers=0):
     for body in bodies:
         mine = []
         for outfit in _candidates(wardrobe, worn, rng):
-            if len(mine) == count:
+            if len(mine) == count:  # asked behind the draw of one more: the bytes depend on it
                 break
             if outfit.suits(body) and not any(outfit.clashes(other) for other in mine):
                 mine.append(outfit)
