@@ -22,7 +22,7 @@ from reid import cli
 from reid.cli import UserError
 from reid.folders import check, counts_table, open_all
 from reid.images import load_image, normalise
-from reid.records import Dataset, column
+from reid.records import Dataset, Streamed, column
 
 CACHE_BYTES = 2**30  # decoded images kept in memory: enough for all drawn people, not for MSMT17
 
@@ -119,7 +119,7 @@ class Batch(NamedTuple):
     dataset: str  # whose classifier
     task: str
     instr: list[str] | torch.Tensor  # sentences, or pictures (b 3 h w) uint8
-    clothes: torch.Tensor | None = None  # (b) long, which clothes the pictures show
+    clothes: torch.Tensor | None = None  # (b) long, which ones pictures or captions tell of
 
     def to(self, device):
         """The batch on a device; from pinned memory a GPU takes it while the program goes on."""
@@ -136,7 +136,7 @@ class Stream(NamedTuple):
     dataset: Dataset
     records: Sequence
     sampler: PKSampler
-    shown: dict  # path of an instruction picture -> number of the clothes on it
+    shown: dict  # path of a picture -> number of the clothes on it
 
 
 class Batches(torch.utils.data.Dataset):
@@ -193,12 +193,15 @@ class Batches(torch.utils.data.Dataset):
 
         rng = random.Random(f"{self.seed}:{step}")
         instr = training_instructions(dataset.task, chosen, pool, rng)
+        paths = [record.path for record in chosen]
         clothes = None
+        if shown:
+            told = instr if TASKS[dataset.task].pictures else paths
+            clothes = torch.tensor([shown[path] for path in told])
         if TASKS[dataset.task].pictures:
-            clothes = torch.tensor([shown[path] for path in instr])
             instr = self._load_all(dataset.root, instr, self.picture_size)
 
-        images = self._load_all(dataset.root, [r.path for r in chosen], self.size)
+        images = self._load_all(dataset.root, paths, self.size)
         pids = [record.pid for record in chosen]
         labels = [self.labels[dataset.name][pid] for pid in pids]
         return Batch(
@@ -238,16 +241,19 @@ def with_training_images(datasets):
 
 
 def clothes_shown(task, records):
-    """{path of an instruction picture: number of the clothes on it}, empty without pictures."""
+    """{path of a picture: number of the clothes on it} of the pictures that are instructions and,
+    where people change clothes, of those that captions describe (t2i). Else empty."""
+    row = TASKS[task]
     shown = {}
-    if not TASKS[task].pictures:
+    if isinstance(records, Streamed) or not (row.pictures or row.text_only):
         return shown
     numbers = {}  # clothes -> number
     for record in records:
-        number = numbers.setdefault(record.clothes, len(numbers))
-        for path in (record.template_path, record.crop_path):
-            if path:
-                shown[path] = number
+        paths = [record.template_path, record.crop_path]
+        if row.text_only:
+            paths = [record.path] if record.clothes else []
+        for path in filter(None, paths):
+            shown[path] = numbers.setdefault(record.clothes, len(numbers))
     return shown
 
 

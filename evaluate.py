@@ -9,7 +9,7 @@ Letters in shapes: q queries, g gallery images, d feature width.
 import random
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from reid.features import (
 from reid.folders import open_all
 from reid.images import load_image, normalise
 from reid.layouts import protocols_of
+from reid.plain import CLOTHES, PERSON, PLAIN, SHARES, joined
 from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
 
@@ -403,8 +404,8 @@ def second_stages(features, dataset, queries, gallery, query_feats, gallery_feat
     stages = {"": None}
     if TASKS[dataset.task].text_only and ranking.two_stage:
         captions = [query_instruction(dataset.task, record) for record in queries]
-        nearest, logits = features.matches(dataset, gallery, captions, query_feats, gallery_feats)
-        stages[" + matching"] = lambda *_: matched_first(nearest, logits)
+        nearest, scores = features.matches(dataset, gallery, captions, query_feats, gallery_feats)
+        stages[" + matching"] = lambda *_: matched_first(nearest, scores)
     if ranking.rerank:
         stages[" + re-ranking"] = k_reciprocal
     return stages
@@ -451,7 +452,7 @@ def instruction_matrix(features, datasets):
     that knows clothes and every task that has targets in them.
 
     cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li,
-    strict protocol: the wanted, the query's own and a random instruction.
+    strict protocol: the wanted, the query's own and a random instruction, and what a sceptic asks.
     """
     rows = []
     for dataset in datasets:
@@ -462,6 +463,7 @@ def instruction_matrix(features, datasets):
         if not any(record.clothes for record in gallery):
             continue
         queries, asks = variants(features, dataset, queries, gallery)
+        asks |= doubts(features, dataset, queries, gallery)
         for target in targets:
             protocol = TARGETS[target]
             if not any(answerable(protocol, queries, gallery)):  # nobody is seen twice in these
@@ -518,6 +520,54 @@ def spoken_variants(features, dataset, queries, gallery):
     for sentence, *feats in zip(sentences, query_feats, gallery_feats):
         asks[sentence] = ([sentence] * len(queries), *feats)
     return asks
+
+
+def doubts(features, dataset, queries, gallery):
+    """What a sceptic asks of ctcc and li: {name: (instructions, query_feats, gallery_feats)}, as in
+    `variants`; nothing for other tasks.
+
+    - Does the person count? The right instruction with the photo of a stranger.
+    - Is the photo needed? The instruction alone: E_i's feature of what the query wants against that
+      of what the gallery image carries.
+    - Does it take a gallery with instructions? One that carries nothing, by the rule of reid.plain.
+    """
+    row = TASKS[dataset.task]
+    if row.sentences or row.text_only:
+        return {}
+    wanted = [query_instruction(dataset.task, record) for record in queries]
+    carried = [gallery_instruction(dataset.task, record) for record in gallery]
+    own_feats = features(dataset, "gallery", gallery, {"own": carried})[0]
+
+    strangers = [replace(query, path=photo) for query, photo in zip(queries, other_photos(queries))]
+    stranger_feats = features(dataset, "query", strangers, {"wanted, a stranger's photo": wanted})[0]
+    alone = (
+        features.instructions(dataset, "query", queries, wanted),
+        features.instructions(dataset, "gallery", gallery, carried),
+    )
+
+    view = CLOTHES if row.pictures else PLAIN
+    person, shown = features.views(dataset, "gallery", gallery, (PERSON, view))
+    [query_person] = features.views(dataset, "query", queries, (PERSON,))
+    asked = features.instructions(dataset, "query", queries, wanted, view)
+    plain = (
+        joined(query_person, asked, SHARES[view]),
+        joined(person, shown, SHARES[view]),
+    )
+    return {
+        "wanted, a stranger's photo": (wanted, stranger_feats, own_feats),
+        "wanted, without a photo": (wanted, *alone),
+        "wanted, plain gallery": (wanted, *plain),
+    }
+
+
+def other_photos(queries, seed=0):
+    """For each query the photo of another person's."""
+    rng = random.Random(seed)
+    photos = []
+    for query in queries:
+        strangers = [record.path for record in queries if record.pid != query.pid]
+        photos.append(rng.choice(strangers))
+    return photos
 
 
 def wrong_instructions(dataset, queries, gallery, seed=0):

@@ -471,6 +471,9 @@ SIZES = {  # person images and E_e; instruction pictures and their encoder; dept
 }
 
 
+TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
+
+
 class InstructReID(nn.Module):
     """The whole model.
 
@@ -507,6 +510,7 @@ class InstructReID(nn.Module):
 
         self.neck = bn_neck(dim)
         self.fused_neck = bn_neck(2 * dim)
+        self.plain_neck = bn_neck(dim)  # of images without an instruction: another distribution
         self.classifiers = linear_classifiers(dim, classes)
         self.fused_classifiers = linear_classifiers(2 * dim, classes)
         for head in [*self.classifiers.values(), *self.fused_classifiers.values()]:
@@ -519,6 +523,7 @@ class InstructReID(nn.Module):
         )
         self.cross = cross
         if cross is None:
+            self.matcher = AttentionModule(dim, heads, shape["fusion_depth"])
             self.match_head = nn.Sequential(
                 nn.Linear(2 * dim, dim),
                 nn.GELU(),
@@ -530,9 +535,9 @@ class InstructReID(nn.Module):
         """images (b 3 H W), normalised; instr an Instruction or None. Fig. 3 from left to right."""
         tokens = self.edit(images, instr)  # E_e, Eq. 1-4
         feat = tokens[:, 0]  # F
-        neck = self.neck(feat)
         if instr is None:
-            return Output(feat, neck, None, None, tokens)
+            return Output(feat, self.plain_neck(feat), None, None, tokens)
+        neck = self.neck(feat)
         fused = self.attention(tokens, instr)  # E_f: F_out
         return Output(feat, neck, fused, self.fused_neck(fused), tokens)
 
@@ -549,7 +554,9 @@ class InstructReID(nn.Module):
     def embed(self, images, instr, feature="edit"):
         """Retrieval features (b d), or (b 2d) for "fused": after the neck, L2-normalised."""
         tokens = self.edit(images, instr)
-        if feature == "fused":
+        if instr is None:
+            feats = self.plain_neck(tokens[:, 0])
+        elif feature == "fused":
             feats = self.fused_neck(self.attention(tokens, instr))
         else:
             feats = self.neck(tokens[:, 0])
@@ -560,10 +567,14 @@ class InstructReID(nn.Module):
         whole = instr.tokens[:, 0]
         return F.normalize(self.text_head(whole), dim=-1)
 
+    def temperature(self):
+        """Of the contrast of Eq. 8, a learned number within bounds."""
+        return self.log_temperature.exp().clamp(*TEMPERATURES)
+
     def match(self, image_tokens, instr):
         """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""
         if self.cross is None:
-            return self.match_head(self.attention(image_tokens, instr))
+            return self.match_head(self.matcher(image_tokens, instr))
         instr = instr.expand(len(image_tokens))
         words = self.cross(instr.words, instr.mask[:, 1:], image_tokens)
         return self.cross.head(words[:, 0])

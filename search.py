@@ -3,8 +3,8 @@
     python search.py --photos ./crops --query anna.jpg --instruction "in a red coat"
 
 A photo shows one person, as detectors cut them out. Nothing describes it, so the instruction that
-gallery images of ctcc and li carry is missing here: `scores` is a rule that does without.
-Letters in shapes: b batch, n photos, d feature width.
+gallery images of ctcc and li carry is missing here: `reid.plain.scores` is a rule that does without.
+Letters in shapes: n photos, d feature width.
 """
 
 import json
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from instructions import SENTENCES
 from reid import checkpoints, cli, pictures
@@ -25,35 +24,15 @@ from reid.device import pick_device
 from reid.features import evaluating
 from reid.images import load_image, normalise
 from reid.photos import SUFFIXES, find_photos, photo_features
+from reid.plain import (
+    CLOTHES, PERSON, PLAIN, SHARES, embed_instruction, embed_view, scores
+)
 from reid.records import Dataset, Record
 
-PERSON = SENTENCES["cc"][0]  # the sentence under which people are found in any clothes
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 
-# The views of a photo: its features under a sentence, whose name is the sentence, and these.
-PLAIN = "without instruction"
-CLOTHES = "as a picture of clothes"
-SHARES = {PLAIN: 0.4, CLOTHES: 0.3}  # w of words and of a picture of clothes
-BODY = (0.2, 0.1, 1.0, 0.9)  # top, left, bottom, right of the clothes in a photo
 
-
-# ---- the rule ----
-
-def scores(person, instruction, w):
-    """How well photos answer, in two parts. Their sum is the score:
-
-        (1 - w) cos(query under s, photo under s)  +  w cos(e(instruction), e'(photo))
-
-    The first asks who it is: s is the task sentence "change your clothes", for both alike.
-    The second asks for the instruction, without the query:
-        words                 e the text feature, e' the photo without an instruction (t2i)
-        a picture of clothes  e and e' are both E_i, the photo taken as a picture of clothes
-    Without an instruction w is 0, without a query 1.
-
-    person, instruction (n): the two cosines. Returns both parts, (n) each.
-    """
-    return (1 - w) * person, w * instruction
-
+# ---- what is asked ----
 
 class Question(NamedTuple):
     """What is asked, in features, (d) each."""
@@ -75,52 +54,23 @@ class Question(NamedTuple):
         return scores(feats[self.sentence] @ self.person, instruction, w)
 
 
-# ---- features: all L2-normalised, on the CPU ----
-
-def embed_view(model, view, images, feature):
-    """A view of photos, uint8 (b 3 H W) -> (b d)."""
-    if view == CLOTHES:
-        feats = model.instruct(as_clothes(images, model.picture_size)).pooled
-    elif view == PLAIN:
-        feats = model.embed(normalise(images), None)
-    else:
-        feats = model.embed(normalise(images), model.instruct([view]), feature)
-    return F.normalize(feats.float(), dim=1).cpu()
-
-
-def as_clothes(images, size):
-    """Photos (b 3 H W) without head and margins, in the size (h, w) of pictures of clothes."""
-    height, width = images.shape[2:]
-    top, left, bottom, right = BODY
-    rows = slice(round(top * height), round(bottom * height))
-    columns = slice(round(left * width), round(right * width))
-    body = images[:, :, rows, columns].float()
-    return normalise(F.interpolate(body, size, mode="bilinear", antialias=True))
-
-
-def embed_instruction(model, instruction, view, device):
-    """The feature (d) that is compared with that view of the photos."""
-    if view == CLOTHES:
-        picture = load_image(instruction, model.picture_size)[None].to(device)
-        feats = model.instruct(normalise(picture)).pooled
-    else:
-        feats = model.embed_text(model.instruct([instruction]))
-    return F.normalize(feats[0].float(), dim=0).cpu()
-
-
 def embed_questions(model, config, feature, device):
     """A Question for each query, or one without a query."""
     sentence, view = understand(config)
     instruction = None
     if view:
-        instruction = embed_instruction(model, config.instruction, view, device)
+        what = [config.instruction]
+        if view == CLOTHES:
+            picture = load_image(config.instruction, model.picture_size)[None].to(device)
+            what = normalise(picture)
+        [instruction] = embed_instruction(model, view, model.instruct(what)).cpu()
     if not config.query:
         return [Question(None, None, instruction, sentence, view)]
 
     questions = []
     for path in config.query:
         image = load_image(path, model.size)[None].to(device)
-        [person] = embed_view(model, sentence, image, feature)
+        [person] = embed_view(model, sentence, image, feature).cpu()
         questions.append(Question(path, person, instruction, sentence, view))
     return questions
 
@@ -247,7 +197,7 @@ def main(config):
         questions = embed_questions(model, config, feature, device)
 
         def embed(view, images):
-            return embed_view(model, view, images.to(device), feature)
+            return embed_view(model, view, images.to(device), feature).cpu()
 
         views = (questions[0].sentence, PLAIN, CLOTHES)
         photos, feats = photo_features(

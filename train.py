@@ -33,6 +33,7 @@ from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_de
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
 from reid.history import History
+from reid.layouts import is_extra
 from reid.records import column
 
 
@@ -84,6 +85,9 @@ class Config:
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
     margin: float = option(None, "m of Eq. 5", least=0)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
+    plain: bool = option(
+        True, "with all tasks, learn words for plain photos (Eq. 8) from the descriptions of COCAS+ "
+        "too; --no-plain: from the captions of t2i alone, as the paper")
     align: bool = option(
         True, "contrast that gives a picture encoder without pre-trained weights an eye for "
         "clothes")
@@ -162,7 +166,6 @@ PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
 
 CLIP = 5.0  # the largest norm of a gradient
 ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
-TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
 
 
 # ---- the loop ----
@@ -301,10 +304,13 @@ def loss_terms(model, images, what, batch, config, precision, chance=None):
     chance: the generator that hard negatives are drawn from.
     """
     labels = batch.labels.to(images.device)
+    clothes = None if batch.clothes is None else batch.clothes.to(images.device)
     with precision:
         instr = model.instruct(what)
     if TASKS[batch.task].text_only:
-        return text_to_image_terms(model, images, instr, labels, precision, chance)
+        # a caption tells of clothes: the person in others is not whom it describes
+        described = labels if clothes is None else clothes
+        return text_to_image_terms(model, images, instr, described, precision, chance)
     with precision:
         out = model(images, instr)
 
@@ -317,10 +323,9 @@ def loss_terms(model, images, what, batch, config, precision, chance=None):
         "tri_out": triplet_loss(out.fused, labels, instr, config),
         "id_out": identity_loss(out.fused_neck, fused_head, labels, config),
     }
-    if batch.clothes is not None and config.align:
+    if clothes is not None and config.align:
         # pictures of the same clothes agree, as those of a pre-trained encoder would
         looks = F.normalize(losses.full(instr.pooled), dim=1)
-        clothes = batch.clothes.to(images.device)
         terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
 
@@ -346,7 +351,7 @@ def text_to_image_terms(model, images, instr, labels, precision, chance=None):
         instr = instr.expand(len(images))
         text_feats = losses.full(model.embed_text(instr))
     image_feats = F.normalize(losses.full(out.neck), dim=1)
-    temperature = model.log_temperature.exp().clamp(*TEMPERATURES)
+    temperature = model.temperature()
 
     similarity = image_feats @ text_feats.T / temperature
     text, image = losses.hard_negatives(similarity, labels, chance)
@@ -437,7 +442,7 @@ def begin(config, device, rank, world):
     asked = config
     config = preset_config(config, rank)
     torch.manual_seed(config.seed)
-    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    datasets = datasets_of(config)
     if asked.ids is None:
         config = with_ids_that_are_there(config, datasets)
     batches = make_batches(config, datasets, rank, world)
@@ -459,7 +464,7 @@ def resume(config, device, rank, world):
     checkpoints.check_run(checkpoint, config.resume)
     config = resumed_config(config, checkpoint)
     torch.manual_seed(config.seed)
-    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    datasets = datasets_of(config)
     batches = make_batches(config, datasets, rank, world)
     training_data = checkpoints.training_data(datasets)
     checkpoints.refuse_other_data(checkpoint, training_data, batches.classes, config.resume)
@@ -480,6 +485,14 @@ def resume(config, device, rank, world):
         state.lock = files.lock(folder)
         state.history = History(folder, step, checkpoint.get("history"))
     return state
+
+
+def datasets_of(config):
+    """The data sets that are trained and tested on."""
+    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    if config.plain:
+        return datasets
+    return [dataset for dataset in datasets if not is_extra(dataset)]
 
 
 def make_batches(config, datasets, rank, world):
@@ -608,7 +621,7 @@ def resumed_config(config, checkpoint):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
 
-    values = {"new_lr": 1.0, "compile": False}  # flags that earlier runs did not have
+    values = {"new_lr": 1.0, "compile": False, "plain": False}  # flags that earlier runs did not have
     values |= checkpoint["config"]
     values |= {"resume": config.resume, "device": config.device}
     if config.workers is not None:

@@ -20,6 +20,7 @@ from reid.cli import UserError, progress
 from reid.device import amp_dtype, autocast, has_room
 from reid.files import replacing
 from reid.images import load_image, normalise
+from reid.plain import embed_instruction, embed_view
 
 DECODERS = 8  # threads that decode pictures
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
@@ -151,6 +152,45 @@ def embed_views(model, images, wanted, pictures, feature, flip):
     return feats
 
 
+def extract_views(model, dataset, records, views, feature, batch=64, flip=False, amp="off"):
+    """Features of photos alone, (n d) float32 of each view of reid.plain, on the CPU,
+    L2-normalised. flip: the sum of the features of a photo and of its mirror image."""
+    paths = [record.path for record in records]
+    feats = {view: [] for view in views}
+    starts = range(0, len(paths), batch)
+    starts = progress(starts, f"{dataset.title} {dataset.task} photos", leave=False)
+    with ThreadPoolExecutor(DECODERS) as pool, evaluating(model, amp) as device:
+        def read(start):
+            return load_batch(pool, dataset, paths[start:start + batch], model.size)
+
+        for images in read_ahead(read, starts):
+            images = send(images, device)
+            for view, done in feats.items():
+                new = embed_view(model, view, images, feature)
+                if flip:
+                    new = new + embed_view(model, view, images.flip(3), feature)
+                done.append(F.normalize(new, dim=1).cpu())
+    return [torch.cat(done) for done in feats.values()]
+
+
+def extract_instructions(model, dataset, wanted, view, batch=64, amp="off"):
+    """Features of instructions without a photo, (n k) float32, on the CPU, L2-normalised.
+
+    wanted: sentences, or paths of pictures below dataset.root. view: as in embed_instruction.
+    """
+    feats = []
+    pictures = None
+    with ThreadPoolExecutor(DECODERS) as pool, evaluating(model, amp) as device:
+        for start in range(0, len(wanted), batch):
+            part = wanted[start:start + batch]
+            if TASKS[dataset.task].pictures:
+                pictures = load_batch(pool, dataset, distinct(part), model.picture_size)
+            instr = encode_instructions(model, part, pictures, device)
+            new = embed_instruction(model, view, instr)
+            feats.append(new.expand(len(part), -1).cpu())
+    return torch.cat(feats)
+
+
 # ---- features of a run ----
 
 @dataclass
@@ -190,18 +230,54 @@ class Features:
             for key, wanted, each in zip(new, lists, feats):
                 self.known[key] = each, digest(records, wanted)
 
-        for key, wanted in named.items():
-            feats, of = self.known[key]
-            if of != digest(records, wanted) or len(feats) != len(records):
-                raise UserError(
-                    f"the features saved as '{key}' are of other images or instructions than those "
-                    f"in {dataset.root}: mend --data or save them again"
-                )
-        return [self.known[key][0] for key in named]
+        return [self._checked(key, dataset, records, wanted) for key, wanted in named.items()]
+
+    def views(self, dataset, side, records, views):
+        """What photos show to whom no instruction of their own is given: (n d) of each view of
+        reid.plain."""
+        keys = {view: f"{dataset.name}/{dataset.task}/{side} photo/{view}" for view in views}
+        new = [view for view, key in keys.items() if key not in self.known]
+        if new:
+            self.need_model(keys[new[0]])
+            feats = extract_views(
+                self.model, dataset, records, new, self.feature, self.batch, self.flip, self.amp
+            )
+            for view, each in zip(new, feats):
+                self.known[keys[view]] = each, digest(records, [view] * len(records))
+        return [
+            self._checked(key, dataset, records, [view] * len(records))
+            for view, key in keys.items()
+        ]
+
+    def instructions(self, dataset, side, records, wanted, view=None):
+        """Instructions alone, one for each record: (n k) as a view of photos is compared with, or
+        as E_i gives them."""
+        key = f"{dataset.name}/{dataset.task}/{side} instruction/{view or 'E_i'}"
+        if key not in self.known:
+            self.need_model(key)
+            feats = extract_instructions(
+                self.model, dataset, wanted, view, self.batch, self.amp
+            )
+            self.known[key] = feats, digest(records, wanted)
+        return self._checked(key, dataset, records, wanted)
+
+    def _checked(self, key, dataset, records, wanted):
+        """The features of that key. UserError if a file holds those of something else."""
+        feats, of = self.known[key]
+        if of != digest(records, wanted) or len(feats) != len(records):
+            raise UserError(
+                f"the features saved as '{key}' are of other images or instructions than those "
+                f"in {dataset.root}: mend --data or save them again"
+            )
+        return feats
 
     def matches(self, dataset, gallery, sentences, query_feats, gallery_feats, top=TOP):
         """The second stage of t2i: indices of the `top` nearest images of each query and their
-        logits, both (q top)."""
+        scores, both (q top).
+
+        A score is the similarity as the contrast of Eq. 8 sees it, divided by the temperature, plus
+        the logit of the pair: both say how probable it is that the two belong together.
+        """
         prefix = f"{dataset.name}/{dataset.task}/matching"
         if f"{prefix}/nearest" not in self.known:
             self.need_model(f"{prefix}/nearest")
@@ -211,22 +287,24 @@ class Features:
                 nearest.append((rows @ gallery_feats.T).topk(top).indices)
             nearest = torch.cat(nearest)
             logits = match(self.model, dataset, gallery, sentences, nearest, self.batch, self.amp)
-            if not logits.isfinite().all():
+            similarity = (query_feats[:, None] * gallery_feats[nearest]).sum(2)
+            scores = similarity / self.model.temperature().item() + logits
+            if not scores.isfinite().all():
                 raise UserError(
                     "the matching head gives NaN or infinity: take an earlier checkpoint or a "
                     "lower --lr"
                 )
             self.known[f"{prefix}/nearest"] = nearest, ""
-            self.known[f"{prefix}/logits"] = logits, ""
+            self.known[f"{prefix}/scores"] = scores, ""
 
         nearest = self.known[f"{prefix}/nearest"][0]
-        logits = self.known[f"{prefix}/logits"][0]
+        scores = self.known[f"{prefix}/scores"][0]
         if len(nearest) != len(sentences) or not ((0 <= nearest) & (nearest < len(gallery))).all():
             raise UserError(
                 f"the features saved as '{prefix}' are of other images than those in "
                 f"{dataset.root}: mend --data or save them again"
             )
-        return nearest, logits
+        return nearest, scores
 
     def need_model(self, key):
         if self.model is None:
@@ -281,14 +359,14 @@ def check_saved(known, notes):
         data_set, task, side, name = key.split("/", 3)
         if tensor.ndim != 2:
             raise ValueError(f"'{key}' has {tensor.ndim} dimensions and not 2")
-        if side != "matching":
+        if side in ("query", "gallery", "test"):
             width = widths.setdefault((data_set, task), tensor.shape[1])
             if tensor.shape[1] != width:
                 raise ValueError(f"'{key}' is {tensor.shape[1]} wide, others {width}")
-        elif name == "nearest":
-            logits, _ = known[key.replace("nearest", "logits")]
-            if tensor.shape != logits.shape or tensor.dtype != torch.int64:
-                raise ValueError(f"'{key}' does not fit the logits beside it")
+        elif side == "matching" and name == "nearest":
+            scores, _ = known[key.replace("nearest", "scores")]
+            if tensor.shape != scores.shape or tensor.dtype != torch.int64:
+                raise ValueError(f"'{key}' does not fit the scores beside it")
 
 
 # ---- the second stage of text-to-image retrieval (Supp. 5.2) ----
@@ -332,15 +410,15 @@ def kept_where(numbers, dtype, amp, device):
     return torch.device("cpu"), dtype
 
 
-def matched_first(nearest, logits):
-    """A rescore(start, dist) that orders the images nearest (q top) by their logits; the others
+def matched_first(nearest, scores):
+    """A rescore(start, dist) that orders the images nearest (q top) by their scores; the others
     keep their order behind them."""
     nearest = nearest.numpy()
-    logits = logits.numpy()
+    scores = scores.numpy()
 
     def rescore(start, dist):
-        for row, indices, scores in zip(dist, nearest[start:], logits[start:]):
-            row[indices] = scores.min() - scores - 2  # at most -2: ahead of every -cosine
+        for row, indices, best in zip(dist, nearest[start:], scores[start:]):
+            row[indices] = best.min() - best - 2  # at most -2: ahead of every -cosine
         return dist
 
     return rescore

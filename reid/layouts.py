@@ -28,6 +28,7 @@ class Layout(NamedTuple):
     read: Callable  # (root, task) -> Records
     protocols: dict  # task -> its protocols, the default first; these are the set's tasks
     published: dict = {}  # role, or "variant role" -> (images or captions, identities or None)
+    extra: dict = {}  # task that it trains where all are trained -> the folder that this takes
     any_task: bool = False  # lists for every task; their names and the task's row say the rest
     # "folder/what it holds": the folders of this set; others beside them may be other sets
     own_folders: tuple[str, ...] = ()
@@ -60,7 +61,14 @@ def tasks_of(name, root, asked="all"):
         served = _tagged_tasks(root, asked)
     else:
         served = [task for task in TASKS if data_task(task) in layout.protocols]
+    if asked == "all":
+        served += [task for task, folder in layout.extra.items() if (root / folder).exists()]
     return tuple(task for task in served if asked in ("all", task))
+
+
+def is_extra(dataset):
+    """Whether a Dataset's task is one that it is not tested under."""
+    return dataset.task in LAYOUTS[dataset.layout].extra
 
 
 def protocols_of(dataset):
@@ -69,7 +77,7 @@ def protocols_of(dataset):
     task = data_task(dataset.task)
     if layout.any_task:
         return usual_protocols(TASKS[task])
-    return layout.protocols[task]
+    return layout.protocols.get(task, ())  # none: it is there to be trained on
 
 
 # ---- MSMT17 ----
@@ -512,6 +520,8 @@ def read_cocas(root, task):
     Either may be absent, as real1 is not public. A real2 without lists is no part of it: as
     its authors publish it, it is one by itself.
     """
+    if TASKS[task].text_only:  # the descriptions of li, for words and plain photos to agree on
+        return read_list(root, "cocas", "li", "real1", "train")
     records = []
     for part, role in (("real1", "train"), ("real2", "query"), ("real2", "gallery")):
         if (root / part / "datalist").exists():
@@ -530,6 +540,7 @@ LAYOUTS["cocas"] = Layout(
         "ctcc": (STRICT, ID_ONLY),
         "li": (STRICT, ID_ONLY),
     },
+    extra={"t2i": "real1/datalist"},
     # Tab. 1; how query and gallery divide the 14,449 test images is not published.
     published={"train": (34469, 2800)},
     # In the released code's data folder they lie among the other sets.

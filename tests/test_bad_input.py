@@ -489,7 +489,7 @@ def odd_features(how, tensors, notes):
     """Changes what a features file holds."""
     gallery = next(key for key in tensors if key.startswith(f"{PAIR}gallery/"))
     nearest = f"{PAIR}matching/nearest"
-    logits = f"{PAIR}matching/logits"
+    scores = f"{PAIR}matching/scores"
     if how == "too few rows":
         tensors[gallery] = tensors[gallery][1:].clone()
     if how == "too many rows":
@@ -505,12 +505,12 @@ def odd_features(how, tensors, notes):
     if how == "index is no number":
         tensors[nearest] = tensors[nearest].float()
     if how == "matching of fewer":
-        for key in (nearest, logits):
+        for key in (nearest, scores):
             tensors[key] = tensors[key][1:].clone()
-    if how == "no logits":
-        del tensors[logits]
-    if how == "fewer logits":
-        tensors[logits] = tensors[logits][:, :1].clone()
+    if how == "no scores":
+        del tensors[scores]
+    if how == "fewer scores":
+        tensors[scores] = tensors[scores][:, :1].clone()
     if how in notes:
         del notes[how]
     if how == "other task":
@@ -519,7 +519,7 @@ def odd_features(how, tensors, notes):
 
 @pytest.mark.parametrize("how", [
     "too few rows", "too many rows", "one dimension", "other width", "index out of range",
-    "index below 0", "index is no number", "matching of fewer", "no logits", "fewer logits",
+    "index below 0", "index is no number", "matching of fewer", "no scores", "fewer scores",
     "data", "task", "feature", "flip", "other task",
 ])
 def test_features_that_nobody_saved(how, here, refused):

@@ -7,6 +7,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -225,7 +227,8 @@ def test_counts_are_compared_with_the_published_ones_except_for_drawn_data(tmp_p
 def test_a_folder_of_several_sets_serves_every_task(toy):
     for name, build in TREES.items():
         build(toy / name)
-    assert sorted(d.task for d in folders.open_all(toy)) == ["cc", "ctcc", "li", "t2i", "trad", "vi"]
+    assert sorted(d.task for d in folders.open_all(toy)) == ["cc", "ctcc", "li", "t2i", "t2i", "trad", "vi"]
+    assert [d.root.name for d in folders.open_all(toy, "t2i")] == ["cuhk-pedes"], "alone, t2i is the paper's"
     assert folders.open_dataset(toy, "vi").root == toy / "llcm"
 
 
@@ -374,6 +377,11 @@ def test_the_clothes_on_pictures_are_numbered_by_outfit():
     assert sorted(outfit_of) == [0, 1, 2, 3], words
     assert all(len(outfits) == 1 for outfits in outfit_of.values()), words
     assert data.clothes_shown("li", records) == {}
+
+    described = data.clothes_shown("t2i", records)
+    assert [described[record.path] for record in records] == [0, 0, 1, 1, 2, 2, 3, 3]
+    unknown = [replace(record, clothes=None) for record in records]
+    assert data.clothes_shown("t2i", unknown) == {}, "where clothes are not known, captions tell of people"
 
 
 def test_two_tasks_on_one_data_set_show_people_in_another_order(toy):

@@ -1,5 +1,7 @@
 """Protocols, features, tables and tasks, on painted images and a model that looks at colours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -177,6 +179,9 @@ class ColourModel(torch.nn.Module):
     def edit(self, images):
         return images.mean((2, 3))[:, None]
 
+    def temperature(self):
+        return torch.tensor(0.1)
+
     def match(self, tokens, instr):
         score = -(tokens[:, 0] - instr.pooled).norm(dim=1)
         return torch.stack([torch.zeros_like(score), score], 1)
@@ -221,10 +226,45 @@ def test_matrix_of_wanted_own_and_random_instruction(root, task):
     by_name = {row["instruction"]: row for row in rows}
     assert by_name["wanted"]["mAP"] == by_name["wanted"]["R1"] == 1
     assert by_name["own"]["R1"] == by_name["random"]["R1"] == 0
-    assert len(model.seen) == 4 + 3 * 2  # the gallery once, the queries three times
+    seen = 4 + 3 * 2  # the gallery once, the queries three times
+    assert len(model.seen) >= seen and len({tuple(image.tolist()) for image, _ in model.seen[seen:]}) == 4
     gallery = model.seen[2:6]
     torch.testing.assert_close([image for image, _ in gallery], [instr for _, instr in gallery])  # its own
     assert all(row["chance mAP"] > 0 and row["queries"] == 2 for row in rows)
+
+
+@pytest.mark.parametrize("task", ("ctcc", "li"))
+def test_what_a_sceptic_asks_of_a_task_with_instructions_of_its_own(root, task):
+    """A stranger's photo, no photo, a gallery that carries nothing: every feature by hand."""
+    dataset = cocas(root, task)
+    gallery = dataset.split("gallery")
+    photos = ("red", "blue")
+    queries = [replace(query, path=f"{name}.png") for query, name in zip(dataset.split("query"), photos)]
+    wanted = colours_of("red", "blue")
+    carried = colours_of("red", "green", "blue", "green")
+    sentence = colours_of(instructions.SENTENCES["cc"][0])
+    listen = 0.5
+
+    asks = evaluate.doubts(Features(ColourModel(listen)), dataset, queries, gallery)
+    assert list(asks) == ["wanted, a stranger's photo", "wanted, without a photo", "wanted, plain gallery"]
+    _, query_feats, gallery_feats = asks["wanted, a stranger's photo"]
+    strangers = colours_of("blue", "red")
+    torch.testing.assert_close(query_feats, F.normalize(strangers + listen * wanted))
+    torch.testing.assert_close(gallery_feats, F.normalize(carried + listen * carried))
+
+    _, query_feats, gallery_feats = asks["wanted, without a photo"]
+    torch.testing.assert_close(query_feats, F.normalize(wanted))
+    torch.testing.assert_close(gallery_feats, F.normalize(carried))
+
+    _, query_feats, gallery_feats = asks["wanted, plain gallery"]
+    person = F.normalize(wanted + listen * sentence) @ F.normalize(carried + listen * sentence).T
+    instruction = F.normalize(wanted) @ F.normalize(carried).T
+    w = {"li": 0.4, "ctcc": 0.3}[task]
+    torch.testing.assert_close(query_feats @ gallery_feats.T, (1 - w) * person + w * instruction)
+
+
+def colours_of(*names):
+    return torch.stack([colour_of(name) for name in names])
 
 
 def ltcc(root):
@@ -267,9 +307,11 @@ def test_second_stage_reorders_only_the_nearest(root):
     assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
     gf = torch.eye(4)
     qf = torch.tensor([[0, 0, 2.0, 1], [2, 1, 0, 0]])
-    near, logits = Features(ColourModel()).matches(dataset, gallery, ["blue", "red"], qf, gf, top=2)
+    near, scores = Features(ColourModel()).matches(dataset, gallery, ["blue", "red"], qf, gf, top=2)
     assert near.tolist() == [[2, 3], [0, 1]]
-    rescore = matched_first(near, logits)
+    apart = (colours_of("blue", "red")[:, None] - colours_of(*images)[near]).norm(dim=2)  # -logit
+    torch.testing.assert_close(scores, torch.tensor([[2.0, 1], [2, 1]]) / 0.1 - apart)
+    rescore = matched_first(near, scores)
     dist = np.array([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]]) - 1
     assert rescore(0, dist.copy()).argsort(1).tolist() == [[2, 3, 0, 1], [0, 1, 3, 2]]
     assert rescore(1, dist[1:].copy()).argsort(1).tolist() == [[0, 1, 3, 2]]  # the second sentence

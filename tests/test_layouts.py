@@ -21,7 +21,7 @@ from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
 from reid import checkpoints, folders, synth_pedes as synth
 from reid.history import read_log
-from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images
+from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images, is_extra
 from reid.protocols import GENERAL, ID_ONLY, STRICT, TEXT
 from reid.records import Record, column
 from tests.test_data import PEDES, TREES as FIVE, by_role, cocas, ltcc, market, pedes, put, text, toy  # noqa: F401,E501 (toy is a fixture)
@@ -359,10 +359,13 @@ COUNTS = {
 
 def test_every_layout_of_the_toy_is_read_back_with_exact_counts(drawn):
     datasets = folders.open_all(drawn)
-    assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 4, "ctcc": 4, "li": 2, "t2i": 2, "vi": 1}
+    assert Counter(dataset.task for dataset in datasets) == {"trad": 3, "cc": 4, "ctcc": 4, "li": 2, "t2i": 3, "vi": 1}
     assert {dataset.name for dataset in datasets} == set(COUNTS)
     assert {dataset.layout for dataset in datasets} == set(LAYOUTS)
     for dataset in datasets:
+        if is_extra(dataset):  # the training images of li once more
+            assert [r.role for r in dataset.records] == ["train"] * COUNTS["cocas"]["train"][0]
+            continue
         for role in ("train", "val", "query", "gallery", "test"):
             records = [r for r in dataset.split(role) if not r.junk]
             counted = len(records), len({r.pid for r in records})
@@ -433,7 +436,8 @@ def test_pictures_of_clothes_are_learned_from_another_set(drawn, command, tmp_pa
     assert [(row["protocol"], row["queries"], row["gallery"]) for row in rows] == [
         ("strict", 6, 18), ("id-only", 6, 18)]
     matrix = [row for row in report["matrix"] if row["data"] == "COCAS+ Real2"]
-    assert [row["instruction"] for row in matrix] == ["wanted", "own", "random"]
+    assert [row["instruction"] for row in matrix] == [
+        "wanted", "own", "random", "wanted, a stranger's photo", "wanted, without a photo", "wanted, plain gallery"]
     assert checkpoints.load_checkpoint("runs/ctcc/last.pt")["classes"] == {trained: 6}
 
     flags = ("--data", "data/COCAS-Real2", "--rank-list", "list.png")

@@ -14,10 +14,11 @@ from safetensors import safe_open
 import dolls
 import search
 from model import InstructReID
-from reid import checkpoints, photos, pictures
+from reid import checkpoints, photos, pictures, plain
 from reid.cli import UserError
+from reid.plain import CLOTHES, PERSON, PLAIN, joined, scores
 from reid.text import EmbeddedTextEncoder
-from search import CLOTHES, PERSON, PLAIN, Question, scores
+from search import Question
 from tests.test_evaluate import PAINT, ColourModel
 from tests.test_train import command, one_line  # noqa: F401  (command is a fixture)
 
@@ -84,6 +85,15 @@ def test_the_two_parts_by_hand():
     torch.testing.assert_close(instruction, torch.tensor([0.05, 0.15]))
 
 
+def test_the_joined_features_have_the_sum_of_both_parts_as_their_cosine():
+    torch.manual_seed(0)
+    query, photo = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=2)
+    wish, shown = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=2)
+    first, second = scores((query * photo).sum(1), (wish * shown).sum(1), 0.3)
+    both = torch.nn.functional.cosine_similarity(joined(query, wish, 0.3), joined(photo, shown, 0.3))
+    torch.testing.assert_close(both, first + second)
+
+
 def test_a_question_meets_the_views_it_is_compared_with():
     feats = {
         PERSON: torch.tensor([[1.0, 0.0], [0.6, 0.8]]),
@@ -122,9 +132,9 @@ def test_what_an_instruction_is(tmp_path):
 def test_clothes_are_the_photo_without_head_and_margins():
     image = torch.zeros(1, 3, 20, 10, dtype=torch.uint8)
     image[:, :, 4:, 1:9] = 200
-    clothes = search.as_clothes(image, (8, 8))
+    clothes = plain.as_clothes(image, (8, 8))
     assert clothes.shape == (1, 3, 8, 8)
-    torch.testing.assert_close(clothes, search.normalise(torch.full_like(clothes, 200)))
+    torch.testing.assert_close(clothes, plain.normalise(torch.full_like(clothes, 200)))
 
 
 # ---- searches ----

@@ -120,9 +120,9 @@ def instruction_of(model, what):
     return model.encoder.from_picture(torch.cat([pooled[None], words])), pooled
 
 
-def attention_module(model, tokens, instr):
+def attention_module(module, tokens, instr):
     """E_f: F_out (2d) of the image tokens (n d) and F_T (1+t d)."""
-    blocks, norm = model.attention.blocks, model.attention.norm
+    blocks, norm = module.blocks, module.norm
     person = through(torch.cat([tokens[:1], instr[1:]]), blocks, norm)[0]
     words = through(torch.cat([instr[:1], tokens[1:]]), blocks, norm)[0]
     return torch.cat([person, words])
@@ -186,7 +186,7 @@ def eq7(model, images, batch, what, config):
     fused = []
     for image, instr in zip(images, instrs):
         tokens.append(tokens_of(model.editor, image, instr if model.editing else None))
-        fused.append(attention_module(model, tokens[-1], instr))
+        fused.append(attention_module(model.attention, tokens[-1], instr))
     feats = torch.stack([each[0] for each in tokens])
 
     other_loss = {"adaptive": "triplet", "triplet": "adaptive"}[config.loss]
@@ -229,20 +229,20 @@ def eq7(model, images, batch, what, config):
     return terms, mistakes
 
 
-def matchings(model, tokens, instrs, true_label, false_texts, false_images):
+def matchings(model, module, tokens, instrs, true_label, false_texts, false_images):
     """L_match: the mean over the pairs; true_label 1 is [0, 1], the answer for a true pair."""
     pairs = [(i, i, true_label) for i in range(len(tokens))]
     pairs += [(i, int(text), 1 - true_label) for i, text in enumerate(false_texts)]
     pairs += [(int(image), i, 1 - true_label) for i, image in enumerate(false_images)]
     values = []
     for image, text, label in pairs:
-        logits = model.match_head(attention_module(model, tokens[image], instrs[text]))
+        logits = model.match_head(attention_module(module, tokens[image], instrs[text]))
         values.append(cross_entropy(logits, label))
     return sum(values) / len(values)
 
 
-def eq8(model, images, what):
-    """L = L_cl(F) + L_match(F_out); the images are not edited.
+def eq8(model, images, what, described=PEOPLE):
+    """L = L_cl(F) + L_match(F_out); the images are not edited. described (b): whom captions tell of.
 
     Returns (terms, mistakes as in eq7, {what is wrong: similarity}); the right similarity is that of "".
     """
@@ -250,24 +250,34 @@ def eq8(model, images, what):
     tokens = [tokens_of(model.editor, image) for image in images]
     temperature = model.log_temperature.exp()
     before = torch.stack([each[0] for each in tokens])
-    image_feats = F.normalize(after_neck(before, model.neck), dim=1)
+    behind = after_neck(before, model.plain_neck)
+    image_feats = F.normalize(behind, dim=1)
+    edited_neck = F.normalize(after_neck(before, model.neck), dim=1)
     before = F.normalize(before, dim=1)
     text_feats = F.normalize(torch.stack([model.text_head(instr[0]) for instr in instrs]), dim=1)
 
-    match = partial(matchings, model, tokens, instrs)
+    match = partial(matchings, model, model.matcher, tokens, instrs)
+    of_others = partial(matchings, model, model.attention, tokens, instrs)
+    others = CLOTHES if described is PEOPLE else PEOPLE
     terms = {
-        "con": contrast(image_feats, text_feats, PEOPLE, temperature),
+        "con": contrast(image_feats, text_feats, described, temperature),
         "match": match(1, FALSE_TEXTS, FALSE_IMAGES),
     }
     mistakes = {
         "con": {
             "the contrast sees F before the neck, it has to see it after":
-                partial(contrast, before, text_feats, PEOPLE, temperature),
+                partial(contrast, before, text_feats, described, temperature),
+            "the image passes the neck of edited images, it has one of its own":
+                partial(contrast, edited_neck, text_feats, described, temperature),
+            "people are confused with people in clothes, or the reverse":
+                partial(contrast, image_feats, text_feats, others, temperature),
             "the similarity is not divided by the temperature":
-                partial(contrast, image_feats, text_feats, PEOPLE, 1.0),
+                partial(contrast, image_feats, text_feats, described, 1.0),
         },
         "match": {
             "true pairs are labelled false and false ones true": partial(match, 0, FALSE_TEXTS, FALSE_IMAGES),
+            "the pairs go through the E_f of the other tasks, t2i has one of its own":
+                partial(of_others, 1, FALSE_TEXTS, FALSE_IMAGES),
             "the indices of false texts and of false images are exchanged":
                 partial(match, 1, FALSE_IMAGES, FALSE_TEXTS),
         },
@@ -350,6 +360,27 @@ def test_a_step_of_t2i_equals_eq8_pair_by_pair(monkeypatch):
     expected = wrong.pop("")
     assert_close(similarity, expected, wrong, 1e-9, "the similarity that hard negatives are drawn by")
     assert torch.equal(ids, PEOPLE), "hard negatives are told other identities than those of the batch"
+    compare(terms, twin, mistakes, model, grads)
+
+
+def test_a_caption_describes_a_person_in_clothes_where_they_change(monkeypatch):
+    """COCAS+: the same person in other clothes is no positive of Eq. 8."""
+    model = a_model()
+    batch, images, what = a_batch("t2i")
+    asked = []
+
+    def chosen(similarity, ids, generator=None):
+        asked.append(ids)
+        return FALSE_TEXTS, FALSE_IMAGES
+
+    monkeypatch.setattr(losses, "hard_negatives", chosen)
+    batch = batch._replace(clothes=CLOTHES)
+    precision = torch.autocast("cpu", enabled=False)
+    terms = train.loss_terms(model, images, what, batch, a_config(), precision)
+    sum(terms.values()).backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    twin, mistakes, _ = eq8(model, images, what, CLOTHES)
+    assert torch.equal(asked[0], CLOTHES), "hard negatives are told people, and not people in clothes"
     compare(terms, twin, mistakes, model, grads)
 
 
@@ -456,7 +487,7 @@ def test_losses_leave_autocast(task, dtype, monkeypatch):
     """From the features that a half-precision model gives, the losses are those of float32, to the last digits."""
     torch.manual_seed(0)
     model = InstructReID(TINY, {"market": 3}, text=Letters()).train()
-    for norm in (model.editor.norm, model.attention.norm):
+    for norm in (model.editor.norm, model.attention.norm, model.matcher.norm):
         norm.weight.data *= 40  # squared distances of some 50,000, where bf16 moves in steps of 256
     batch, images, what = a_batch(task)
     images, what = images.float(), what.float() if task == "ctcc" else what
