@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import reid  # noqa: F401  before torch: how its threads wait
 import numpy as np
 import torch.nn.functional as F
 
+import dolls
 from instructions import TASKS, gallery_instruction, query_instruction
 from losses import all_bits
 from reid import checkpoints, cli, pictures
@@ -697,7 +699,8 @@ class Config:
     """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
 
     checkpoint: str = cli.option(
-        "runs/all/last.pt", "a last.pt that train.py wrote, or a file of --save-features")
+        None, "a last.pt that train.py wrote, or a file of --save-features; None = "
+        "runs/all/last.pt or, before the first run, a model of drawn people")
     task: str = cli.option(
         None, "which task; all = every task that the data offers", ("all", *TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
@@ -729,14 +732,16 @@ def main(config):
     check_flags(config)
     device = pick_device(config.device)
     allow_tf32(device)
-    features, trained = open_run(config.checkpoint, config, device)
+    checkpoint = checkpoints.chosen(config.checkpoint)
+    features, trained = open_run(checkpoint, config, device)
     for flag, wanted in (("feature", config.feature), ("flip", config.flip)):
         if wanted and wanted != getattr(features, flag):
             raise UserError(
-                f"--{flag}: {config.checkpoint} holds other features; drop it, or save them again "
+                f"--{flag}: {checkpoint} holds other features; drop it, or save them again "
                 "with it"
             )
     data = config.data or trained["data"]
+    dolls.provide(data)
     task = config.task or trained["task"]
     datasets = tested_datasets(data, task, config.protocol)
     ranking = Ranking(config.protocol, rerank=config.rerank, ap_window=config.ap_window)
@@ -756,7 +761,7 @@ def main(config):
     if config.compare:
         other, _ = open_run(config.compare, config, device)
         title = (
-            f"{config.checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
+            f"{checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
             "of the difference"
         )
         tables[title] = []
@@ -774,7 +779,11 @@ def main(config):
         drawn = [pictures.ranking_list(rows) for rows in lists if rows]  # none: no query has a hit
         write_picture(pictures.stack(drawn), config.rank_list)
     if config.pictures:
-        draw(features, datasets, Path(config.checkpoint).parent)
+        folder = Path(checkpoint).parent
+        if checkpoint == str(checkpoints.DRAWN):
+            folder = Path("runs")  # and not into the code
+            folder.mkdir(exist_ok=True)
+        draw(features, datasets, folder)
 
 
 def check_flags(config):

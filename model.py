@@ -516,7 +516,10 @@ class InstructReID(nn.Module):
         for head in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(head.weight, std=0.02)
 
-        # T2I: the query is the sentence alone, and pairs are matched by C_e of Eq. 8
+        # T2I: the query is the sentence alone, which a layer of its own reads, and pairs are
+        # matched by C_e of Eq. 8, behind an E_f of its own
+        self.text_block = Block(dim, heads)
+        self.text_block.apply(init_linear)
         self.text_head = nn.Sequential(
             nn.LayerNorm(dim),
             nn.Linear(dim, dim),
@@ -562,17 +565,23 @@ class InstructReID(nn.Module):
             feats = self.neck(tokens[:, 0])
         return F.normalize(feats, dim=-1)
 
+    def read_text(self, instr):
+        """An Instruction that is all of a T2I query: its tokens have read each other, so that
+        "red" belongs to "coat" and not to "trousers", which a mean of words hardly tells."""
+        return instr._replace(tokens=self.text_block(instr.tokens, mask=instr.mask))
+
     def embed_text(self, instr):
-        """The query side of T2I, (b d): a sentence without an image, L2-normalised."""
-        whole = instr.tokens[:, 0]
-        return F.normalize(self.text_head(whole), dim=-1)
+        """The query side of T2I, (b d): a sentence without an image, as `read_text` gives it,
+        L2-normalised."""
+        return F.normalize(self.text_head(instr.tokens[:, 0]), dim=-1)
 
     def temperature(self):
         """Of the contrast of Eq. 8, a learned number within bounds."""
         return self.log_temperature.exp().clamp(*TEMPERATURES)
 
     def match(self, image_tokens, instr):
-        """Logits (b 2) of [no match, match] for b image-sentence pairs (Eq. 8)."""
+        """Logits (b 2) of [no match, match] for b pairs of an image and a sentence, as `read_text`
+        gives it (Eq. 8)."""
         if self.cross is None:
             return self.match_head(self.matcher(image_tokens, instr))
         instr = instr.expand(len(image_tokens))

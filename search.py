@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import reid  # noqa: F401  before torch: how its threads wait
 import torch
 
 from instructions import SENTENCES
@@ -178,7 +179,9 @@ class Config:
     explain: bool = cli.option(False, "how much of a score is the person, how much the instruction")
     json: bool = cli.option(False, "print JSON lines, always with both parts of the score")
     out: str = cli.option(None, "draw the first ten into this .png")
-    checkpoint: str = cli.option("runs/all/last.pt", "a last.pt that train.py wrote")
+    checkpoint: str = cli.option(
+        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
+        "model of drawn people")
     index: str = cli.option(
         None, "keep the features of the photos here; None = in index.safetensors beside them")
     device: str = cli.option("auto", "auto takes CUDA if it is there")
@@ -189,7 +192,8 @@ def main(config):
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     photos = find_photos(config.photos)
     index = config.index or str(Path(config.photos, "index.safetensors"))
-    model, trained = checkpoints.load_model(config.checkpoint)
+    checkpoint = checkpoints.chosen(config.checkpoint)
+    model, trained = checkpoints.load_model(checkpoint)
     model.to(pick_device(config.device))
     feature = trained["feature"]
 
@@ -201,7 +205,7 @@ def main(config):
 
         views = (questions[0].sentence, PLAIN, CLOTHES)
         photos, feats = photo_features(
-            config.photos, photos, views, embed, index, config.checkpoint, model.size
+            config.photos, photos, views, embed, index, checkpoint, model.size
         )
 
     answers = []

@@ -15,6 +15,7 @@ import signal
 import time
 from pathlib import Path
 
+import reid  # noqa: F401  before torch: how its threads wait
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -348,7 +349,7 @@ def text_to_image_terms(model, images, instr, labels, precision, chance=None):
     """Eq. 8: L_cl of image and sentence, and L_match of true pairs against hard false ones."""
     with precision:
         out = model(images, None)
-        instr = instr.expand(len(images))
+        instr = model.read_text(instr.expand(len(images)))
         text_feats = losses.full(model.embed_text(instr))
     image_feats = F.normalize(losses.full(out.neck), dim=1)
     temperature = model.temperature()
@@ -550,8 +551,8 @@ def sentences_of(datasets):
 def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data and the weights, drawing
     ./toy first if that is what is asked for."""
-    if rank == 0 and config.data == Config.data and not Path(config.data).exists():
-        dolls.make_toy(config.data)
+    if rank == 0:
+        dolls.provide(config.data)
     processes.wait()
 
     vit_weights = starting_weights(config, rank)

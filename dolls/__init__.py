@@ -7,6 +7,7 @@ cameras.py    the cameras, and the pictures they take
 trees.py      the folders and lists of each data set
 benchmark.py  who is in which data set; writes them all
 sheet.py      a contact sheet
+trained.pt    what `python train.py` made of them: `python -m reid.checkpoints` wrote it
 
 In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor
 the clothes alone tell which picture is asked for.
@@ -16,6 +17,6 @@ the clothes alone tell which picture is asked for.
     python -m dolls --sheet sheet.png  # only a contact sheet
 """
 
-from dolls.benchmark import make_toy
+from dolls.benchmark import make_toy, provide
 
-__all__ = ["make_toy"]
+__all__ = ["make_toy", "provide"]

@@ -21,3 +21,11 @@ checkpoints  what train.py writes, read and written
 weights      a model that starts from published weights, PASS, DeiT, HAP, ALBEF; which it takes
 text         the BERT that reads the sentences, and its tokenizer
 """
+
+import os
+
+# Threads of torch that wait for each other look out for a moment, then sleep. By default they look
+# out for so long that, beside another busy program, they keep the core from the very thread they
+# wait for (benchmarks/threads.py). Read once, when torch is imported: so reid is imported first.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,6 +1,7 @@
 """Reading and writing what train.py keeps of a run.
 
 Nothing in a file is ever executed: torch.load(weights_only=True) throughout.
+`python -m reid.checkpoints runs/all/last.pt model.pt` writes the model alone, to hand on.
 """
 
 import argparse
@@ -9,8 +10,10 @@ import json
 import mmap
 import os
 import pickle
+import sys
 import zipfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,11 +21,15 @@ from torch import nn
 
 from instructions import TASKS
 from model import SIZES, CrossEncoder, InstructReID, TextEncoder
+from reid import cli
 from reid.cli import UserError
 from reid.files import replacing
 from reid.records import column
 from reid.text import EmbeddedTextEncoder, bert_config
 
+
+LAST = "runs/all/last.pt"  # what `python train.py` ends with
+DRAWN = Path(__file__).parents[1] / "dolls" / "trained.pt"  # the same, from where this code is
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes at the end of a file: the mark, and the SHA-256 of all before
@@ -232,6 +239,27 @@ def load_model(path):
     return model.eval(), state["config"]
 
 
+def chosen(path):
+    """The checkpoint that is asked for; where None is, LAST or, before the first run, DRAWN."""
+    if path is not None:
+        return path
+    if Path(LAST).exists():
+        return LAST
+    print(f"no {LAST} yet: the model of drawn people, {DRAWN}", file=sys.stderr)
+    return str(DRAWN)
+
+
+def model_alone(state):
+    """What `load_model` needs of a checkpoint: no optimiser, no classifiers, half precision."""
+    model = {}
+    for key, value in state["model"].items():
+        if key.startswith(("classifiers.", "fused_classifiers.")):
+            continue
+        model[key] = value.half() if value.is_floating_point() else value
+    kept = {key: state[key] for key in ("config", "published", "step") if key in state}
+    return {**kept, "classes": {}, "model": model}
+
+
 @contextmanager
 def understood(path):
     """Inside, what a checkpoint lacks or says in another way becomes a UserError that names it."""
@@ -331,7 +359,7 @@ def check_contents(state, path):
     _check(isinstance(config.get("data"), str), path, "config.data")
 
     classes = state.get("classes")
-    _check(isinstance(classes, dict) and classes, path, "classes")
+    _check(isinstance(classes, dict), path, "classes")
     tensors = state["model"]
     _check(isinstance(tensors, dict), path, "model")
     for name, tensor in tensors.items():
@@ -360,3 +388,25 @@ def _check(right, path, part):
         raise UserError(
             f"{path}: its {part} is missing or not what train.py writes; take another checkpoint"
         )
+
+
+# ---- command line ----
+
+@dataclass
+class Config:
+    """Writes the model of a checkpoint alone, in half precision, to be handed on."""
+
+    checkpoint: str = cli.argument("a last.pt that train.py wrote")
+    out: str = cli.argument("the file to write")
+
+
+def main(config):
+    state = load_checkpoint(config.checkpoint)
+    save_checkpoint(config.out, model_alone(state))
+    size = os.path.getsize(config.out) / 1e6
+    print(f"wrote {config.out}, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "-m reid.checkpoints"
+    cli.run(main, Config)

@@ -114,7 +114,7 @@ def extract(model, dataset, records, asks, feature="edit", batch=64, flip=False,
                 wanted = instructions[part]
                 if text_only:
                     instr = encode_instructions(model, wanted, shown, device)
-                    new = model.embed_text(instr).expand(len(wanted), -1)
+                    new = model.embed_text(model.read_text(instr)).expand(len(wanted), -1)
                 else:
                     new = embed_views(model, images, wanted, shown, feature, flip)
                 done.append(F.normalize(new.float(), dim=1))
@@ -394,7 +394,7 @@ def match(model, dataset, gallery, sentences, nearest, batch=64, amp="off"):
         logits = []
         bar = progress(sentences, f"{dataset.title} matching", leave=False)
         for sentence, indices in zip(bar, nearest.to(tokens.device)):
-            instr = model.instruct([sentence])
+            instr = model.read_text(model.instruct([sentence]))
             no_and_yes = model.match(tokens[indices].to(device), instr)
             logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float())
         return torch.stack(logits).cpu()

@@ -72,5 +72,7 @@ def as_clothes(images, size):
 
 def embed_instruction(model, view, instr):
     """What is compared with that view of the photos, an Instruction of b -> (b d)."""
-    feats = model.embed_text(instr) if view == PLAIN else instr.pooled
+    feats = instr.pooled
+    if view == PLAIN:
+        feats = model.embed_text(model.read_text(instr))
     return F.normalize(feats.float(), dim=1)

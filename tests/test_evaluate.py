@@ -173,6 +173,9 @@ class ColourModel(torch.nn.Module):
         self.seen += zip(colour, asked.expand(len(images), 3))
         return F.normalize(colour + self.listen * asked, dim=1)
 
+    def read_text(self, instr):
+        return instr
+
     def embed_text(self, instr):
         return F.normalize(instr.pooled, dim=1)
 

@@ -254,6 +254,7 @@ def eq8(model, images, what, described=PEOPLE):
     image_feats = F.normalize(behind, dim=1)
     edited_neck = F.normalize(after_neck(before, model.neck), dim=1)
     before = F.normalize(before, dim=1)
+    instrs = [through(instr, [model.text_block], torch.nn.Identity()) for instr in instrs]
     text_feats = F.normalize(torch.stack([model.text_head(instr[0]) for instr in instrs]), dim=1)
 
     match = partial(matchings, model, model.matcher, tokens, instrs)
