@@ -102,14 +102,14 @@ TASKS = {
         sentences=SENTENCES["trad"],
         opposite="cc",
         tag="sc",
-        share=6,
+        share=5,
     ),
     "cc": Task(
         sentences=SENTENCES["cc"],
         opposite="trad",
         targets=("other clothes", "same clothes"),
         tag="cc",
-        share=10,
+        share=12,
     ),
     "ctcc": Task(
         asks=wanted_picture,
@@ -130,7 +130,7 @@ TASKS = {
         carries=nothing,
         text_only=True,
         tag="t2i",
-        share=2,
+        share=5,
     ),
     "li": Task(
         asks=wanted_words,

@@ -206,7 +206,7 @@ def model_state(model):
 def restore_model(model, state, path):
     """Loads what `model_state` kept; UserError, which names `path`, if the model is another one."""
     try:
-        missing, unexpected = model.load_state_dict(_of_now(state), strict=False)
+        missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(f"{path} holds a model of another size: {reason}") from error
@@ -216,18 +216,6 @@ def restore_model(model, state, path):
         raise UserError(
             f"{path} holds another model: missing {missing[:1]}, not known {unexpected[:1]}"
         )
-
-
-def _of_now(state):
-    """The state of a model, with what earlier versions shared: t2i had the neck and the E_f of the
-    other tasks."""
-    state = dict(state)
-    for part, shared in (("plain_neck.", "neck."), ("matcher.", "attention.")):
-        if any(key.startswith(part) for key in state) or "match_head.0.weight" not in state:
-            continue
-        for key in [key for key in state if key.startswith(shared)]:
-            state[part + key.removeprefix(shared)] = state[key]
-    return state
 
 
 def load_model(path):
