@@ -172,8 +172,8 @@ def words_of(config, left_out=()):
 
 def folder_of(words):
     """`--loss triplet --no-align`, with a space or = between, -> "loss_triplet-no-align"."""
-    text = re.sub(r"[^ =]+/", "", " ".join(words))  # of a path, its end
-    flags = re.split(r"(?:^| )--", text)
+    ends = [re.sub(r"[^=]*/", "", word) for word in words]  # of paths
+    flags = re.split(r"(?:^| )--", " ".join(ends))
     parts = [re.sub(r"[^A-Za-z0-9.-]+", "_", flag) for flag in flags if flag]
     return "-".join(parts)[:150]
 
@@ -252,8 +252,8 @@ def train_all(runs, config):
             for place, (run, process) in list(working.items()):
                 if process.poll() is None:
                     continue
-                check_end(run, process)
                 del working[place]
+                check_end(run, process)
                 finished += 1
                 minutes = minutes_of(run.folder)
                 bar.set_postfix_str(f"{run.folder.name} took {minutes:.1f} minutes")
