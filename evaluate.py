@@ -647,7 +647,11 @@ def write_picture(picture, path):
 
 @dataclass
 class Config:
-    """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
+    """Evaluate a checkpoint. Flags that default to None follow the checkpoint.
+
+    python evaluate.py --checkpoint runs/all/last.pt --pictures
+    python evaluate.py --checkpoint runs/a/last.pt --compare runs/b/last.pt
+    """
 
     checkpoint: str = cli.option(
         "runs/all/last.pt", "a last.pt that train.py wrote, or a file of --save-features")

@@ -214,7 +214,10 @@ def draw(questions, answers, config):
 
 @dataclass
 class Config:
-    """Finds people in a folder of photos with a picture of them, a sentence, or both."""
+    """Finds people in a folder of photos with a picture of them, a sentence, or both.
+
+    python search.py --photos ./crops --query anna.jpg --instruction "in a red coat" --out hits.png
+    """
 
     photos: str = cli.option(None, "folder of photos, flat or nested, one person on each")
     query: tuple = cli.option((), "pictures of people; each is a search of its own")

@@ -178,7 +178,7 @@ def test_curves_are_means_over_the_seeds():
 
 # ---- the runs ----
 
-def test_only_what_is_missing_is_trained(cc, trained, monkeypatch):
+def test_only_what_is_missing_is_trained(cc, trained):
     assert cc("--vary", "")[0] == 0
     before = Path("runs/cc/table.json").read_text()
     trained.clear()
@@ -198,8 +198,8 @@ def test_only_what_is_missing_is_trained(cc, trained, monkeypatch):
     one_line(cc("--lr", "0.01", *VARY), "runs/cc holds runs with other flags", "--name")
 
 
-def test_a_run_that_fails_says_why(cc, trained, monkeypatch):
-    code, out, err = cc("--vary", "", "--albef nothing.pth")
+def test_a_run_that_fails_says_why(cc, trained):
+    code, out, err = cc("--jobs", "1", "--vary", "", "--albef nothing.pth")
     assert code == 2 and trained == ["default-seed_0", "default-seed_1", "albef_nothing.pth-seed_0"]
     assert "albef_nothing.pth-seed_0: " in err and "nothing.pth" in err.splitlines()[-1] and "Traceback" not in err
 
