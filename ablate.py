@@ -8,23 +8,20 @@ Read `main`; the differences and their intervals are reid/compare.py's.
 
 import dataclasses
 import json
-import os
 import re
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
-import time
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 import dolls
 import train
 from instructions import TASKS
-from reid import cli, compare, files, history, pictures
+from reid import cli, compare, files, history, jobs, pictures
 from reid.cli import UserError, option
 from reid.device import cores
 from reid.folders import open_all
@@ -58,8 +55,7 @@ class Config(train.Config):
 OF_A_RUN = ("name", "resume", "seed")
 OWN = (*OF_A_RUN, "seeds", "jobs", "vary")  # no variant may set them
 MACHINE = ("device", "workers")  # may be others when the command goes on
-POLL = 0.2  # seconds between looks at the processes
-BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
+NO_FLAG = "(no flag)"  # what the variant "" is called
 
 
 class Run(NamedTuple):
@@ -83,11 +79,11 @@ def main(config):
         raise UserError("--resume: the same command goes on by itself; drop it")
     groups = groups_of(config.vary)
     variants = {}  # its flags -> its Config
-    for text in sum(groups, []):
+    for text in chain.from_iterable(groups):
         variants[text] = variant_of(config, text)
     refuse_twins(variants)
 
-    shared = words_of(config, OF_A_RUN + MACHINE)
+    shared = cli.words_of(config, train.Config, OF_A_RUN + MACHINE)
     name = cli.folder_name(config.name or folder_of(["--ablate", *shared]))
     folder = Path("runs") / name
     seeds = range(config.seed, config.seed + config.seeds)
@@ -97,7 +93,7 @@ def main(config):
             runs[text, seed] = runs_of(variant, text, seed, folder)
 
     lock = begin(folder, shared)
-    train_all(sum(runs.values(), []), config)
+    train_all([*chain.from_iterable(runs.values())], config)
 
     results = {}  # variant -> the Result of each seed
     for text in variants:
@@ -131,7 +127,8 @@ def variant_of(config, text):
         for name in OWN:
             if getattr(alone, name) != getattr(Config, name):
                 raise UserError(f"--{name} is no flag of a variant: give it before --vary")
-        variant = cli.parse(Config, words_of(config, OF_A_RUN) + words)
+        shared = cli.words_of(config, train.Config, OF_A_RUN)
+        variant = cli.parse(Config, shared + words)
         check_data(variant)
     except (UserError, ValueError) as error:  # ValueError: a quotation without an end
         raise UserError(f'--vary "{text}": {error}') from error
@@ -153,21 +150,6 @@ def refuse_twins(variants):
         for key in (str(variant), folder_of(shlex.split(text))):
             if known.setdefault(key, text) != text:
                 raise UserError(f'--vary "{text}": it is the same as "{known[key]}": drop one')
-
-
-def words_of(config, left_out=()):
-    """The flags of train.py that differ from the defaults, as words of a command line."""
-    words = []
-    for field in dataclasses.fields(train.Config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in left_out:
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag}={value}")
-    return words
 
 
 def folder_of(words):
@@ -227,49 +209,27 @@ def begin(folder, shared):
 
 
 def train_all(runs, config):
-    """Trains what is not finished, several runs at a time.
+    """Trains what is not finished. UserError with the last line of a run that fails.
 
-    UserError with the last line of a run that fails. Whatever ends this ends its processes: they
-    save, and are gone on with when the command is given again.
+    Whatever ends this ends its runs: they save, and are gone on with the next time.
     """
-    waiting = [run for run in runs if not is_finished(run.folder)]
-    gpus = visible_gpus() if config.device == "auto" else []
-    places = range(config.jobs or len(gpus) or cores())
-    working = {}  # place -> (Run, its process)
+    waiting = []
+    for run in runs:
+        if not is_finished(run.folder):
+            output = run.folder.with_name(f"{run.folder.name}.txt")
+            share = partial(share_done, run.folder)
+            waiting.append(jobs.Job(run.folder.name, command_of(run), output, share))
+
+    gpus = jobs.visible_gpus() if config.device == "auto" else []
+    at_a_time = config.jobs or len(gpus) or cores()
     finished = len(runs) - len(waiting)
     print(f"{len(runs)} runs in {runs[0].folder.parent}/, {finished} of them finished before")
-    bar = cli.progress(None, "runs", total=len(runs), initial=finished, bar_format=BAR)
     cli.on_signals(cli.leaving("stopped; the same command goes on"))
-    try:
-        while waiting or working:
-            for place in places:
-                if waiting and place not in working:
-                    run = waiting.pop(0)
-                    gpu = gpus[place % len(gpus)] if gpus else None
-                    working[place] = run, start(run, gpu)
-
-            time.sleep(POLL)
-            for place, (run, process) in list(working.items()):
-                if process.poll() is None:
-                    continue
-                del working[place]
-                check_end(run, process)
-                finished += 1
-                minutes = minutes_of(run.folder)
-                bar.set_postfix_str(f"{run.folder.name} took {minutes:.1f} minutes")
-            shares = [share_done(run.folder) for run, _ in working.values()]
-            bar.n = round(finished + sum(shares), 2)
-            bar.update(0)
-    finally:
-        for _, process in working.values():
-            process.terminate()
-        for _, process in working.values():
-            process.wait()
-        bar.close()
+    jobs.run_all(waiting, at_a_time, gpus, finished)
 
 
-def start(run, gpu):
-    """The process of a run, which begins or, where there is a checkpoint, goes on."""
+def command_of(run):
+    """The command that begins a run or, where there is a checkpoint, goes on."""
     config = run.config
     last = run.folder / "last.pt"
     if last.exists():
@@ -278,43 +238,7 @@ def start(run, gpu):
         lock = files.lock(run.folder)
         shutil.rmtree(run.folder)
         del lock
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    with files.writing(output_of(run.folder)), open(output_of(run.folder), "a") as output:
-        return subprocess.Popen(
-            [sys.executable, train.__file__, *words_of(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            process_group=0,  # Ctrl-C reaches this process alone, which then ends the others
-        )
-
-
-def output_of(folder):
-    """Where a run's process writes what it would say on a terminal."""
-    return folder.with_name(f"{folder.name}.txt")
-
-
-def check_end(run, process):
-    """UserError unless the process has finished its run."""
-    if process.returncode == 0:
-        return
-    lines = output_of(run.folder).read_text().split("\n")
-    said = [line for line in lines if line.strip()]
-    last = said[-1] if said else f"exit code {process.returncode}"
-    raise UserError(f"{run.folder.name}: {last.removeprefix('error: ')} ({output_of(run.folder)})")
-
-
-def visible_gpus():
-    if not torch.cuda.is_available():
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return named.split(",")
-    return [str(number) for number in range(torch.cuda.device_count())]
+    return [sys.executable, train.__file__, *cli.words_of(config, train.Config)]
 
 
 def share_done(folder):
@@ -412,7 +336,7 @@ def write(folder, shared, seeds, tables):
 
 
 def markdown(table):
-    names = [f"`{text}`" if text else "(no flag)" for text in table["variants"]]
+    names = [f"`{text}`" if text else NO_FLAG for text in table["variants"]]
     lines = [["task", "data", "protocol", "instruction", *names]]
     lines.append(["---"] * len(lines[0]))
     for row in table["rows"]:
@@ -449,28 +373,13 @@ def draw(path, groups, results):
     """Loss and mAP of the variants against steps, means over the seeds; a picture a group."""
     drawn = []
     for group in groups:
-        curves = {text or "(no flag)": mean_log(results[text]) for text in group}
+        curves = {}
+        for text in group:
+            logs = [result.log for result in results[text]]
+            curves[text or NO_FLAG] = history.mean_log(logs)
         drawn.append(history.curve(curves))
     pictures.save(pictures.stack(drawn), path)
     print(f"wrote {path}, and table.md and table.json beside it")
-
-
-def mean_log(results):
-    """The log of a variant with the means over its seeds, whose logs have the same lines."""
-    lines = []
-    for alike in zip(*(result.log for result in results)):
-        line = dict(alike[0])
-        if "losses" in line:
-            line["losses"] = {}
-            for name in alike[0]["losses"]:
-                line["losses"][name] = statistics.mean(each["losses"][name] for each in alike)
-        else:
-            line["rows"] = []
-            for rows in zip(*(each["rows"] for each in alike)):
-                mean = statistics.mean(row["mAP"] for row in rows)
-                line["rows"].append(rows[0] | {"mAP": mean})
-        lines.append(line)
-    return lines
 
 
 if __name__ == "__main__":

@@ -88,6 +88,21 @@ def parse(config_class, argv=None):
     return config_class(**vars(args))
 
 
+def words_of(config, config_class, left_out=()):
+    """The command line of a config: the flags of `config_class` that differ from its defaults."""
+    words = []
+    for field in dataclasses.fields(config_class):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in left_out:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag}={value}")
+    return words
+
+
 def restore(config_class, values, path, chosen=()):
     """`config_class` of values that came from a file; chosen: names that None is no value of.
 

@@ -1,10 +1,8 @@
 """ablate.py: its table says what the runs' logs say, its intervals are those of a slow twin, it goes on where it was
 stopped, and mistakes are told before anything is trained."""
 
-import dataclasses
 import json
 import math
-import os
 import random
 import re
 import shutil
@@ -20,7 +18,7 @@ from PIL import Image
 
 import ablate
 import train
-from reid import checkpoints, cli, compare, history
+from reid import checkpoints, cli, compare, history, jobs
 from reid.history import read_log
 from tests.test_run import wait_for
 from tests.test_train import ROOT, command, drawn, one_line  # noqa: F401, two of them are fixtures
@@ -32,13 +30,14 @@ VARY = ("--vary", "", "--loss triplet")
 class Finished:
     """A process of train.py that ran in this one, which saves the seconds of its imports."""
 
-    def __init__(self, config, output):
+    def __init__(self, job):
         self.returncode = 0
+        python, script, *words = job.command
+        assert (python, script) == (sys.executable, train.__file__)
         try:
-            train.main(train.Config(**{
-                field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}))
+            train.main(cli.parse(train.Config, words))
         except cli.UserError as error:
-            output.write_text(f"preset toy\nerror: {error}\n")
+            job.output.write_text(f"preset toy\nerror: {error}\n")
             self.returncode = 2
 
     def poll(self):
@@ -52,15 +51,12 @@ def trained(monkeypatch):
     """The folders whose runs were begun, in that order; they run in this process."""
     folders = []
 
-    def start(run, gpu):
-        config = run.config
-        if (run.folder / "last.pt").exists():
-            config = train.Config(resume=str(run.folder / "last.pt"))
-        folders.append(run.folder.name)
-        return Finished(config, ablate.output_of(run.folder))
+    def start(job, gpu):
+        folders.append(job.name)
+        return Finished(job)
 
-    monkeypatch.setattr(ablate, "start", start)
-    monkeypatch.setattr(ablate, "POLL", 0)
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(jobs, "POLL", 0)
     return folders
 
 
@@ -171,8 +167,7 @@ def test_curves_are_means_over_the_seeds():
     def log(loss, mAP):
         return [{"step": 1, "task": "cc", "losses": {"tri": loss, "id": 1.0}},
                 {"step": 9, "rows": [{"task": "cc", "data": "LTCC", "protocol": "cc", "mAP": mAP}]}]
-    results = [ablate.Result({}, {}, 0, log(*figures)) for figures in ((2.0, 0.1), (4.0, 0.3))]
-    losses, rows = ablate.mean_log(results)
+    losses, rows = history.mean_log([log(2.0, 0.1), log(4.0, 0.3)])
     assert losses["losses"] == {"tri": 3.0, "id": 1.0} and rows["rows"][0]["mAP"] == pytest.approx(0.2)
 
 
@@ -219,7 +214,7 @@ def test_sigterm_ends_the_runs_and_the_same_command_goes_on(drawn, tmp_path):  #
 
     for run in runs[:2]:  # its process has ended, and saved
         step = checkpoints.load_checkpoint(run / "last.pt")["step"]
-        last_line = ablate.output_of(run).read_text().splitlines()[-1]
+        last_line = run.with_name(f"{run.name}.txt").read_text().splitlines()[-1]
         assert last_line.startswith(f"stopped at step {step}; ")
         assert not ablate.is_finished(run) and 0 <= ablate.share_done(run) < 1
 
@@ -227,25 +222,38 @@ def test_sigterm_ends_the_runs_and_the_same_command_goes_on(drawn, tmp_path):  #
 def test_it_goes_on_from_the_checkpoint(tmp_path, monkeypatch):
     """The command of a run: begun, gone on with, begun anew where it ended before its first checkpoint."""
     monkeypatch.chdir(tmp_path)
-    started = []
-    monkeypatch.setattr(subprocess, "Popen", lambda words, **options: started.append((words[2:], options["env"])))
     config = cli.parse(ablate.Config, ["--task=li", "--no-editing", "--lr=0.1", "--device=cpu", "--jobs=3"])
     [run] = ablate.runs_of(config, "--no-editing", 7, Path("runs/a"))
     run.folder.mkdir(parents=True)
     (run.folder / "config.json").write_text("{}")
 
-    ablate.start(run, "1")
-    [(words, environment)] = started
+    words = ablate.command_of(run)[2:]
     assert words == ["--task=li", "--name=a/no-editing-seed_7", "--seed=7", "--no-editing", "--lr=0.1", "--device=cpu"]
     assert cli.parse(train.Config, words).name == "a/no-editing-seed_7"
-    assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["OMP_NUM_THREADS"] == "1"
     assert not run.folder.exists()
 
     run.folder.mkdir()
     (run.folder / "last.pt").write_text("weights")
-    ablate.start(run, None)
-    assert started[1][0] == ["--resume=runs/a/no-editing-seed_7/last.pt", "--device=cpu"]
-    assert started[1][1].get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+    words = ablate.command_of(run)[2:]
+    assert words == ["--resume=runs/a/no-editing-seed_7/last.pt", "--device=cpu"]
+
+
+def test_jobs_take_turns_on_the_gpus_and_run_on_one_thread(tmp_path):
+    program = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
+    todo = []
+    for name in "abc":
+        todo.append(jobs.Job(name, [sys.executable, "-c", program], tmp_path / name, lambda: 0.5))
+    jobs.run_all(todo, 2, ["3", "5"])
+    said = [(tmp_path / name).read_text() for name in "abc"]
+    assert said[:2] == ["3 1\n", "5 1\n"] and said[2] in said[:2]
+
+
+def test_words_of_a_config_give_it_again():
+    given = train.Config(task="li", editing=False, val=True, lr=0.1, vit_weights="my weights/a=b.pth")
+    words = cli.words_of(given, train.Config)
+    assert words == ["--task=li", "--val", "--no-editing", "--vit-weights=my weights/a=b.pth", "--lr=0.1"]
+    assert cli.parse(train.Config, words) == given
+    assert cli.words_of(given, train.Config, ("task", "val", "lr", "vit_weights")) == ["--no-editing"]
 
 
 def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
@@ -255,7 +263,7 @@ def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
         "task_each-cocas_ctcc-seed_0", "task_each-cocas_li-seed_0", "task_each-cuhk-pedes_t2i-seed_0",
         "task_each-llcm_vi-seed_0", "task_each-ltcc_cc-seed_0", "task_each-market_trad-seed_0"]
     for run in runs:
-        words = ablate.words_of(run.config)
+        words = cli.words_of(run.config, train.Config)
         given = cli.parse(train.Config, words)
         assert f"_{given.task}-" in run.folder.name and Path(given.data).parent == drawn and given.steps == 5
 
