@@ -535,7 +535,7 @@ def sentences_of(datasets):
     sentences = set()
     for dataset in datasets:
         sentences.update(TASKS[dataset.task].sentences)
-        if dataset.streamed:
+        if dataset.streamed or TASKS[dataset.task].pictures:
             continue
         for record in dataset.split("train"):
             sentences.update(record.captions)

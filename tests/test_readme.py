@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import ablate
 import data
 import dolls
 import evaluate
@@ -32,6 +33,7 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "evaluate.py": evaluate,
     "dolls": dolls_command,
     "search.py": search,
+    "ablate.py": ablate,
 }
 OF_OTHERS = {"--help", "--index-url", "--nproc_per_node"}
 
@@ -176,9 +178,9 @@ def commands(line):
 @pages
 def test_command_lines_are_understood(page):
     weights = "--vit-weights weights/pass_vit_base_full.pth --albef weights/ALBEF.pth"
-    lines = "\n".join(blocks(page)).splitlines() + inline(page)
+    lines = "\n".join(blocks(page)).replace("\\\n", " ").splitlines() + inline(page)
     lines = [line.strip() for line in lines if re.match(r"\s*(OMP|pip|python|torchrun)", line)]
-    if page.stem in ("README", "results", "data", "weights", "recipes"):
+    if page.stem in ("README", "results", "data", "weights", "recipes", "ablations"):
         assert lines
     for line in lines:
         line = line.replace("$W", weights).replace("--steps N", "--steps 1").replace("--seed S", "--seed 1")
@@ -186,7 +188,9 @@ def test_command_lines_are_understood(page):
         if " ... " in line or line.endswith("..."):
             continue
         for module, arguments in commands(line):
-            cli.parse(module.Config, arguments)
+            config = cli.parse(module.Config, arguments)
+            for variant in getattr(config, "vary", ()):
+                cli.parse(module.Config, [] if variant == "/" else shlex.split(variant))
 
 
 @pages
