@@ -182,7 +182,7 @@ def runs_of(variant, text, seed, folder):
     runs = []
     for part, config in alone.items():
         path = folder / f"{part}-seed_{seed}"
-        config = dataclasses.replace(config, seed=seed, name=f"{folder.name}/{path.name}")
+        config = dataclasses.replace(config, seed=seed, name=str(path.relative_to("runs")))
         runs.append(Run(config, path))
     return runs
 
@@ -200,10 +200,13 @@ def begin(folder, shared):
     path = folder / "table.json"
     if not path.exists():
         write(folder, shared, [], [])
-    noted = json.loads(path.read_text())["flags"]
-    if noted != shared:
+    try:
+        noted = " ".join(json.loads(path.read_text())["flags"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not what this command writes: give another --name") from error
+    if noted != " ".join(shared):
         raise UserError(
-            f"{folder} holds runs with other flags, {' '.join(noted) or 'none'}: give another --name"
+            f"{folder} holds runs with other flags ({noted or 'none'}): give another --name"
         )
     return lock
 

@@ -191,6 +191,8 @@ def test_only_what_is_missing_is_trained(cc, trained):
     assert values == [row["cells"][0]["values"] for row in json.loads(before)["tables"][0]["rows"]]
 
     one_line(cc("--lr", "0.01", *VARY), "runs/cc holds runs with other flags", "--name")
+    Path("runs/cc/table.json").write_text("[1")
+    one_line(cc(*VARY), "runs/cc/table.json", "--name")
 
 
 def test_a_run_that_fails_says_why(cc, trained):
