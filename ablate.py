@@ -77,6 +77,7 @@ class Result(NamedTuple):
 def main(config):
     if config.resume:
         raise UserError("--resume: the same command goes on by itself; drop it")
+
     groups = groups_of(config.vary)
     variants = {}  # its flags -> its Config
     for text in chain.from_iterable(groups):
@@ -87,6 +88,7 @@ def main(config):
     name = cli.folder_name(config.name or folder_of(["--ablate", *shared]))
     folder = Path("runs") / name
     seeds = range(config.seed, config.seed + config.seeds)
+
     runs = {}  # (variant, seed) -> its Runs
     for text, variant in variants.items():
         for seed in seeds:
@@ -98,6 +100,7 @@ def main(config):
     results = {}  # variant -> the Result of each seed
     for text in variants:
         results[text] = [read_result(runs[text, seed]) for seed in seeds]
+
     tables = [table_of(group, results, variants) for group in groups]
     print("\n" + write(folder, shared, list(seeds), tables))
     draw(folder / "curves.png", groups, results)
@@ -127,6 +130,7 @@ def variant_of(config, text):
         for name in OWN:
             if getattr(alone, name) != getattr(Config, name):
                 raise UserError(f"--{name} is no flag of a variant: give it before --vary")
+
         shared = cli.words_of(config, train.Config, OF_A_RUN)
         variant = cli.parse(Config, shared + words)
         check_data(variant)
@@ -197,6 +201,7 @@ def begin(folder, shared):
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = files.lock(folder)
+
     path = folder / "table.json"
     if not path.exists():
         write(folder, shared, [], [])
@@ -225,6 +230,7 @@ def train_all(runs, config):
 
     gpus = jobs.visible_gpus() if config.device == "auto" else []
     at_a_time = config.jobs or len(gpus) or cores()
+
     finished = len(runs) - len(waiting)
     print(f"{len(runs)} runs in {runs[0].folder.parent}/, {finished} of them finished before")
     cli.on_signals(cli.leaving("stopped; the same command goes on"))
@@ -241,6 +247,7 @@ def command_of(run):
         lock = files.lock(run.folder)
         shutil.rmtree(run.folder)
         del lock
+
     return [sys.executable, train.__file__, *cli.words_of(config, train.Config)]
 
 
@@ -296,6 +303,7 @@ def table_of(group, results, variants):
                 if cell and text != first and asked_alike and key in results[first][0].rows:
                     cell |= difference(results[first], results[text], key, figure)
                 cells.append(cell)
+
             rows.append(dict(zip(compare.HEADING, key)) | {"figure": figure, "cells": cells})
 
     minutes = []
@@ -327,6 +335,7 @@ def write(folder, shared, seeds, tables):
     """Writes table.json and table.md; returns the latter."""
     content = {"flags": shared, "seeds": seeds, "tables": tables}
     files.write_text(folder / "table.json", json.dumps(content, indent=1) + "\n")
+
     text = (
         f"Flags of every run: `{' '.join(shared) or 'none'}`; seeds {', '.join(map(str, seeds))}. "
         "mAP in percent, mean ± standard deviation over the seeds; then the difference to the "
@@ -361,6 +370,7 @@ def cell_text(cell):
     """`14.7 ± 3.4; -15.2 (-21.0 to -9.1)`"""
     if cell is None:
         return ""
+
     text = f"{100 * cell['mean']:.1f}"
     if cell["sd"] is not None:
         text += f" ± {100 * cell['sd']:.1f}"

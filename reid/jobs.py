@@ -32,6 +32,7 @@ def run_all(jobs, at_a_time, gpus=(), finished=0):
     """
     waiting = list(jobs)
     working = {}  # place -> (Job, its process, when it began)
+
     total = finished + len(jobs)
     bar = cli.progress(None, "runs", total=total, initial=finished, bar_format=BAR)
     try:
@@ -51,6 +52,7 @@ def run_all(jobs, at_a_time, gpus=(), finished=0):
                 finished += 1
                 minutes = (time.time() - began) / 60
                 bar.set_postfix_str(f"{job.name} took {minutes:.1f} minutes", refresh=False)
+
             shares = [job.share() for job, _, _ in working.values()]
             bar.n = round(finished + sum(shares), 2)
             bar.update(0)
@@ -67,6 +69,7 @@ def start(job, gpu):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
+
     with files.writing(job.output), open(job.output, "a") as output:
         return subprocess.Popen(
             job.command,
