@@ -358,7 +358,10 @@ def erasing(b, size, prob, device=None, generator=None):
 
 @dataclass
 class Config:
-    """Counts the data sets of a folder and opens every image."""
+    """Counts the data sets of a folder and opens every image.
+
+    python data.py ./data
+    """
 
     path: str = cli.argument("data set, or folder of data sets")
     task: str = cli.option("all", "only the data sets of this task", ("all", *TASKS))

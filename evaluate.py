@@ -270,20 +270,25 @@ def rank_trials(
     return results
 
 
-def average(results):
-    """The figures of a row: the counts of the first trial, the means over all trials."""
+def average(results, each=False):
+    """The figures of a row: the counts of the first trial, the means over all trials.
+
+    each: also "each", what evaluate_features says of every query, of each trial.
+    """
     def mean_of(key):
-        return float(np.mean([each[key] for each in results]))
+        return float(np.mean([result[key] for result in results]))
 
     row = {"trials": len(results)}
     for key in ("queries", "without", "gallery"):
         row[key] = results[0][key]
     row["mAP"] = mean_of("mAP")
     for k in (1, 5, 10):
-        rank_k = [each["cmc"][min(k, each["gallery"]) - 1] for each in results]
+        rank_k = [result["cmc"][min(k, result["gallery"]) - 1] for result in results]
         row[f"R{k}"] = float(np.mean(rank_k))
     for key in ("mINP", "chance mAP", "chance R1"):
         row[key] = mean_of(key)
+    if each:
+        row["each"] = [result["each"] for result in results]
     return row
 
 
@@ -299,9 +304,9 @@ class Ranking(NamedTuple):
     ap_window: int | None = None  # AP in the first ranks only
 
 
-def evaluate_all(features, datasets, ranking=Ranking()):
+def evaluate_all(features, datasets, ranking=Ranking(), each=False):
     """The rows of the data sets that have a test split; what cannot be ranked is said and left
-    out."""
+    out. each: as in `average`."""
     rows = []
     for dataset in datasets:
         if not dataset.tested:
@@ -309,7 +314,7 @@ def evaluate_all(features, datasets, ranking=Ranking()):
         for protocol in chosen_protocols(dataset, ranking.protocol):
             alone = ranking._replace(protocol=protocol.name)
             name = f"{dataset.title} {dataset.task} {protocol.name}"
-            rows += rows_or_reason(name, evaluate_task, features, dataset, alone)
+            rows += rows_or_reason(name, evaluate_task, features, dataset, alone, each)
     return rows
 
 
@@ -325,7 +330,7 @@ def rows_or_reason(name, rows_of, *args):
 def evaluate_task(features, dataset, ranking=Ranking(), each=False):
     """A row (dict) for each protocol of one data set under its task, and for each second stage.
 
-    each: rows also hold "each", what evaluate_features says of every query, of each trial.
+    each: as in `average`.
     """
     chosen = chosen_protocols(dataset, ranking.protocol)
     queries, gallery = sides(dataset)
@@ -341,10 +346,7 @@ def evaluate_task(features, dataset, ranking=Ranking(), each=False):
             )
             row = {"task": dataset.task, "data": dataset.title}
             row["protocol"] = protocol.name + name + window
-            row |= average(results)
-            if each:
-                row["each"] = [result["each"] for result in results]
-            rows.append(row)
+            rows.append(row | average(results, each))
     return rows
 
 
@@ -449,12 +451,13 @@ def compare(first, second, dataset, ranking=Ranking()):
 
 # ---- the instruction matrix: does the model listen? ----
 
-def instruction_matrix(features, datasets):
+def instruction_matrix(features, datasets, each=False):
     """Rows: the same queries and gallery under right and wrong instructions, for every data set
     that knows clothes and every task that has targets in them.
 
     cc: the trad and the cc sentence against targets in the same and in other clothes. ctcc and li,
     strict protocol: the wanted, the query's own and a random instruction, and what a sceptic asks.
+    each: as in `average`.
     """
     rows = []
     for dataset in datasets:
@@ -476,7 +479,7 @@ def instruction_matrix(features, datasets):
                 )
                 row = {"task": dataset.task, "data": dataset.title, "target": target}
                 row |= {"protocol": protocol.name, "instruction": name}
-                rows.append(row | average(results))
+                rows.append(row | average(results, each))
     return rows
 
 
@@ -696,7 +699,11 @@ def write_picture(picture, path):
 
 @dataclass
 class Config:
-    """Evaluate a checkpoint. Flags that default to None follow the checkpoint."""
+    """Evaluate a checkpoint. Flags that default to None follow the checkpoint.
+
+    python evaluate.py --checkpoint runs/all/last.pt --pictures
+    python evaluate.py --checkpoint runs/a/last.pt --compare runs/b/last.pt
+    """
 
     checkpoint: str = cli.option(
         None, "a last.pt that train.py wrote, or a file of --save-features; None = "

@@ -30,6 +30,7 @@ from reid import checkpoints, files, processes, weights
 from reid.cli import (
     Interrupted, UserError, folder_name, leaving, on_signals, option, progress, restore, run
 )
+from reid.compare import move_queries
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import counts_table, is_drawn, open_all, without_overlap
@@ -40,7 +41,13 @@ from reid.records import column
 
 @dataclasses.dataclass
 class Config:
-    """Train Instruct-ReID. Flags that default to None take the value of the preset."""
+    """Train Instruct-ReID. A flag with several defaults takes that of the preset.
+
+    python train.py                                 draws ./toy and trains all six tasks on it
+    python train.py --task li --steps 100 --no-editing
+    python train.py --task cc --data ./data/ltcc    photographs
+    python train.py --resume runs/all/last.pt       go on
+    """
 
     task: str = option(
         "all", "which task to train; all = every task that the data offers", ("all", *TASKS))
@@ -49,19 +56,18 @@ class Config:
     val: bool = option(
         False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
     name: str = option(
-        None, "the run's folder under ./runs (default: the data, the task, and the flags that "
-        "differ from the preset)")
+        None, "the run's folder under ./runs; None = the data, the task, and the flags that "
+        "differ from the preset")
     resume: str = option(None, "go on from this last.pt, with the flags of that run")
     preset: str = option(
         "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
         ("auto", "toy", "scratch", "paper"))
     seed: int = option(0, "seed of the weights, the batches and the augmentation", least=0)
 
-    # model
     size: str = option(
         None, "tiny, tiny-128, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 "
         "(base-384)",
-        (*SIZES,))
+        (*SIZES,), group="model")
     editing: bool = option(
         True, "let the instruction edit the image features (Eq. 1-4); --no-editing is Tab. 5 "
         "`w/o editing`")
@@ -79,10 +85,10 @@ class Config:
         None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
     train_text: bool = option(False, "let the text tower learn too")
 
-    # loss
     loss: str = option(
-        "adaptive", "adaptive triplet (Eq. 5-6) or the plain triplet of Tab. 5",
-        ("adaptive", "triplet"))
+        "adaptive", "adaptive triplet (Eq. 5-6); triplet: the plain one of Tab. 5; image: the "
+        "plain one and the identity loss on F alone, with --no-editing the baseline of Tab. 4",
+        ("adaptive", "triplet", "image"), group="loss")
     mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
     margin: float = option(None, "m of Eq. 5", least=0)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
@@ -93,8 +99,8 @@ class Config:
         True, "contrast that gives a picture encoder without pre-trained weights an eye for "
         "clothes")
 
-    # schedule
-    steps: int = option(None, "training steps, each a batch of one task", least=1)
+    steps: int = option(
+        None, "training steps, each a batch of one task", least=1, group="schedule")
     ids: int = option(None, "identities per batch", least=2)
     images: int = option(None, "images per identity", least=2)
     lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
@@ -106,18 +112,17 @@ class Config:
     erase: float = option(None, "probability of random erasing", least=0, most=1)
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
 
-    # machine
     amp: str = option(
         "auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU",
-        ("auto", "bf16", "fp16", "off"))
+        ("auto", "bf16", "fp16", "off"), group="machine")
     device: str = option("auto", "auto takes CUDA if it is there")
     grad_checkpointing: bool = option(
         False, "compute each ViT layer again in backward: less memory, a third more time")
     compile: bool = option(
         False, "torch.compile of the editing transformer: minutes at first, then faster on a GPU")
     workers: int = option(
-        None, "loader processes; 0 keeps the decoded images in memory (default: 0 on the CPU and "
-        "for the toy; on a GPU what the cores allow)", least=0, most=256)
+        None, "loader processes; 0 keeps the decoded images in memory; None = 0 on the CPU, what "
+        "the cores allow on a GPU", least=0, most=256)
     evaluate_every: int = option(
         None, "steps between evaluations; 0 = only after the last step", least=0)
     save_every: int = option(500, "steps between checkpoints", least=1)
@@ -164,6 +169,7 @@ PAPER = dict(  # Sec. 5.1; the rates of what is new are not the paper's
     evaluate_every=4000,
 )
 PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
+Config.presets = PRESETS  # --help shows them
 
 CLIP = 5.0  # the largest norm of a gradient
 ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
@@ -321,6 +327,10 @@ def loss_terms(model, images, what, batch, config, precision, chance=None):
     terms = {
         "tri": triplet_loss(out.feat, labels, instr, config),
         "id": identity_loss(out.neck, head, labels, config),
+    }
+    if config.loss == "image":  # no gradient reaches E_f
+        return terms
+    terms |= {
         "tri_out": triplet_loss(out.fused, labels, instr, config),
         "id_out": identity_loss(out.fused_neck, fused_head, labels, config),
     }
@@ -333,7 +343,7 @@ def loss_terms(model, images, what, batch, config, precision, chance=None):
 
 def triplet_loss(feats, labels, instr, config):
     """L_atri of Eq. 7, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
-    if config.loss == "triplet":
+    if config.loss != "adaptive":
         return losses.triplet(feats, labels, config.margin, mining=config.mining)
     pooled = instr.expand(len(feats)).pooled
     return losses.adaptive_triplet(feats, labels, pooled, config.margin, mining=config.mining)
@@ -539,7 +549,7 @@ def sentences_of(datasets):
     sentences = set()
     for dataset in datasets:
         sentences.update(TASKS[dataset.task].sentences)
-        if dataset.streamed:
+        if dataset.streamed or TASKS[dataset.task].pictures:
             continue
         for record in dataset.split("train"):
             sentences.update(record.captions)
@@ -745,11 +755,14 @@ def finish(state, step):
     """Evaluates the last step, writes the metrics line, prints the tables."""
     seconds = state.history.seconds
     features = Features(state.model, state.config.feature, amp=state.config.amp)
-    rows = evaluate.evaluate_all(features, state.datasets)
+    rows = evaluate.evaluate_all(features, state.datasets, each=True)
     matrix = []
     for dataset in state.datasets:
         name = f"{dataset.title} {dataset.task} instruction matrix"
-        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, features, [dataset])
+        matrix += evaluate.rows_or_reason(
+            name, evaluate.instruction_matrix, features, [dataset], True
+        )
+    move_queries(rows + matrix, state.folder / "queries.json")
     state.history.write_rows(step, rows, matrix)
 
     minutes = seconds / 60

@@ -6,6 +6,7 @@ Whatever ends a command early ends it in one line: `run`.
 import argparse
 import dataclasses
 import difflib
+import inspect
 import math
 import os
 import signal
@@ -29,12 +30,17 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def option(default, help, choices=None, least=-math.inf, most=2**63 - 1):
+def option(
+    default, help, choices=None, least=-math.inf, most=2**63 - 1, group=None, rest=False
+):
     """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
 
     least, most: of a number, both allowed; torch counts no further than the default.
+    group: --help begins a group of that name here. rest: of a tuple, it takes all the words that
+    follow, those that begin with a dash too.
     """
     metadata = {"help": help, "choices": choices, "least": least, "most": most}
+    metadata |= {"group": group, "rest": rest}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -52,11 +58,23 @@ def parse(config_class, argv=None):
     """Builds `config_class` from the command line; a bool becomes `--x/--no-x`, a
     tuple takes several words.
 
+    --help begins with the first paragraph of the class's docstring and ends with the others, its
+    examples. config_class.presets, if it has them: {name: {flag: the value that None stands for}}.
     UserError for a wrong value, and for an unknown flag with the nearest known one.
     """
-    parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
+    description, _, examples = inspect.getdoc(config_class).partition("\n\n")
+    parser = _Parser(
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    presets = getattr(config_class, "presets", {})
+    group = parser
     for field in dataclasses.fields(config_class):
-        _add(parser, field)
+        if field.metadata.get("group"):
+            group = parser.add_argument_group(field.metadata["group"])
+        _add(group, field, presets)
 
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -68,6 +86,21 @@ def parse(config_class, argv=None):
             flag = "--" + field.name.replace("_", "-")
             raise UserError(f"{flag} {value}: must be {wanted}")
     return config_class(**vars(args))
+
+
+def words_of(config, config_class, left_out=()):
+    """The command line of a config: the flags of `config_class` that differ from its defaults."""
+    words = []
+    for field in dataclasses.fields(config_class):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in left_out:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag}={value}")
+    return words
 
 
 def restore(config_class, values, path, chosen=()):
@@ -113,13 +146,17 @@ def _wanted(field, value, chosen=False):
 
 
 def folder_name(name):
-    """The name of a folder, as it was given. UserError unless it is one: no path, not too long."""
-    if name in (".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
-        raise UserError(f"--name {name!a:.60}: give a name of at most 200 bytes, without a /")
+    """The name of a folder or of one in it, `a` or `a/b`, as it was given. UserError unless it is
+    one: it leads nowhere else, and is not too long."""
+    for part in name.split("/"):
+        if part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > 200:
+            raise UserError(
+                f"--name {name!a:.60}: give a name of at most 200 bytes, or two with a / between"
+            )
     return name
 
 
-def _add(parser, field):
+def _add(parser, field, presets):
     """Adds a field of the dataclass to the parser, as a flag or by its place."""
     if field.default is dataclasses.MISSING:
         kind = {"nargs": "+"} if field.type is list else {"type": field.type}
@@ -130,12 +167,21 @@ def _add(parser, field):
     if isinstance(field.default, bool):
         kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(field.default, tuple):
-        kind = {"nargs": "+"}
+        kind = {"nargs": argparse.REMAINDER if field.metadata["rest"] else "+"}
     else:
         kind = {"type": field.type, "choices": field.metadata["choices"]}
 
-    help = f"{field.metadata['help']} (default: {field.default})"
+    help = f"{field.metadata['help']} ({_default(field, presets)})"
     parser.add_argument(flag, default=field.default, help=help, **kind)
+
+
+def _default(field, presets):
+    """What a flag is if it is not given: `default: 0.1`, or `toy: tiny; paper: base`."""
+    given = {name: preset[field.name] for name, preset in presets.items() if field.name in preset}
+    if field.default is not None or not given:
+        return f"default: {field.default}"
+    values = [f"{name}: {'none' if value == '' else value}" for name, value in given.items()]
+    return "; ".join(values)
 
 
 def _unknown_flag(parser, given):

@@ -1,11 +1,18 @@
-"""Two runs on the same queries: their difference, and how sure it is.
+"""Runs on the same queries: their difference, and how sure it is.
 
-Figures are fractions. Letters in shapes: q queries.
+Figures are fractions. Letters in shapes: q queries, s seeds.
 """
+
+import json
+from pathlib import Path
 
 import numpy as np
 
+from reid.cli import UserError
+from reid.files import write_text
+
 FIGURES = ("mAP", "R1")
+HEADING = ("task", "data", "target", "protocol", "instruction")  # what tells rows apart
 
 
 def differences(first, second):
@@ -16,8 +23,8 @@ def differences(first, second):
     """
     rows = []
     for figure in FIGURES:
-        first_mean = _mean_of_trials(first, figure)
-        second_mean = _mean_of_trials(second, figure)
+        first_mean = mean_of_trials(first, figure)
+        second_mean = mean_of_trials(second, figure)
         difference, low, high = paired_bootstrap(first_mean, second_mean)
         rows.append({
             "figure": figure,
@@ -32,26 +39,77 @@ def differences(first, second):
 
 
 def paired_bootstrap(first, second, resamples=5000, seed=0):
-    """Mean of second - first and its 95 % interval: (difference, low, high). first, second (q,).
+    """Mean of second - first and its 95 % interval: (difference, low, high).
 
-    The queries are drawn with replacement, each with both of its figures, so what makes a query
-    hard cancels out. The interval speaks of other queries of this data set, not of other training
-    runs.
+    first, second (q): two runs. The queries are drawn with replacement, each with both of its
+    figures, so what makes a query hard cancels out. The interval speaks of other queries of this
+    data set, not of other training runs.
+
+    first, second (s q): two ways of training, each with the same s >= 2 seeds. The interval then
+    speaks of other seeds too. So few cannot be drawn with replacement: of three, the three largest
+    come together in 4 % of the draws, and nothing beyond them ever does. Their error is drawn from
+    Student's t with s - 1 degrees of freedom, which is wide: with two seeds 13 standard errors.
     """
-    difference = np.asarray(second) - np.asarray(first)
+    difference = np.atleast_2d(np.asarray(second) - np.asarray(first))
     rng = np.random.default_rng(seed)
 
+    of_queries = difference.mean(0)
     means = []
     for _ in range(resamples):
-        drawn = rng.choice(difference, len(difference))
+        drawn = rng.choice(of_queries, len(of_queries))
         means.append(drawn.mean())
+
+    seeds = len(difference)
+    if seeds > 1:
+        of_seeds = difference.mean(1)
+        error = of_seeds.std(ddof=1) / np.sqrt(seeds)
+        means += error * rng.standard_t(seeds - 1, resamples)
 
     low, high = np.quantile(means, (0.025, 0.975))
     return float(difference.mean()), float(low), float(high)
 
 
-def _mean_of_trials(trials, figure):
-    """The figure of each query that has a hit."""
+def mean_of_trials(trials, figure):
+    """The figure of each query that has a hit, (q)."""
     values = [trial[figure] for trial in trials]
     mean = np.mean(values, 0)
     return mean[~np.isnan(mean)]
+
+
+# ---- the figures of every query, beside a run's log ----
+
+def row_key(row):
+    """What tells a row of a table apart from the others of a run."""
+    return tuple(row.get(name, "") for name in HEADING)
+
+
+def move_queries(rows, path):
+    """Takes "each", the figures of every query, out of the rows and writes them as JSON, null for
+    a query without a hit."""
+    kept = []
+    for row in rows:
+        trials = []
+        for trial in row.pop("each"):
+            trials.append({figure: _plain(values) for figure, values in trial.items()})
+        kept.append({"row": row_key(row), "each": trials})
+    write_text(path, json.dumps(kept) + "\n")
+
+
+def _plain(values):
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]
+
+
+def read_queries(path):
+    """{row_key: "each"} of what `move_queries` wrote. UserError if it did not."""
+    found = {}
+    try:
+        for row in json.loads(Path(path).read_text()):
+            trials = []
+            for trial in row["each"]:
+                trials.append({name: np.array(trial[name], float) for name in FIGURES})
+            found[tuple(row["row"])] = trials
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} does not hold what train.py writes ({error}); remove its folder"
+        ) from error
+    return found

@@ -12,6 +12,7 @@ is a line too:
 
 import json
 import math
+import statistics
 import string
 import sys
 import time
@@ -171,6 +172,25 @@ def read_log(folder):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is no log of a run ({error}); remove it") from error
+    return lines
+
+
+def mean_log(logs):
+    """One log of several: the means of their losses and mAP, line by line. Runs that differ in
+    nothing but the seed have the same lines."""
+    lines = []
+    for alike in zip(*logs):
+        line = dict(alike[0])
+        if "losses" in line:
+            line["losses"] = {}
+            for name in alike[0]["losses"]:
+                line["losses"][name] = statistics.mean(each["losses"][name] for each in alike)
+        else:
+            line["rows"] = []
+            for rows in zip(*(each["rows"] for each in alike)):
+                mAP = statistics.mean(row["mAP"] for row in rows)
+                line["rows"].append(rows[0] | {"mAP": mAP})
+        lines.append(line)
     return lines
 
 

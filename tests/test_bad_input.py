@@ -152,7 +152,7 @@ def test_a_device_that_does_not_compute(device, refused):
     refused(evaluate, ("--device", device, "--checkpoint", "last.pt"), f"--device {device}")
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../../x", "a/b", "/absolute", "n" * 300, "a\nb"])
+@pytest.mark.parametrize("name", ["..", ".", "../../x", "a/../b", "a//b", "a/", "/absolute", "n" * 300, "a\nb"])
 def test_a_name_that_is_no_folder_name(name, refused):
     refused(train, ("--data", "pedes", "--name", name, *STEP), "--name ")
 

@@ -33,8 +33,8 @@ def drawn(tmp_path_factory):
 def trained(drawn, tmp_path, monkeypatch):
     """trained(*flags) -> (the terms of the loss of each step, the checkpoint) of two steps."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "evaluate_all", lambda *args: [])
-    monkeypatch.setattr(evaluate, "instruction_matrix", lambda *args: [])
+    monkeypatch.setattr(evaluate, "evaluate_all", lambda *args, **flags: [])
+    monkeypatch.setattr(evaluate, "instruction_matrix", lambda *args, **flags: [])
     loss_terms = train.loss_terms
     steps = []
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import ablate
 import data
 import dolls
 import evaluate
 import search
 import train
 from dolls import __main__ as dolls_command
-from reid import cli
+from reid import checkpoints, cli
 from tests.test_data import put, text
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "evaluate.py": evaluate,
     "dolls": dolls_command,
     "search.py": search,
+    "ablate.py": ablate,
 }
 OF_OTHERS = {"--help", "--index-url", "--nproc_per_node"}
 
@@ -176,9 +178,9 @@ def commands(line):
 @pages
 def test_command_lines_are_understood(page):
     weights = "--vit-weights weights/pass_vit_base_full.pth --albef weights/ALBEF.pth"
-    lines = "\n".join(blocks(page)).splitlines() + inline(page)
+    lines = "\n".join(blocks(page)).replace("\\\n", " ").splitlines() + inline(page)
     lines = [line.strip() for line in lines if re.match(r"\s*(OMP|pip|python|torchrun)", line)]
-    if page.stem in ("README", "results", "data", "weights", "recipes"):
+    if page.stem in ("README", "results", "data", "weights", "recipes", "ablations"):
         assert lines
     for line in lines:
         line = line.replace("$W", weights).replace("--steps N", "--steps 1").replace("--seed S", "--seed 1")
@@ -186,7 +188,9 @@ def test_command_lines_are_understood(page):
         if " ... " in line or line.endswith("..."):
             continue
         for module, arguments in commands(line):
-            cli.parse(module.Config, arguments)
+            config = cli.parse(module.Config, arguments)
+            for variant in getattr(config, "vary", ()):
+                cli.parse(module.Config, [] if variant == "/" else shlex.split(variant))
 
 
 @pages
@@ -302,6 +306,42 @@ instr = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [1.0, 0.2]])
 print(losses.relatedness(torch.tensor([0, 0, 0]), instr).min().item() >= 0)
 """
     assert patched("A loss of your own", "-c", program) == "True\n"
+
+
+TRAIN_AND_EVALUATE = """
+import evaluate, train
+flags = dict(data="toy/COCAS", task="li", preset="toy", steps=2, ids=4, images=2, warmup=1, name="a")
+train.main(train.Config(**flags))
+evaluate.main(evaluate.Config(checkpoint="runs/a/last.pt", pictures=True))
+"""
+
+
+def test_a_size_of_ones_own(patched, tmp_path):
+    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    printed = patched("A size of your own", "train.py", "--size", "square", "--data", "toy/LTCC_ReID", *FEW)
+    assert "size square (64x64)" in printed and "cc    LTCC  general" in printed
+
+
+def test_a_backbone_of_ones_own(patched, tmp_path):
+    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    printed = patched("A backbone of your own", "-c", TRAIN_AND_EVALUATE)
+    figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
+    assert len(figures) == 2 and figures[0] == figures[1]  # the checkpoint is the trained model
+    assert (tmp_path / "runs/a/attention_cocas_li.png").exists()
+    weights = checkpoints.load_checkpoint(tmp_path / "runs/a/last.pt")["model"]
+    assert "editor.pos" not in weights and weights["editor.blocks.0.attn.gate"].abs().sum() > 0
+
+
+def test_an_instruction_encoder_of_ones_own(patched, tmp_path):
+    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    printed = patched("An instruction encoder of your own", "-c", TRAIN_AND_EVALUATE)
+    figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
+    assert len(figures) == 2 and figures[0] == figures[1]
+    weights = checkpoints.load_checkpoint(tmp_path / "runs/a/last.pt")["model"]
+    text = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.text.")}
+    assert text["encoder.text.bert.gru.weight_ih_l0"].shape == (192, 128)
+    gate = weights["editor.blocks.0.attn.gate"]
+    assert len(text) == 9 and gate.abs().sum() > 0
 
 
 def test_a_gate_for_a_layer(patched):

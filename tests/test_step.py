@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import random
+import sys
 from functools import partial
 
 import pytest
@@ -391,6 +392,24 @@ def test_flags_reach_the_loss(flags, monkeypatch):
     terms, grads, _ = step(model, "ctcc", config, monkeypatch)
     batch, images, what = a_batch("ctcc")
     compare(terms, *eq7(model, images, batch, what, config), model, grads)
+
+
+@pytest.mark.parametrize("task", ["cc", "ctcc", "li"])
+def test_the_baseline_of_tab_4_never_sees_an_instruction(task, monkeypatch):
+    """--no-editing --loss image: what is asked for changes neither loss nor gradient, and E_i and E_f get none."""
+    terms, grads, _ = step(a_model(editing=False), task, a_config(loss="image"), monkeypatch)
+    assert terms.keys() == {"tri", "id"}
+    learned = {name.split(".")[0] for name, grad in grads.items() if grad is not None}
+    assert learned == {"editor", "neck", "classifiers"}
+
+    plain, _, _ = step(a_model(editing=False), task, a_config(loss="triplet"), monkeypatch)
+    assert all(torch.equal(terms[name], plain[name]) for name in terms)
+    monkeypatch.setitem(SHARED, "cc", "do not change clothes")
+    monkeypatch.setattr(sys.modules[__name__], "DESCRIPTIONS", DESCRIPTIONS[::-1])
+    monkeypatch.setattr(sys.modules[__name__], "CLOTHES", CLOTHES.flip(0))
+    again, other, _ = step(a_model(editing=False), task, a_config(loss="image"), monkeypatch)
+    assert all(torch.equal(terms[name], again[name]) for name in terms)
+    assert all(grad is None or torch.equal(grad, other[name]) for name, grad in grads.items())
 
 
 def test_without_editing_the_instruction_reaches_f_out_alone(monkeypatch):
