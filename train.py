@@ -632,7 +632,7 @@ def resumed_config(config, checkpoint):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
 
-    values = {"new_lr": 1.0, "compile": False, "plain": False}  # flags that earlier runs did not have
+    values = {"new_lr": 1.0, "compile": False, "plain": False}  # earlier runs did not have these
     values |= checkpoint["config"]
     values |= {"resume": config.resume, "device": config.device}
     if config.workers is not None:
