@@ -33,7 +33,9 @@ from reid.cli import (
 from reid.compare import move_queries
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
-from reid.folders import counts_table, is_drawn, open_all, without_overlap
+from reid.folders import (
+    counts_table, find_datasets, is_drawn, open_all, without_overlap
+)
 from reid.history import History
 from reid.layouts import is_extra
 from reid.records import column
@@ -564,6 +566,7 @@ def preset_config(config, rank=0):
     if rank == 0:
         dolls.provide(config.data)
     processes.wait()
+    find_datasets(config.data)  # a wrong folder is said before weights are looked for
 
     vit_weights = starting_weights(config, rank)
     name, why = config.preset, "--preset"

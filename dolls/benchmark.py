@@ -48,6 +48,7 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
 def provide(data):
     """Draws ./toy if it is what is asked for and is absent."""
     if data == TOY and not Path(data).exists():
+        print(f"drawing people into {data}", flush=True)
         make_toy(data)
 
 

@@ -26,7 +26,7 @@ def find_datasets(path):
     UserError if there are none.
     """
     if not Path(path).is_dir():
-        raise UserError(f"--data {path}: no such folder")
+        raise UserError(f"{path}: no such folder")
 
     found = []
     level = [Path(path)]
@@ -41,7 +41,7 @@ def find_datasets(path):
 
     if not found:
         there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
-        raise UserError(f"--data {path}: no known data set in it. "
+        raise UserError(f"{path}: no known data set in it. "
                         f"Looked for {_all_signs()}. Found {there}")
     return found
 
@@ -96,7 +96,7 @@ def open_all(path, task="all", val=False):
         have = []
         for name, root in found:
             have.append(f"{LAYOUTS[name].title} ({' '.join(tasks_of(name, root))})")
-        raise UserError(f"--data {path}: nothing there for --task {task}; found {', '.join(have)}")
+        raise UserError(f"{path}: nothing there for --task {task}; found {', '.join(have)}")
     return [_open(*each, val) for each in chosen]
 
 
@@ -110,7 +110,7 @@ def _refuse_twins(path, found):
     for (name, _), times in counts.items():
         if times > 1:
             twins = ", ".join(str(root) for twin, root in found if twin == name)
-            raise UserError(f"--data {path}: {LAYOUTS[name].title} is there more than once "
+            raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
                             f"({twins}); name one of them")
 
 
@@ -119,7 +119,7 @@ def open_dataset(path, task):
     datasets = open_all(path, task)
     if len(datasets) > 1:
         roots = ", ".join(str(dataset.root) for dataset in datasets)
-        raise UserError(f"--data {path}: several data sets serve --task {task} ({roots}); "
+        raise UserError(f"{path}: several data sets serve --task {task} ({roots}); "
                         "name one of them")
     return datasets[0]
 

@@ -244,7 +244,7 @@ def test_search_does_not_walk_image_folders(toy, monkeypatch):
 
 
 def test_what_cannot_be_found_is_said(toy):
-    with pytest.raises(UserError, match="--data .*nowhere: no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         folders.open_all(toy / "nowhere")
     put(toy / "holiday", "beach/1.jpg")
     with pytest.raises(UserError, match=r"LTCC \(train, query, test\).*[Ff]ound beach"):

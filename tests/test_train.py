@@ -156,7 +156,7 @@ def one_line(result, *words):
 
 
 def test_missing_folder(command):
-    one_line(command(train, "--data", "./nowhere"), "--data", "nowhere")
+    one_line(command(train, "--data", "./nowhere"), "nowhere: no such folder")
 
 
 def test_folder_of_no_known_layout(command, tmp_path):
