@@ -66,12 +66,12 @@ def _replaced(source, first, last, text):
 
 
 def is_blank(node):
-    """Whether a function is as it was handed out: one that raises, whatever its docstring says."""
-    last = node.body[-1]
-    docstring = isinstance(node.body[0], ast.Expr) and len(node.body) == 2
-    if not isinstance(last, ast.Raise) or not (docstring or len(node.body) == 1):
+    """Whether a function is as it was handed out, whatever its docstring says."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    if len(body) != 1 or not isinstance(body[0], ast.Raise):
         return False
-    return "NotImplementedError('exercise" in ast.unparse(last)
+    words = [leaf.value for leaf in ast.walk(body[0]) if isinstance(leaf, ast.Constant)]
+    return any(str(word).startswith("exercise ") for word in words)
 
 
 # ---- grafting ----

@@ -304,7 +304,7 @@ def average_precision():
         hits = np.flatnonzero(positive[0] & ~removed[0])
         yield f"the ranks of the hits with {kind}", hit_ranks(distances[0], hits, removed[0])
     figures = query_figures(dist[1], positive[1], removed[1])
-    yield "the figures of a query", [float(figure) for figure in figures]
+    yield "the figures of a query", np.array(figures, float)
     figures = query_figures(dist[5], positive[5], removed[5])
     yield "the hits of a query without one", int(figures.hits)
     table = ranking_metrics(dist, positive, removed)
