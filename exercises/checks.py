@@ -362,19 +362,22 @@ def adaptive_triplet(answers):
         "d1 and d2 are exchanged: the more related reference must be the nearer one":
             terms(swap=1),
     })
-    some = list(itertools.product(range(7), repeat=3))
-    distinct_references = [t for t in some if t[0] != t[1] and t[0] != t[2]]
+    every = list(itertools.product(range(7), repeat=3))
+    not_first = [(a, r1, r2) for a, r1, r2 in every if a != r1]
+    not_second = [(a, r1, r2) for a, r1, r2 in every if a != r2]
     answers.equal("the mean over all triplets", mean_term(dist, beta, 0.5), (
         "it is the mean of Eq. 5 over ordered triplets of three different images with b1 != b2"
     ), {
         "triplets with b1 = b2 are counted: they say nothing and must not thin the mean":
             mean_term(dist, beta, 0.5, everyone=True),
         "an image is a reference of itself: a, r1 and r2 are three different images":
-            mean_term(dist, beta, 0.5, some),
+            mean_term(dist, beta, 0.5, every),
+        "r1 may be the anchor itself: a, r1 and r2 are three different images":
+            mean_term(dist, beta, 0.5, not_second),
+        "r2 may be the anchor itself: a, r1 and r2 are three different images":
+            mean_term(dist, beta, 0.5, not_first),
         "triplets with b1 = b2 and an image as its own reference are counted":
-            mean_term(dist, beta, 0.5, some, everyone=True),
-        "r1 may equal r2: a, r1 and r2 are three different images":
-            mean_term(dist, beta, 0.5, distinct_references, everyone=True),
+            mean_term(dist, beta, 0.5, every, everyone=True),
     })
     answers.equal("the mean where no triplet counts", 0.0, "it is 0, not a division by zero")
 
@@ -414,15 +417,18 @@ def hard_mining(answers):
             mean(far_ones, near_ones, everyone=True) * anchors / len(dist),
     })
 
+    def by_instruction(allowed):
+        most, least = torch.zeros_like(allowed), torch.zeros_like(allowed)
+        for a, row in enumerate(beta):
+            references = allowed[a].nonzero()[:, 0].tolist()
+            for r in references:
+                most[a, r] = abs(row[r] - max(row[references])) <= 1e-6
+                least[a, r] = abs(row[r] - min(row[references])) <= 1e-6
+        return most, least
+
     equal = probes.IDS[:, None] == probes.IDS
     same = equal & ~torch.eye(7, dtype=torch.bool)
-    most, least = torch.zeros_like(same), torch.zeros_like(same)
-    for a in range(7):
-        betas = [float(beta[a, r]) for r in range(7) if same[a, r]]
-        for r in range(7):
-            if same[a, r]:
-                most[a, r] = abs(beta[a, r] - max(betas)) <= 1e-6
-                least[a, r] = abs(beta[a, r] - min(betas)) <= 1e-6
+    most, least = by_instruction(same)
     identity = mean(same, ~equal)
     instruction = mean(most, least)
     answers.equal("the loss of hard_triplets", identity + instruction, (
@@ -431,9 +437,9 @@ def hard_mining(answers):
         "the triplets by instruction are missing": identity,
         "the triplets by identity are missing": instruction,
         "both means are averaged, they are added": (identity + instruction) / 2,
-        "an image is a positive of itself": mean(equal, ~equal) + instruction,
-        "the reference with the most alike instruction is r1, the least alike r2; they are "
-        "exchanged": identity + mean(least, most),
+        "an image is a reference of itself": mean(equal, ~equal) + mean(*by_instruction(equal)),
+        "in the triplets by identity an image is a reference of itself":
+            mean(equal, ~equal) + instruction,
     })
 
 
@@ -703,18 +709,21 @@ def protocols(answers):
                 rows.append(person and rule(record) or junk and record.junk)
             return np.array([rows])
 
-        cameras = removed(rule=left_out["general"])
-        no_camera = removed(rule=lambda r: rule(r) and (
-            r.clothes == query.clothes) == (name == "cc"))
         what = f"what {name} leaves out"
+        other = "sc" if name == "cc" else "cc"
+        by_clothes = {
+            f"{name} leaves out by camera alone, clothes are ignored":
+                removed(rule=left_out["general"]),
+            f"{name} ignores the camera":
+                removed(rule=lambda r: (r.clothes == query.clothes) == (name == "cc")),
+            f"{name} leaves out the other clothes: cc and sc are exchanged":
+                removed(rule=left_out[other]),
+        }
         answers.equal(what, removed(), "go through person, camera, clothes and junk one by one", {
-            f"{name} leaves out strangers too: only photos of the query's person are": removed(
-                strangers=True),
+            f"{name} leaves out strangers too: only photos of the query's person are":
+                removed(strangers=True),
             f"{name} keeps junk, which is always removed": removed(junk=False),
-            f"{name} leaves out by camera alone, clothes are ignored": cameras,
-            f"{name} ignores the camera": no_camera,
-            f"{name} leaves out the other clothes: cc and sc are exchanged": removed(
-                rule=left_out["sc" if name == "cc" else "cc"]),
+            **(by_clothes if name != "general" else {}),
         })
         hits = np.array([[record.pid == query.pid for record in gallery]])
         answers.equal(f"the hits of {name}", hits, "protocol.positive says it, removed or not", {

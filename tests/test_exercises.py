@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import dolls
 from exercises import checks, code, grade, listen, make, probes
 from exercises.table import EXERCISES
+from model import InstructReID
+from reid import cli
 from reid.cli import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +27,7 @@ BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 @pytest.fixture(scope="module")
 def runner():
     """One process for all students, with little time for each."""
-    with grade.Runner(seconds=3) as runner:
+    with grade.Runner(seconds=2) as runner:
         yield runner
 
 
@@ -103,7 +108,7 @@ TELL_TALES = (  # a line of each solution
     "(tokens * mask).sum(1)", "F.pad(mask, (1, 0)", "self._attend(instr_cls, patches)",
     "F.cross_entropy(logits.T", "exponential_(", "labels[:len(positive_logits)] = 1",
     "self.seed}:epoch", "h * w * (0.02", "hits_so_far / rank", "first_hits.cumsum()",
-    "(q.clothes == g.clothes)", "F.interpolate(", "softmax(Q K", "S' = Q K'^T",
+    "(q.clothes == g.clothes)", "F.interpolate(table", "softmax(Q K", "S' = Q K'^T",
 )
 
 
@@ -119,7 +124,7 @@ def test_a_handout_has_no_solution(empty):
 
 
 def test_a_handout_imports_and_says_what_is_next(empty):
-    program = "import train, search, model; model.ViT((8, 8), 4, dim=8, depth=1, heads=2).forward(0)"
+    program = "import train, search, model; model.ViT.forward(None, None)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=empty, capture_output=True, text=True)
     assert done.stderr.strip().endswith("exercise patches: patches and positions")
@@ -179,14 +184,16 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
     ("adaptive-triplet", L, "gap.sign() * (d1 - d2 + gap * margin)", "d1 - d2 + gap * margin",
      "the sign of b1 - b2 is missing"),
     ("adaptive-triplet", L, "full(instr.detach())", "full(instr)", "beta has a gradient"),
-    ("adaptive-triplet", L, '    valid &= rearrange(different, "r1 r2 -> 1 r1 r2")\n', "", None),
     ("adaptive-triplet", L, '    valid &= rearrange(different, "a r1 -> a r1 1")\n',
-     "", "b1 != b2"),
+     "", "r1 may be the anchor itself"),
+    ("adaptive-triplet", L, "valid = gap.abs() > TIE\n    valid &= rearrange(different, \"a r1",
+     "valid = gap.abs() >= 0\n    valid &= rearrange(different, \"a r1", "with b1 = b2 are counted"),
     ("hard-mining", L, "masked_fill(~far_ones, -torch.inf).argmax(1)",
      "masked_fill(~far_ones, torch.inf).argmin(1)", "the nearest of far_ones"),
     ("hard-mining", L, "return by_identity + by_instruction", "return by_identity",
      "the triplets by instruction are missing"),
-    ("hard-mining", L, "same = equal & different_images(ids)", "same = equal", "is wrong"),
+    ("hard-mining", L, "same = equal & different_images(ids)", "same = equal",
+     "an image is a reference of itself"),
     ("text-pooling", M, "(tokens * mask).sum(1) / mask.sum(1)", "tokens.mean(1)",
      "the mean runs over the padding"),
     ("text-pooling", M, "torch.cat([whole, words], 1))  #", "torch.cat([words, whole], 1))  #",
@@ -241,7 +248,8 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
     ("protocols", P, "((q.cam == g.cam) | (q.clothes == g.clothes))", "(q.clothes == g.clothes)",
      "cc ignores the camera"),
     ("protocols", P, " | g.junk", "", "keeps junk"),
-    ("resize-positions", W, "align_corners=False", "align_corners=True", "corners are aligned"),
+    ("resize-positions", W, "mode=mode, align_corners=False", "mode=mode, align_corners=True",
+     "corners are aligned"),
     ("resize-positions", W, '"1 (h w) d -> 1 d h w", h=source[0]', '"1 (w h) d -> 1 d h w", h=source[0]',
      "the grid is read column by column"),
 )
@@ -249,9 +257,200 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
 
 @pytest.mark.parametrize("name, path, old, new, sentence", MISTAKES)
 def test_a_mistake_is_named(hand_in, name, path, old, new, sentence):
-    if old == "align_corners=False" and "mode" in new:
-        return
     marks = hand_in(changed(path, old, new), [name])
-    print(marks[name].sentence)
     assert marks[name].points == 0
     assert sentence in marks[name].sentence and "assert" not in marks[name].sentence
+
+
+def test_every_exercise_has_two_mistakes():
+    for exercise in WRITTEN:
+        assert sum(row[0] == exercise.name for row in MISTAKES) >= 2, exercise.name
+
+
+def test_every_sentence_can_be_said(runner):
+    """The value of each known mistake differs from the right one somewhere."""
+    for exercise in WRITTEN:
+        differ = {}
+
+        class Recorded(checks.Answers):
+            def equal(self, what, expected, otherwise, mistakes=()):
+                super().equal(what, expected, otherwise, mistakes)
+                right = checks.as_array(expected)
+                for sentence, value in dict(mistakes).items():
+                    is_other = not checks.close(checks.as_array(value), right)
+                    differ[sentence] = differ.get(sentence, False) or is_other
+
+        answers = runner.answers(exercise, code.reference())
+        getattr(checks, exercise.function)(Recorded(answers.values))
+        assert all(differ.values()), [sentence for sentence in differ if not differ[sentence]]
+
+
+def test_a_wrong_exercise_takes_no_others_down(hand_in):
+    changes = changed(L, "gap.sign() * (d1 - d2 + gap * margin)", "d1 - d2")
+    changes |= with_body("model.ViT.forward", "raise ValueError('no idea')")
+    marks = hand_in(changes, [])
+    assert not marks
+    marks = hand_in(changes, [exercise.name for exercise in WRITTEN])
+    wrong = [mark.exercise for mark in marks.values() if not mark.points]
+    assert wrong == ["patches", "adaptive-triplet"]
+    assert marks["patches"].sentence == (
+        "ValueError in forward, at `raise ValueError('no idea')`: no idea")
+
+
+def test_helpers_of_ones_own(hand_in):
+    """New imports, constants, functions and methods come along; changes of others do not."""
+    text = changed(L, "import torch.nn.functional as F", (
+        "import math\nimport torch.nn.functional as F\n"
+        "ZERO = math.log(1)\n\n\ndef hinge(x):\n    return x.clamp(min=ZERO)"))[L]
+    text = text.replace("return term.relu()", "return hinge(term)")
+    text = text.replace("return equal_pairs(ids) * cosine", "return same(ids) * cosine")
+    text += "\n\ndef same(ids):\n    return ids[:, None] == ids\n"
+    text = text.replace("TIE = 1e-6", "TIE = 9.0")
+    attention = with_body("model.EditingAttention.maps", "return self.mine(x, instr, instr_mask)")[M]
+    attention = attention.replace("    def _split(self", (
+        "    def mine(self, *given):\n        return self(*given)\n\n    def _split(self"))
+    marks = hand_in({L: text, M: attention}, ["adaptive-triplet", "gated-attention"])
+    assert marks["adaptive-triplet"].points == 15
+    assert marks["gated-attention"].sentence == (
+        "the map has the shape (2, 5, 8), expected (2, 2, 5, 9)")
+
+
+TERMS = "losses.triplet_terms"
+TROUBLE = (  # a body of triplet_terms, what the grader says of it
+    ("while True: pass", "look for an endless loop"),
+    ("while True: print('all work and no play')", "look for an endless loop"),
+    ("import sys; sys.exit()", "it ends the program (sys.exit)"),
+    ("import os; os._exit(0)", "the process ended without an answer"),
+    ("import os; os.kill(os.getppid(), 9)", "has no need of os.kill"),
+    ("import os; os.system('true')", "has no need of os.system"),
+    ("open('/etc/passwd').read()", "has no need of the file /etc/passwd"),
+    ("open('losses.py', 'w')", "has no need of the file"),
+    ("import exercises.checks", "ModuleNotFoundError in triplet_terms"),
+    ("import tests.by_hand", "ModuleNotFoundError in triplet_terms"),
+    ("return triplet_terms(d1, d2, gap, margin)", "RecursionError in triplet_terms"),
+    ("pass", "the terms of Eq. 5 is None (no return?)"),
+    ("return 'a string'", "the terms of Eq. 5 is a str, expected a tensor"),
+    ("return d1[:2]", "the terms of Eq. 5 has the shape (2,), expected (8,)"),
+    ("return d1 > d2", "holds bool, expected floating-point numbers"),
+    ("return d1 / 0 * 0", "the terms of Eq. 5 holds NaN or infinity"),
+    ("return torch.zeros(10**7)", "the terms of Eq. 5 is a tensor of shape (10000000,), expected"),
+    ("return undefined", "name 'undefined' is not defined"),
+)
+
+
+@pytest.mark.parametrize("body, sentence", TROUBLE)
+def test_trouble_ends_in_a_sentence(hand_in, body, sentence):
+    mark = hand_in(with_body(TERMS, body), ["adaptive-triplet"])["adaptive-triplet"]
+    assert mark.points == 0 and sentence in mark.sentence
+
+
+@pytest.mark.parametrize("text, sentence", (
+    ("def triplet_terms(:", "losses.py, line 1, is no Python"),
+    ("x = '\0'", "is no Python"),
+    ("x = 1", "losses.py has no relatedness"),
+    ("1 +" * 100_000 + "1", "is no Python"),
+    ("#" * 2**21, "is huge"),
+))
+def test_a_broken_module_costs_its_exercises_alone(hand_in, text, sentence):
+    marks = hand_in({L: text}, ["contrast", "adaptive-triplet", "patches"])
+    assert marks["patches"].points == 5 and marks["contrast"].points == 0
+    assert sentence in marks["adaptive-triplet"].sentence
+
+
+def test_the_answer_is_not_beside_the_student(hand_in, runner):
+    """Neither the reference body nor the way to it: what a function finds around itself."""
+    body = "\n".join((
+        "import inspect, sys, os, losses, model",
+        "found = inspect.getsource(losses) + str(sys.path) + str(sys.argv) + str(dict(os.environ))",
+        "raise ValueError(('d1 - d2' + ' + gap' in found, 'exercises' in sys.modules, os.getcwd()[:5]))",
+    ))
+    sources = code.blanked(code.reference(), [BY_NAME["adaptive-triplet"]])
+    assert "d1 - d2 + gap" in code.reference()[L]
+    assert "d1 - d2 + gap" not in "".join(sources.values())
+    mark = hand_in(with_body(TERMS, body), ["adaptive-triplet"])["adaptive-triplet"]
+    assert "(False, False, '/tmp/')" in mark.sentence
+    assert str(ROOT) not in mark.sentence
+
+
+def test_a_link_is_no_hand_in(tmp_path, runner):
+    (tmp_path / L).symlink_to(ROOT / L)
+    [mark] = grade.grade(tmp_path, make.chosen(["contrast"]), runner)
+    assert mark.sentence.startswith("losses.py is missing, is a link")
+
+
+# ---- the trained one ----
+
+@pytest.mark.parametrize("found, sentence", (
+    ({"wanted": 0.85, "own": 0.2}, None),
+    ({"wanted": 0.85, "own": 0.85}, "a wrong one 85.0%: the difference must be 30%"),
+    ({"wanted": 0.5, "own": 0.1}, "the right description finds 50.0% mAP, 60% are asked for"),
+    ({"error": "last.pt is not a checkpoint"}, "last.pt is not a checkpoint"),
+))
+def test_listening_is_asked_for(tmp_path, monkeypatch, found, sentence):
+    """Judged by the figures, as if a model had been evaluated."""
+    shutil.copy(ROOT / L, tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"weights")
+    said = subprocess.CompletedProcess([], 0, json.dumps(found), "")
+    monkeypatch.setattr(grade.subprocess, "run", lambda *_, **__: said)
+    [mark] = grade.grade(tmp_path, make.chosen(["make-a-model-listen"]), grade.Runner(1))
+    assert (mark.points == mark.most) == (sentence is None)
+    assert sentence is None or sentence in mark.sentence
+
+
+def test_what_is_no_model_gets_a_sentence(tmp_path):
+    [mark] = grade.grade(tmp_path, make.chosen(["make-a-model-listen"]), grade.Runner(1))
+    assert mark.sentence.startswith("there is no last.pt")
+
+
+class Text(nn.Module):
+    """A text tower without a language: equal sentences are equal."""
+
+    width = 6
+
+    def forward(self, sentences):
+        tokens = [probes.numbers(sum(text.encode()), 3, 6) for text in sentences]
+        tokens = torch.stack(tokens).float()
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), tokens[:, 0]
+
+
+def test_a_model_that_ignores_the_sentence_is_out_of_reach(tmp_path, monkeypatch):
+    dolls.make_toy(tmp_path / "toy", 12, 0)
+    torch.manual_seed(0)
+    found = {}
+    for editing in (True, False):
+        model = InstructReID("tiny", editing=editing, text=Text()).eval()
+        for block in model.editor.blocks if editing else ():
+            nn.init.ones_(block.attn.gate)
+        loaded = (model, {"feature": "edit"})
+        monkeypatch.setattr(listen.checkpoints, "load_model", lambda path: loaded)  # noqa: B023
+        found[editing] = listen.figures("last.pt", tmp_path / "toy")
+    assert found[True]["wanted"] != found[True]["own"]
+    assert found[False]["wanted"] == found[False]["own"]
+    with pytest.raises(checks.Wrong, match="the difference must be 30%"):
+        grade.check_listens(found[False])
+
+
+# ---- the command line ----
+
+@pytest.mark.parametrize("words, sentence", (
+    ("make --out .", "--out . is there already"),
+    ("make --out x --only nonsense", "--only nonsense: no such exercise; there are patches, "),
+    ("grade docs", "docs is no hand-out"),
+    ("grade . --only nonsense", "--only nonsense: no such exercise"),
+))
+def test_a_users_mistake_is_one_line(words, sentence):
+    command, *rest = words.split()
+    main, config = {"make": (make.main, make.Make), "grade": (grade.main, grade.Grade)}[command]
+    with pytest.raises(UserError, match=sentence.replace(".", "[.]")):
+        main(cli.parse(config, rest))
+
+
+def test_the_command(tmp_path):
+    def call(*words):
+        return subprocess.run([sys.executable, "-m", "exercises", *words], cwd=ROOT,
+                              capture_output=True, text=True)
+
+    done = call()
+    assert done.returncode == 2 and done.stderr.startswith("error: python -m exercises make")
+    done = call("make", "--out", "docs")
+    assert done.returncode == 2 and done.stderr.startswith("error: --out docs is there already")
