@@ -2,6 +2,7 @@
 all but these, run by a process that holds no answers.
 """
 
+import ast
 import csv
 import io
 import json
@@ -98,12 +99,13 @@ def judge_code(folder, exercise, runner):
     for path, names in handed_in.items():
         text = read(folder / path, path)
         try:
-            sources[path] = grafted(sources[path], text, names)
             check_is_written(text, names, path)
+            sources[path] = grafted(sources[path], text, names)
         except SyntaxError as error:
-            raise checks.Wrong(f"{path}, line {error.lineno}, is no Python: {error.msg}")
+            raise checks.Wrong(
+                f"{path}, line {error.lineno}, is no Python: {error.msg}") from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise checks.Wrong(f"{path} is no Python: {error}")
+            raise checks.Wrong(f"{path} is no Python: {error}") from error
     answers = runner.answers(exercise, sources)
     getattr(checks, exercise.function)(answers)
 
@@ -114,12 +116,12 @@ def read(file, path):
         raise checks.Wrong(f"{path} is missing, is a link or is huge: hand in the file itself")
     try:
         return file.read_text()
-    except UnicodeDecodeError:
-        raise checks.Wrong(f"{path} is no UTF-8 text")
+    except UnicodeDecodeError as error:
+        raise checks.Wrong(f"{path} is no UTF-8 text") from error
 
 
 def check_is_written(text, names, path):
-    import ast
+    """Wrong unless the functions are there and hold more than what was handed out."""
     tree = ast.parse(text)
     for name in names:
         node = find(tree, name)
@@ -192,14 +194,19 @@ class Runner:
         if end == "late":
             raise checks.Wrong(
                 f"it did not end within {self.seconds} seconds: look for an endless loop")
-        if end != "ended":
-            self.stop()
-        try:
-            values = json.loads(result.read_text())
-            assert isinstance(values, dict)
-        except (OSError, ValueError, RecursionError, AssertionError):
-            raise checks.Wrong("the process ended without an answer: no os._exit, no huge result")
-        return checks.Answers(values)
+        if not end:
+            self.stop()  # the next exercise starts another one
+        return checks.Answers(read_result(result))
+
+
+def read_result(file):
+    """The JSON object that a probe wrote; Wrong if there is none."""
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise checks.Wrong(
+            "the process ended without an answer: look for a crash or os._exit") from error
+    return values
 
 
 def judge_model(folder, exercise, runner):
@@ -212,10 +219,12 @@ def judge_model(folder, exercise, runner):
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=60 * runner.seconds)
         found = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        raise checks.Wrong("last.pt takes too long to evaluate: train the size that is asked for")
-    except ValueError:
-        raise checks.Wrong("last.pt cannot be evaluated: train it by train.py of the hand-out")
+    except subprocess.TimeoutExpired as error:
+        raise checks.Wrong(
+            "last.pt takes too long to evaluate: train the size that is asked for") from error
+    except ValueError as error:
+        raise checks.Wrong(
+            "last.pt cannot be evaluated: train it by train.py of the hand-out") from error
     check_listens(found)
 
 

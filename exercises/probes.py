@@ -294,8 +294,8 @@ def rectangles(erased):
 def ranking_case():
     """dist, positive, removed (q g): many ties, a query without a hit."""
     dist = (numbers(1, 6, 12).numpy() * 3).round() / 3
-    positive = numbers(2, 6, 12).numpy() > 0.4
-    removed = numbers(4, 6, 12).numpy() > 0.4
+    positive = numbers(4, 6, 12).numpy() > 0.4
+    removed = numbers(5, 6, 12).numpy() > 0.4
     positive[5] = False
     return dist, positive, removed
 

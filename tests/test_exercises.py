@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import ctypes
 import json
 import shutil
 import subprocess
@@ -370,6 +371,14 @@ def test_the_answer_is_not_beside_the_student(hand_in, runner):
     mark = hand_in(with_body(TERMS, body), ["adaptive-triplet"])["adaptive-triplet"]
     assert "(False, False, '/tmp/')" in mark.sentence
     assert str(ROOT) not in mark.sentence
+
+
+def test_the_kernel_refuses_what_native_code_reads(hand_in):
+    if ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) < 0:
+        pytest.skip("this kernel has no Landlock")
+    body = f"raise ValueError(torch.UntypedStorage.from_file('{ROOT / L}', False, 9).tolist())"
+    mark = hand_in(with_body(TERMS, body), ["adaptive-triplet"])["adaptive-triplet"]
+    assert "Permission denied" in mark.sentence and "[34, 34" not in mark.sentence
 
 
 def test_a_link_is_no_hand_in(tmp_path, runner):
