@@ -12,7 +12,7 @@ from reid import cli, files
 from dolls.people import draw_body, dress
 from dolls.trees import FIVE, TREES, Job
 
-VERSION = 2  # of the pictures; in toy.json
+VERSION = 3  # of the pictures; in toy.json
 WEARERS = 4  # people who share an outfit where people change clothes
 
 

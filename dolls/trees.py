@@ -192,8 +192,8 @@ def cocas(job, rng):
 
     A list's row is image, instruction, pid, clothes id, camera. A training image comes with the
     crop of its clothes, with their shop picture and with a sentence; a gallery image with its crop
-    and its sentence. A query asks for the same person in another outfit, by shop picture or by
-    sentence.
+    and its sentence. A query asks for the same person in another outfit, by shop picture or by the
+    sentence of a picture that is in no list, so that no query repeats a gallery image's words.
     """
     train = job.role == "train"
     rows = []
@@ -209,12 +209,13 @@ def cocas(job, rng):
     def crop_path(image):
         return f"croped_clothes/{Path(image).name}"
 
-    def photograph(outfit, cam, image):
-        """Saves a picture, the crop of its clothes and its sentence."""
+    def photograph(outfit, cam, image, unsaid=None):
+        """Saves a picture, the crop of its clothes and its sentence; unsaid: of which attribute."""
         shot = job.shoot(outfit, cam, rng)
         job.save(image, shot.jpeg)
         job.save(crop_path(image), crop(shot))
-        sentence = describe(shot.attributes, rng)
+        said = {key: phrase for key, phrase in shot.attributes.items() if key != unsaid}
+        sentence = describe(said, rng)
         rows.append((f"datalist/runner_{job.data_set}_v1_gpt.json", (image, sentence)))
 
     def add_row(list_name, image, instruction, outfit, cam):
@@ -243,7 +244,10 @@ def cocas(job, rng):
             query = path(outfit, cam, "query")
             photograph(outfit, cam, query)  # its own crop is in no list: for comparison
             wanted = (outfit + shift) % 3
-            _, example = rng.choice(gallery[wanted])
+            example_cam = rng.choice(cams)
+            example = path(wanted, example_cam, "wanted")
+            # who asks does not know from which side a camera will see the person
+            photograph(wanted, example_cam, example, unsaid="person angle")
             add_row("query", query, templates[wanted], wanted, cam)
             add_row("query_attr", query, example, wanted, cam)
     return rows

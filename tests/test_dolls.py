@@ -217,8 +217,13 @@ def test_cocas_test_lists(root):
     worn = {image: (pid, clothes) for image, _, pid, clothes, _ in lists["gallery"]}
     for image, instruction, *_ in lists["query"] + lists["gallery"]:
         assert (tree / image).is_file() and (tree / instruction).is_file()
-    for image, key, pid, clothes, _ in lists["query_attr"]:
-        assert sentences[key] and worn[key] == (pid, clothes)
+    for _, key, pid, clothes, _ in lists["query_attr"]:
+        outfit = int(Path(key).name.split("_")[1]) - 1
+        assert sentences[key] and int(clothes) == int(pid) * 3 + outfit
+        assert (tree / key).is_file() and key not in worn, "described from a picture of its own"
+    asked = {sentences[key] for _, key, *_ in lists["query_attr"]}
+    carried = {sentences[key] for _, key, *_ in lists["gallery_attr"]}
+    assert not asked & carried, "no query repeats the words of a gallery image"
     assert all(image == key in sentences for image, key, *_ in lists["gallery_attr"])
     for image, _, pid, clothes, cam in lists["query"] + lists["query_attr"]:
         mine = [(c, k) for _, _, p, c, k in lists["gallery"] if p == pid]
