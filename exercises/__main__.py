@@ -6,8 +6,8 @@ from exercises import grade, make
 from reid import cli
 
 COMMANDS = {
-    "make": (make.main, make.Make),
-    "grade": (grade.main, grade.Grade),
+    "make": (make.main, make.Config),
+    "grade": (grade.main, grade.Config),
 }
 
 if __name__ == "__main__":

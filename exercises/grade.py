@@ -26,7 +26,7 @@ LARGEST = 2**20  # bytes of a module
 
 
 @dataclass
-class Grade:
+class Config:
     """Grade one hand-out in full, or many in a line each."""
 
     handouts: list = cli.argument("folders that students handed in")

@@ -15,7 +15,7 @@ TEMPLATE = Path(__file__).with_name("handout.md")
 
 
 @dataclass
-class Make:
+class Config:
     """Write a hand-out: the code without what students shall write, and a page for them."""
 
     out: str = cli.option("handout", "folder to write; must not exist yet")

@@ -36,7 +36,7 @@ def runner():
 def empty(tmp_path_factory):
     """A hand-out as it is given away."""
     folder = tmp_path_factory.mktemp("course") / "handout"
-    make.main(make.Make(str(folder)))
+    make.main(make.Config(str(folder)))
     return folder
 
 
@@ -133,7 +133,7 @@ def test_a_handout_imports_and_says_what_is_next(empty):
 
 def test_only_some_exercises(tmp_path):
     folder = tmp_path / "new" / "handout"
-    make.main(make.Make(str(folder), only=("contrast",)))
+    make.main(make.Config(str(folder), only=("contrast",)))
     changes = [p for p, text in code.reference().items() if (folder / p).read_text() != text]
     assert changes == ["losses.py"]
     assert "gated-attention, " not in (folder / "README.md").read_text()
@@ -143,7 +143,7 @@ def test_only_some_exercises(tmp_path):
 
 def test_an_empty_handout_gets_nothing_and_a_solution_all(empty, tmp_path, capsys):
     out = {"json": str(tmp_path / "marks.json"), "csv": str(tmp_path / "marks.csv")}
-    grade.main(grade.Grade([str(empty), str(ROOT)], **out))
+    grade.main(grade.Config([str(empty), str(ROOT)], **out))
     marks = json.loads((tmp_path / "marks.json").read_text())
     most = sum(exercise.points for exercise in WRITTEN)
     assert [each["points"] for each in marks.values()] == [0, most]
@@ -449,7 +449,7 @@ def test_a_model_that_ignores_the_sentence_is_out_of_reach(tmp_path, monkeypatch
 ))
 def test_a_users_mistake_is_one_line(words, sentence):
     command, *rest = words.split()
-    main, config = {"make": (make.main, make.Make), "grade": (grade.main, grade.Grade)}[command]
+    main, config = {"make": (make.main, make.Config), "grade": (grade.main, grade.Config)}[command]
     with pytest.raises(UserError, match=sentence.replace(".", "[.]")):
         main(cli.parse(config, rest))
 

@@ -19,6 +19,7 @@ import evaluate
 import search
 import train
 from dolls import __main__ as dolls_command
+from exercises import grade, make
 from reid import cli
 from tests.test_data import put, text
 
@@ -32,6 +33,8 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "evaluate.py": evaluate,
     "dolls": dolls_command,
     "search.py": search,
+    "exercises make": make,
+    "exercises grade": grade,
 }
 OF_OTHERS = {"--help", "--index-url", "--nproc_per_node"}
 
@@ -162,6 +165,8 @@ def commands(line):
         words = [word for word in words if "=" not in word or word.startswith("-")]  # OMP_NUM_THREADS=1
         if words[:2] == ["python", "-m"]:
             script, arguments = words[2], words[3:]
+            if script == "exercises":
+                script += f" {arguments.pop(0)}"
         elif words[:1] == ["python"]:
             script, arguments = words[1], words[2:]
         elif words[:1] == ["torchrun"]:
