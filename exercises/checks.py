@@ -10,74 +10,8 @@ import torch
 from torch.nn.functional import softplus
 
 from exercises import probes
+from exercises.answers import Wrong, demand
 from tests.by_hand import attention_by_hand, attention_mistakes
-
-NO_NUMBER = "holds NaN or infinity: look for a division by zero or an -inf that meets no number"
-KINDS = {"b": "booleans", "i": "integers", "f": "floating-point numbers"}
-
-
-class Wrong(Exception):
-    """One sentence for the student."""
-
-
-class Answers:
-    """What the probe of an exercise answered: {what it is: value}, as JSON gave it."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __getitem__(self, what):
-        if what not in self.values:
-            raise Wrong(self.values.get("error", f"{what} is missing from the answers"))
-        return self.values[what]
-
-    def array(self, what, shape, kind="f"):
-        """A tensor as numpy, checked: its shape (None = any length), kind and that it has no NaN.
-        """
-        value = self[what]
-        if isinstance(value, dict) and "type" not in value:
-            array = np.array(value["values"], value["dtype"]).reshape(value["shape"])
-        elif isinstance(value, (bool, int, float)):
-            array = np.array(value)
-        else:
-            given = value["type"] if isinstance(value, dict) else type(value).__name__
-            given = "None (no return?)" if value is None else f"a {given}"
-            raise Wrong(f"{what} is {given}, expected a tensor of shape {shape}")
-
-        fits = len(array.shape) == len(shape)
-        if not fits or any(want not in (None, got) for got, want in zip(array.shape, shape)):
-            raise Wrong(f"{what} has the shape {array.shape}, expected {shape}")
-        if array.dtype.kind.replace("u", "i") != kind:
-            raise Wrong(f"{what} holds {array.dtype}, expected {KINDS[kind]}")
-        if not np.isfinite(array).all():
-            raise Wrong(f"{what} {NO_NUMBER}")
-        return array
-
-    def equal(self, what, expected, otherwise, mistakes=()):
-        """Wrong unless an answer equals a tensor, array or number: with the sentence of the mistake
-        whose value it equals, {sentence: value}, else with `otherwise`."""
-        expected = as_array(expected)
-        array = self.array(what, expected.shape, expected.dtype.kind)
-        if close(array, expected):
-            return
-        for sentence, value in dict(mistakes).items():
-            if close(array, as_array(value)):
-                raise Wrong(sentence)
-        raise Wrong(f"{what} is wrong: {otherwise}")
-
-
-def as_array(value):
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-def close(array, expected):
-    """float32 arithmetic is right too."""
-    return array.shape == expected.shape and np.allclose(array, expected, rtol=1e-4, atol=1e-5)
-
-
-def demand(right, sentence):
-    if not right:
-        raise Wrong(sentence)
 
 
 # ---- model.py ----
@@ -107,9 +41,7 @@ def patches(answers):
     right = embedding(vit, images)
     only_patches = embedding(vit, images, positions=False)
     only_patches[:, 2:] += vit.pos[:, 2:]
-    answers.equal("the embedding without layers", vit.norm(right), (
-        "it is self.norm of [prefix; patches] + positions"
-    ), {
+    mistakes = {
         "the patches are read column by column, self.pos has them row by row":
             vit.norm(embedding(vit, images, order="columns")),
         "the positions are missing: add self.pos to all tokens":
@@ -119,17 +51,30 @@ def patches(answers):
         "the prefix stands behind the patches, CLS comes first":
             vit.norm(embedding(vit, images, swap=True)),
         "the final norm is missing": right,
-    })
+    }
+    answers.equal(
+        "the embedding without layers",
+        vit.norm(right),
+        "it is self.norm of [prefix; patches] + positions",
+        mistakes,
+    )
 
     vit, images, instr, mask = probes.vit_case(depth=2)
     first, second = vit.blocks
     x = embedding(vit, images)
     deaf = vit.norm(second(first(x)))
-    answers.equal("the output of two layers without an instruction", deaf, (
-        "each layer of self.blocks reads what the one before it wrote, self.norm comes last"
-    ), {"every layer reads the embedding, Eq. 1 chains them": vit.norm(second(x))})
+    mistakes = {
+        "every layer reads the embedding, Eq. 1 chains them": vit.norm(second(x)),
+    }
+    answers.equal(
+        "the output of two layers without an instruction",
+        deaf,
+        "each layer of self.blocks reads what the one before it wrote, self.norm comes last",
+        mistakes,
+    )
+
     right = vit.norm(second(first(x, instr, mask), instr, mask))
-    answers.equal("the output of two layers", right, "each layer reads F_T (Eq. 1)", {
+    mistakes = {
         "the layers never see the instruction, each of them reads F_T (Eq. 1)": deaf,
         "the layers do not get instr_mask: padding is read as if it were words":
             vit.norm(second(first(x, instr), instr)),
@@ -137,7 +82,8 @@ def patches(answers):
             vit.norm(second(first(x, instr, mask))),
         "only the last layer reads the instruction, each of them reads F_T (Eq. 1)":
             vit.norm(second(first(x), instr, mask)),
-    })
+    }
+    answers.equal("the output of two layers", right, "each layer reads F_T (Eq. 1)", mistakes)
 
 
 def map_by_hand(attn, x, instr, mask, gates, one_softmax=False):
@@ -164,37 +110,61 @@ def gated_attention(answers):
     right = attention_by_hand(attn, x, instr, mask)
     zero = torch.zeros_like(attn.gate)
     plain = attention_by_hand(attn, x, instr, mask, gates=zero)
-    answers.equal("the output without an instruction", plain, (
-        "without instr it is plain self-attention of each head, then Linear_o"
-    ), {
+    mistakes = {
         "the scores are divided by the root of the full width d, Eq. 3 has the width c of a head":
             attention_by_hand(attn, x, instr, mask, gates=zero, width=8),
         "the scores are not divided by the root of the width of a head (Eq. 3)":
             attention_by_hand(attn, x, instr, mask, gates=zero, width=1),
-    })
-    answers.equal("the output", right, "compare with Eq. 2-4 head by head",
-                  attention_mistakes(attn, x, instr, mask))
+    }
+    answers.equal(
+        "the output without an instruction",
+        plain,
+        "without instr it is plain self-attention of each head, then Linear_o",
+        mistakes,
+    )
+    answers.equal(
+        "the output",
+        right,
+        "compare with Eq. 2-4 head by head",
+        attention_mistakes(attn, x, instr, mask),
+    )
+
     shared = attention_by_hand(attn, x, instr[:1])
-    answers.equal("the output where one instruction serves all images", shared, (
-        "without instr_mask all tokens are real, and an instruction of batch 1 is everybody's"))
+    answers.equal(
+        "the output where one instruction serves all images",
+        shared,
+        "without instr_mask all tokens are real, and an instruction of batch 1 is everybody's",
+    )
+
     kept = attention_by_hand(attn, x[:, :3], instr, gates=zero)
-    answers.equal("the output beside padded image tokens", kept, "`mask` hides image tokens", {
+    mistakes = {
         "the image's mask is ignored: padded image tokens are read":
-            attention_by_hand(attn, x, instr, gates=zero)[:, :3]})
-    answers.equal("the output of the first two rows", right[:, :2], (
-        "`rows` limits the queries alone, keys and values are those of all tokens"))
+            attention_by_hand(attn, x, instr, gates=zero)[:, :3],
+    }
+    answers.equal(
+        "the output beside padded image tokens", kept, "`mask` hides image tokens", mistakes
+    )
+    answers.equal(
+        "the output of the first two rows",
+        right[:, :2],
+        "`rows` limits the queries alone, keys and values are those of all tokens",
+    )
 
     gates = attn.gate
-    answers.equal("the map", map_by_hand(attn, x, instr, mask, gates), (
-        "it is [Softmax(S), g Softmax(S')] of each head"
-    ), {
+    mistakes = {
         "the map lacks the gate of Eq. 2":
             map_by_hand(attn, x, instr, mask, torch.ones_like(gates)),
         "the map comes from one softmax over image and instruction tokens, Eq. 2 has two":
             map_by_hand(attn, x, instr, mask, gates, one_softmax=True),
         "the map ignores instr_mask: padding has weight":
             map_by_hand(attn, x, instr, torch.ones_like(mask), gates),
-    })
+    }
+    answers.equal(
+        "the map",
+        map_by_hand(attn, x, instr, mask, gates),
+        "it is [Softmax(S), g Softmax(S')] of each head",
+        mistakes,
+    )
 
 
 def zero_init(answers):
@@ -213,6 +183,7 @@ def zero_init(answers):
             f"{', '.join(map(str, set(given) ^ set(names)))}"))
     answers.equal("the gate", np.zeros(2), "it starts at 0 for each head (Eq. 2)")
     answers.equal("what the instruction adds at step 0", np.zeros((2, 5, 8)), "nothing, at gate 0")
+
     gradient = answers.array("the gradient of the gate", (2,))
     demand((gradient != 0).all(), (
         "the gate gets no gradient, so it stays at 0 for ever: only the gate may start at zero, "
@@ -225,14 +196,20 @@ def text_pooling(answers):
     mean = torch.stack([row[:length].mean(0) for row, length in zip(tokens, lengths)])
     last = torch.stack([row[length - 1] for row, length in zip(tokens, lengths)])
     padded = torch.stack([row[:length].sum(0) / 4 for row, length in zip(tokens, lengths)])
-    answers.equal("the pooled vector (mean)", mean, "it is the mean of the real tokens", {
+    mistakes = {
         "the mean runs over the padding too: a sentence changes with its neighbours in the batch":
             tokens.mean(1),
-        "the sum is divided by the padded length, divide by the number of real tokens": padded,
+        "the sum is divided by the padded length, divide by the number of real tokens":
+            padded,
         "with pooling mean it is the first token": tokens[:, 0],
-    })
-    answers.equal("the pooled vector (cls)", tokens[:, 0], "it is the first token", {
-        "with pooling cls it is still the mean": mean, "it is the last real token": last})
+    }
+    answers.equal("the pooled vector (mean)", mean, "it is the mean of the real tokens", mistakes)
+
+    mistakes = {
+        "with pooling cls it is still the mean": mean,
+        "it is the last real token": last,
+    }
+    answers.equal("the pooled vector (cls)", tokens[:, 0], "it is the first token", mistakes)
 
     encoder = probes.encoder_case()
     sentences = encoder.text(["a red coat", "blue"])
@@ -250,15 +227,21 @@ def text_pooling(answers):
         doubled = isinstance(given, dict) and list(given.get("shape", [])) == [2, t + 1]
         demand(b > 1 or not doubled, (
             "two equal sentences are encoded twice: one row serves the whole batch"))
-        answers.equal(f"mask of {kind}", wide, "the whole is a real token, and comes first", {
+        mistakes = {
             "the mask is padded at its end: the new first token is the whole, so True comes first":
-                np.roll(wide.numpy(), -1, 1)})
+                np.roll(wide.numpy(), -1, 1),
+        }
+        answers.equal(
+            f"mask of {kind}", wide, "the whole is a real token, and comes first", mistakes
+        )
+
         whole = pooled[:, None]
         right = project(torch.cat([whole, words], 1))
-        answers.equal(f"tokens of {kind}", right, "they are the whole, then its parts", {
+        mistakes = {
             "the whole stands behind the words, it must be the first token":
                 project(torch.cat([words, whole], 1)),
-        })
+        }
+        answers.equal(f"tokens of {kind}", right, "they are the whole, then its parts", mistakes)
         answers.equal(f"pooled of {kind}", pooled, "it is the encoder's own vector, unprojected")
         answers.equal(f"words of {kind}", words, "they are the encoder's own, unprojected")
     demand(answers["the instruction of None"] is None, "without an instruction it gives None")
@@ -289,19 +272,29 @@ def dual_attention(answers):
     person, wish = map(module.norm, fused(module, image_tokens, instr))
     own = map(module.norm, fused(module, image_tokens, instr, crossed=False))
     unmasked = map(module.norm, fused(module, image_tokens, instr, masked=False))
-    answers.equal("F_out", torch.cat([person, wish], 1), (
-        "each CLS token reads the other side's tokens, then norm; then both side by side"
-    ), {
-        "the instruction's side comes first, F_out begins with the person": torch.cat(
-            [wish, person], 1),
-        "each CLS token reads its own side, E_f crosses them (Fig. 3a)": torch.cat([*own], 1),
-        "the mask is ignored: padding is read as if it were words": torch.cat([*unmasked], 1),
+    mistakes = {
+        "the instruction's side comes first, F_out begins with the person":
+            torch.cat( [wish, person], 1),
+        "each CLS token reads its own side, E_f crosses them (Fig. 3a)":
+            torch.cat([*own], 1),
+        "the mask is ignored: padding is read as if it were words":
+            torch.cat([*unmasked], 1),
         "self.norm is missing": torch.cat(fused(module, image_tokens, instr), 1),
-    })
+    }
+    answers.equal(
+        "F_out",
+        torch.cat([person, wish], 1),
+        "each CLS token reads the other side's tokens, then norm; then both side by side",
+        mistakes,
+    )
+
     one = instr.take([0, 0])
     right = torch.cat([*map(module.norm, fused(module, image_tokens, one))], 1)
-    answers.equal("F_out where one instruction serves all images", right, (
-        "an instruction of batch 1 is everybody's: see Instruction.expand"))
+    answers.equal(
+        "F_out where one instruction serves all images",
+        right,
+        "an instruction of batch 1 is everybody's: see Instruction.expand",
+    )
 
 
 # ---- losses.py ----
@@ -336,38 +329,38 @@ def mean_term(dist, beta, margin, triplets=None, everyone=False):
 def adaptive_triplet(answers):
     instr, dist, beta = probes.triplet_case()
     ids = probes.IDS.tolist()
-    answers.equal("beta", relatednesses(ids, instr), "compare with Eq. 6 pair by pair", {
+    mistakes = {
         "the identities are ignored: beta of two people is 0 (Eq. 6)":
             relatednesses(ids, instr, blind=True),
         "the instructions are not normalised: Eq. 6 has a cosine":
             relatednesses(ids, instr, dot=True),
-    })
+    }
+    answers.equal("beta", relatednesses(ids, instr), "compare with Eq. 6 pair by pair", mistakes)
+
     demand(answers["whether beta has a gradient"] is False, (
         "beta has a gradient: Eq. 6 is a label and must not move the instructions"))
 
-    def terms(sign=1, hinge=1, plain=0, swap=0):
-        d1, d2, gap = probes.terms_case()
-        if swap:
-            d1, d2 = d2, d1
-        s = gap.sign()
-        values = s ** sign * (d1 - d2 + gap * 0.5) if not plain else s * (d1 - d2) + 0.5
-        return values.relu() if hinge else values
-
-    right = [term(*triplet, 0.5) for triplet in zip(*probes.terms_case())]
-    answers.equal("the terms of Eq. 5", right, "compare with Eq. 5 for both signs of b1 - b2", {
+    d1, d2, gap = probes.terms_case()
+    inner = d1 - d2 + gap * 0.5
+    sign = gap.sign()
+    right = [term(*triplet, 0.5) for triplet in zip(d1, d2, gap)]
+    mistakes = {
         "the sign of b1 - b2 is missing: the more related reference must be the nearer one":
-            terms(sign=0),
-        "the hinge {.}_+ is missing: terms below 0 count as 0": terms(hinge=0),
-        "the margin is the same for all: Eq. 5 scales it by b1 - b2": terms(plain=1),
+            inner.relu(),
+        "the hinge {.}_+ is missing: terms below 0 count as 0": sign * inner,
+        "the margin is the same for all: Eq. 5 scales it by b1 - b2":
+            (sign * (d1 - d2) + 0.5).relu(),
         "d1 and d2 are exchanged: the more related reference must be the nearer one":
-            terms(swap=1),
-    })
+            (sign * (d2 - d1 + gap * 0.5)).relu(),
+    }
+    answers.equal(
+        "the terms of Eq. 5", right, "compare with Eq. 5 for both signs of b1 - b2", mistakes
+    )
+
     every = list(itertools.product(range(7), repeat=3))
     not_first = [(a, r1, r2) for a, r1, r2 in every if a != r1]
     not_second = [(a, r1, r2) for a, r1, r2 in every if a != r2]
-    answers.equal("the mean over all triplets", mean_term(dist, beta, 0.5), (
-        "it is the mean of Eq. 5 over ordered triplets of three different images with b1 != b2"
-    ), {
+    mistakes = {
         "triplets with b1 = b2 are counted: they say nothing and must not thin the mean":
             mean_term(dist, beta, 0.5, everyone=True),
         "an image is a reference of itself: a, r1 and r2 are three different images":
@@ -378,7 +371,13 @@ def adaptive_triplet(answers):
             mean_term(dist, beta, 0.5, not_first),
         "triplets with b1 = b2 and an image as its own reference are counted":
             mean_term(dist, beta, 0.5, every, everyone=True),
-    })
+    }
+    answers.equal(
+        "the mean over all triplets",
+        mean_term(dist, beta, 0.5),
+        "it is the mean of Eq. 5 over ordered triplets of three different images with b1 != b2",
+        mistakes,
+    )
     answers.equal("the mean where no triplet counts", 0.0, "it is 0, not a division by zero")
 
 
@@ -403,10 +402,7 @@ def hard_mining(answers):
 
     counted = mean(far_ones, near_ones)
     anchors = len(hard_triplet_list(dist, far_ones, near_ones))
-    answers.equal("the mean of hard_pair", counted, (
-        "r1 is the farthest of far_ones, r2 the nearest of near_ones; anchors without either, or "
-        "with b1 = b2, do not count"
-    ), {
+    mistakes = {
         "r1 is the nearest of far_ones, the hard one is the farthest":
             mean(far_ones, near_ones, far=min),
         "r2 is the farthest of near_ones, the hard one is the nearest":
@@ -415,7 +411,14 @@ def hard_mining(answers):
             mean(far_ones, near_ones, everyone=True),
         "the mean runs over all anchors, only those with both references count":
             mean(far_ones, near_ones, everyone=True) * anchors / len(dist),
-    })
+    }
+    answers.equal(
+        "the mean of hard_pair",
+        counted,
+        "r1 is the farthest of far_ones, r2 the nearest of near_ones; "
+        "anchors without either, or with b1 = b2, do not count",
+        mistakes,
+    )
 
     def by_instruction(allowed):
         most, least = torch.zeros_like(allowed), torch.zeros_like(allowed)
@@ -431,16 +434,21 @@ def hard_mining(answers):
     most, least = by_instruction(same)
     identity = mean(same, ~equal)
     instruction = mean(most, least)
-    answers.equal("the loss of hard_triplets", identity + instruction, (
-        "it is the mean over triplets by identity plus the mean over triplets by instruction"
-    ), {
+    mistakes = {
         "the triplets by instruction are missing": identity,
         "the triplets by identity are missing": instruction,
         "both means are averaged, they are added": (identity + instruction) / 2,
-        "an image is a reference of itself": mean(equal, ~equal) + mean(*by_instruction(equal)),
+        "an image is a reference of itself":
+            mean(equal, ~equal) + mean(*by_instruction(equal)),
         "in the triplets by identity an image is a reference of itself":
             mean(equal, ~equal) + instruction,
-    })
+    }
+    answers.equal(
+        "the loss of hard_triplets",
+        identity + instruction,
+        "it is the mean over triplets by identity plus the mean over triplets by instruction",
+        mistakes,
+    )
 
 
 def contrast_by_hand(image, text, targets, temperature, ways=(1, 1)):
@@ -460,9 +468,7 @@ def contrast(answers):
     shared = (equal / equal.sum(1, keepdim=True)).tolist()
     alone = torch.eye(7).tolist()
     alone_loss = contrast_by_hand(image, text, alone, 0.5)
-    answers.equal("L_cl where every image has one sentence", alone_loss, (
-        "it is the cross-entropy of similarity / temperature, averaged over both directions"
-    ), {
+    mistakes = {
         "only images look for texts, Eq. 8 has both directions":
             contrast_by_hand(image, text, alone, 0.5, (2, 0)),
         "only texts look for images, Eq. 8 has both directions":
@@ -472,15 +478,26 @@ def contrast(answers):
             contrast_by_hand(image, text, alone, 1),
         "the similarities are multiplied by the temperature, divide by it":
             contrast_by_hand(image, text, alone, 2),
-    })
-    answers.equal("L_cl", contrast_by_hand(image, text, shared, 0.2), (
-        "the target of an image is shared equally by all sentences of its identity"
-    ), {
+    }
+    answers.equal(
+        "L_cl where every image has one sentence",
+        alone_loss,
+        "it is the cross-entropy of similarity / temperature, averaged over both directions",
+        mistakes,
+    )
+
+    mistakes = {
         "only its own sentence is an image's positive: all sentences of one identity are":
             contrast_by_hand(image, text, alone, 0.2),
         "the target does not sum to 1: positives share it equally":
             contrast_by_hand(image, text, equal.tolist(), 0.2),
-    })
+    }
+    answers.equal(
+        "L_cl",
+        contrast_by_hand(image, text, shared, 0.2),
+        "the target of an image is shared equally by all sentences of its identity",
+        mistakes,
+    )
 
 
 def hard_negatives(answers):
@@ -528,13 +545,16 @@ def hard_negatives(answers):
             return (true.mean() + false.mean()) / 2
         return torch.cat([true, false]).mean()
 
-    answers.equal("L_match", loss(positive, negative), "the mean of -log of the right label", {
+    mistakes = {
         "the labels are exchanged: [0, 1] is a match (Eq. 8)":
             loss(positive.flip(1), negative.flip(1)),
         "true and false pairs are averaged apart, take the mean over all pairs":
             loss(positive, negative, halves=True),
         "the losses are summed, take their mean": loss(positive, negative) * 10,
-    })
+    }
+    answers.equal(
+        "L_match", loss(positive, negative), "the mean of -log of the right label", mistakes
+    )
 
 
 # ---- data.py, evaluate.py, reid/ ----
@@ -646,11 +666,10 @@ def average_precision(answers):
     nothing = np.zeros_like(removed[0])
     for kind, row in (("different distances", untied[0]), ("ties", dist[0])):
         right = ranks_by_hand(row, hits, removed[0])
-        answers.equal(f"the ranks of the hits with {kind}", right, (
-            "count the images ahead of each hit that are not removed, ascending from 1"
-        ), {
+        mistakes = {
             "ranks begin at 0, the first is 1": right - 1,
-            "removed images still take a place in the ranking": ranks_by_hand(row, hits, nothing),
+            "removed images still take a place in the ranking":
+                ranks_by_hand(row, hits, nothing),
             "the farthest image is ranked first": ranks_by_hand(-row, hits, removed[0]),
             "a tie counts for the hit: the earlier image of the gallery is ahead":
                 ranks_by_hand(row, hits, removed[0], "none"),
@@ -658,39 +677,56 @@ def average_precision(answers):
                 ranks_by_hand(row, hits, removed[0], "all"),
             "among ties the later image of the gallery is ahead, it must be the earlier one":
                 ranks_by_hand(row, hits, removed[0], "later"),
-        })
+        }
+        answers.equal(
+            f"the ranks of the hits with {kind}",
+            right,
+            "count the images ahead of each hit that are not removed, ascending from 1",
+            mistakes,
+        )
 
-    def figures(i, divide=None):
+    def figures(i):
         hits = np.flatnonzero(positive[i] & ~removed[i])
         ranks = ranks_by_hand(dist[i], hits, removed[i])
         precisions = [(k + 1) / rank for k, rank in enumerate(ranks)]
-        ap = sum(precisions) / (divide or len(hits))
+        ap = sum(precisions) / len(hits)
         return [ap, len(hits) / ranks[-1], ranks[0], len(hits), int((~removed[i]).sum())]
 
+    meanings = (
+        "ap is the mean over the hits of the precision at their ranks: hits so far / rank",
+        "inp is the number of hits / rank of the last one",
+        "first_rank is the rank of the nearest hit",
+        "hits is the number of hits, of which a removed image is none",
+        "ranked is the number of gallery images that are not removed",
+    )
     given = answers.array("the figures of a query", (5,))
-    names = ("ap", "inp", "first_rank", "hits", "ranked")
-    for name, value, right in zip(names, given, figures(1)):
-        demand(math.isclose(value, right, rel_tol=1e-6), {
-            "ap": "ap is the mean over the hits of the precision at their ranks: hits so far / rank",
-            "inp": "inp is the number of hits / rank of the last one",
-            "first_rank": "first_rank is the rank of the nearest hit",
-            "hits": "a removed image counts as a hit",
-            "ranked": "ranked is the number of gallery images that are not removed",
-        }[name] + f"; got {value:.3f}, expected {right:.3f}")
+    for meaning, value, right in zip(meanings, given, figures(1)):
+        is_right = math.isclose(value, right, rel_tol=1e-6)
+        demand(is_right, f"{meaning}; got {value:.3f}, expected {right:.3f}")
     demand(answers["the hits of a query without one"] == 0, "a query without a hit has 0 hits")
 
     rows = np.array([figures(i) for i in range(5)])
-    answers.equal("mAP", rows[:, 0].mean(), "it is the mean over the queries that have a hit", {
-        "a query without a hit counts as 0: it must not count": rows[:, 0].sum() / 6})
+    mistakes = {
+        "a query without a hit counts as 0: it must not count": rows[:, 0].sum() / 6,
+    }
+    answers.equal(
+        "mAP", rows[:, 0].mean(), "it is the mean over the queries that have a hit", mistakes
+    )
     answers.equal("mINP", rows[:, 1].mean(), "it is the mean over the queries that have a hit")
+
     firsts = rows[:, 2]
     cmc = [(firsts <= k).mean() for k in range(1, 13)]
     at_rank = [(firsts == k).mean() for k in range(1, 13)]
-    answers.equal("cmc", np.array(cmc), "cmc[k-1] is the share of queries with first rank <= k", {
-        "cmc is not cumulative: a hit at rank 1 is a hit among the first 5 too": np.array(at_rank),
+    mistakes = {
+        "cmc is not cumulative: a hit at rank 1 is a hit among the first 5 too":
+            np.array(at_rank),
         "a query without a hit counts in the CMC: it must not": np.array(cmc) * 5 / 6,
         "cmc begins at rank 0, cmc[0] is rank-1": np.array([0.0] + cmc[:-1]),
-    })
+    }
+    answers.equal(
+        "cmc", np.array(cmc), "cmc[k-1] is the share of queries with first rank <= k", mistakes
+    )
+
     demand(answers["queries"] == 5, "queries is the number of those with a hit")
 
 
@@ -711,23 +747,35 @@ def protocols(answers):
 
         what = f"what {name} leaves out"
         other = "sc" if name == "cc" else "cc"
-        by_clothes = {
-            f"{name} leaves out by camera alone, clothes are ignored":
-                removed(rule=left_out["general"]),
-            f"{name} ignores the camera":
-                removed(rule=lambda r: (r.clothes == query.clothes) == (name == "cc")),
-            f"{name} leaves out the other clothes: cc and sc are exchanged":
-                removed(rule=left_out[other]),
-        }
-        answers.equal(what, removed(), "go through person, camera, clothes and junk one by one", {
+        mistakes = {
             f"{name} leaves out strangers too: only photos of the query's person are":
                 removed(strangers=True),
             f"{name} keeps junk, which is always removed": removed(junk=False),
-            **(by_clothes if name != "general" else {}),
-        })
+        }
+        if name != "general":
+            wanted = name == "cc"
+            mistakes |= {
+                f"{name} leaves out by camera alone, clothes are ignored":
+                    removed(rule=left_out["general"]),
+                f"{name} ignores the camera":
+                    removed(rule=lambda r: (r.clothes == query.clothes) == wanted),
+                f"{name} leaves out the other clothes: cc and sc are exchanged":
+                    removed(rule=left_out["sc" if wanted else "cc"]),
+            }
+        answers.equal(
+            f"what {name} leaves out",
+            removed(),
+            "go through person, camera, clothes and junk one by one",
+            mistakes,
+        )
+
         hits = np.array([[record.pid == query.pid for record in gallery]])
-        answers.equal(f"the hits of {name}", hits, "protocol.positive says it, removed or not", {
-            "positive and removed are exchanged": removed()})
+        mistakes = {
+            "positive and removed are exchanged": removed(),
+        }
+        answers.equal(
+            f"the hits of {name}", hits, "protocol.positive says it, removed or not", mistakes
+        )
 
 
 def resized(positions, source, target, mode, aligned=False):
@@ -766,6 +814,7 @@ def resized(positions, source, target, mode, aligned=False):
 def resize_positions(answers):
     positions = probes.numbers(1, 1, 6, 4)
     answers.equal("an equal grid", positions, "it stays as it is")
+
     for mode in ("bilinear", "bicubic"):
         for size, target in (("larger", (5, 4)), ("smaller", (2, 2))):
             what = f"a {size} grid ({mode})"
@@ -774,10 +823,13 @@ def resize_positions(answers):
             turned = positions.reshape(1, 2, 3, 4).transpose(1, 2).reshape(1, 6, 4)
             wrong = resized(turned, (3, 2), target, mode)
             columns = right.reshape(1, *target, 4).transpose(1, 2).reshape(right.shape)
-            answers.equal(what, right, "rows before columns, in and out, pixels as areas", {
-                f"the mode is ignored: this is {other}": resized(positions, (3, 2), target, other),
+            mistakes = {
+                f"the mode is ignored: this is {other}":
+                    resized(positions, (3, 2), target, other),
                 "the grid is read column by column, positions stand row by row": wrong,
-                "the new grid is written column by column, positions stand row by row": columns,
+                "the new grid is written column by column, positions stand row by row":
+                    columns,
                 "corners are aligned: a position stands for an area, align_corners is False":
                     resized(positions, (3, 2), target, mode, aligned=True),
-            })
+            }
+            answers.equal(what, right, "rows before columns, in and out, pixels as areas", mistakes)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exercises import checks, listen
+from exercises.answers import Answers, Wrong, demand
 from exercises.code import ROOT, blanked, find, grafted, is_blank, module_of, reference
 from exercises.make import chosen
 from exercises.table import EXERCISES
@@ -80,7 +81,7 @@ def grade(folder, exercises, runner):
         try:
             judge(folder, exercise, runner)
             marks.append(Mark(exercise.name, exercise.points, exercise.points))
-        except checks.Wrong as wrong:
+        except Wrong as wrong:
             sentence = "".join(sign if sign.isprintable() else " " for sign in str(wrong))
             marks.append(Mark(exercise.name, 0, exercise.points, sentence[:400]))
     return marks
@@ -102,10 +103,10 @@ def judge_code(folder, exercise, runner):
             check_is_written(text, names, path)
             sources[path] = grafted(sources[path], text, names)
         except SyntaxError as error:
-            raise checks.Wrong(
+            raise Wrong(
                 f"{path}, line {error.lineno}, is no Python: {error.msg}") from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise checks.Wrong(f"{path} is no Python: {error}") from error
+            raise Wrong(f"{path} is no Python: {error}") from error
     answers = runner.answers(exercise, sources)
     getattr(checks, exercise.function)(answers)
 
@@ -113,11 +114,11 @@ def judge_code(folder, exercise, runner):
 def read(file, path):
     """The text of a module. Wrong if it is none; a link could point at the solution."""
     if file.is_symlink() or not file.is_file() or file.stat().st_size > LARGEST:
-        raise checks.Wrong(f"{path} is missing, is a link or is huge: hand in the file itself")
+        raise Wrong(f"{path} is missing, is a link or is huge: hand in the file itself")
     try:
         return file.read_text()
     except UnicodeDecodeError as error:
-        raise checks.Wrong(f"{path} is no UTF-8 text") from error
+        raise Wrong(f"{path} is no UTF-8 text") from error
 
 
 def check_is_written(text, names, path):
@@ -126,9 +127,9 @@ def check_is_written(text, names, path):
     for name in names:
         node = find(tree, name)
         if node is None:
-            raise checks.Wrong(f"{path} has no {name}: functions keep their names")
+            raise Wrong(f"{path} has no {name}: functions keep their names")
         if is_blank(node):
-            raise checks.Wrong(f"{name} in {path} is not written yet")
+            raise Wrong(f"{name} in {path} is not written yet")
 
 
 class Runner:
@@ -173,7 +174,7 @@ class Runner:
             self.process = None
 
     def answers(self, exercise, sources):
-        """The checks.Answers of the probe of an exercise on that code; Wrong if it gives none."""
+        """The Answers of the probe of an exercise on that code; Wrong if it gives none."""
         code = self.folder / "code"
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
@@ -192,11 +193,11 @@ class Runner:
         shutil.rmtree(code)
 
         if end == "late":
-            raise checks.Wrong(
+            raise Wrong(
                 f"it did not end within {self.seconds} seconds: look for an endless loop")
         if not end:
             self.stop()  # the next exercise starts another one
-        return checks.Answers(read_result(result))
+        return Answers(read_result(result))
 
 
 def read_result(file):
@@ -204,7 +205,7 @@ def read_result(file):
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise checks.Wrong(
+        raise Wrong(
             "the process ended without an answer: look for a crash or os._exit") from error
     return values
 
@@ -213,29 +214,29 @@ def judge_model(folder, exercise, runner):
     """Wrong unless the last.pt in the hand-out listens; runs the teacher's code on it."""
     checkpoint = folder / "last.pt"
     if checkpoint.is_symlink() or not checkpoint.is_file():
-        raise checks.Wrong("there is no last.pt in the hand-out: copy it from the run's folder")
+        raise Wrong("there is no last.pt in the hand-out: copy it from the run's folder")
     command = [sys.executable, "-m", "exercises.listen", str(checkpoint.resolve())]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=60 * runner.seconds)
         found = json.loads(done.stdout)
     except subprocess.TimeoutExpired as error:
-        raise checks.Wrong(
+        raise Wrong(
             "last.pt takes too long to evaluate: train the size that is asked for") from error
     except ValueError as error:
-        raise checks.Wrong(
+        raise Wrong(
             "last.pt cannot be evaluated: train it by train.py of the hand-out") from error
     check_listens(found)
 
 
 def check_listens(found):
     """Wrong unless the figures of listen.figures are those of a model that listens."""
-    checks.demand("error" not in found, str(found.get("error")))
+    demand("error" not in found, str(found.get("error")))
     wanted, own = found["wanted"], found["own"]
-    checks.demand(wanted - own >= listen.GAP, (
+    demand(wanted - own >= listen.GAP, (
         f"the right description finds {wanted:.1%} mAP, a wrong one {own:.1%}: the difference "
         f"must be {listen.GAP:.0%}, so that the model has listened"))
-    checks.demand(wanted >= listen.MAP, (
+    demand(wanted >= listen.MAP, (
         f"the right description finds {wanted:.1%} mAP, {listen.MAP:.0%} are asked for: train on"))
 
 

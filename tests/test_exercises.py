@@ -1,4 +1,4 @@
-"""The course: hand-outs are made from the code, solutions pass, mistakes are named, nothing hangs."""
+"""The course: hand-outs come from the code, solutions pass, mistakes are named, nothing hangs."""
 
 import ast
 import csv
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import dolls
-from exercises import checks, code, grade, listen, make, probes
+from exercises import answers, checks, code, grade, listen, make, probes
 from exercises.table import EXERCISES
 from model import InstructReID
 from reid import cli
@@ -273,16 +273,16 @@ def test_every_sentence_can_be_said(runner):
     for exercise in WRITTEN:
         differ = {}
 
-        class Recorded(checks.Answers):
+        class Recorded(answers.Answers):
             def equal(self, what, expected, otherwise, mistakes=()):
                 super().equal(what, expected, otherwise, mistakes)
-                right = checks.as_array(expected)
+                right = answers.as_array(expected)
                 for sentence, value in dict(mistakes).items():
-                    is_other = not checks.close(checks.as_array(value), right)
+                    is_other = not answers.close(answers.as_array(value), right)
                     differ[sentence] = differ.get(sentence, False) or is_other
 
-        answers = runner.answers(exercise, code.reference())
-        getattr(checks, exercise.function)(Recorded(answers.values))
+        given = runner.answers(exercise, code.reference())
+        getattr(checks, exercise.function)(Recorded(given.values))
         assert all(differ.values()), [sentence for sentence in differ if not differ[sentence]]
 
 
@@ -435,7 +435,7 @@ def test_a_model_that_ignores_the_sentence_is_out_of_reach(tmp_path, monkeypatch
         found[editing] = listen.figures("last.pt", tmp_path / "toy")
     assert found[True]["wanted"] != found[True]["own"]
     assert found[False]["wanted"] == found[False]["own"]
-    with pytest.raises(checks.Wrong, match="the difference must be 30%"):
+    with pytest.raises(answers.Wrong, match="the difference must be 30%"):
         grade.check_listens(found[False])
 
 
