@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import dolls
 from exercises import checks, listen
 from exercises.answers import Answers, Wrong, demand
 from exercises.code import ROOT, blanked, find, grafted, is_blank, module_of, reference
@@ -108,7 +109,12 @@ def judge_code(folder, exercise, runner):
         except (ValueError, RecursionError, MemoryError) as error:
             raise Wrong(f"{path} is no Python: {error}") from error
     answers = runner.answers(exercise, sources)
-    getattr(checks, exercise.function)(answers)
+    try:
+        getattr(checks, exercise.function)(answers)
+    except Wrong:
+        raise
+    except Exception as error:  # answers are a student's, and may have any form
+        raise Wrong("what it returns cannot be read: the docstring says its form") from error
 
 
 def read(file, path):
@@ -139,6 +145,7 @@ class Runner:
         self.seconds = seconds
         self.sources = reference()
         self.process = None
+        self.data = None
 
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
@@ -149,6 +156,15 @@ class Runner:
     def __exit__(self, *_):
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.data:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+    def people(self):
+        """A folder of people on whom nobody has trained; drawn once."""
+        if not self.data:
+            self.data = tempfile.mkdtemp(prefix="people-")
+            dolls.make_toy(self.data, listen.PEOPLE, listen.SEED)
+        return self.data
 
     def start(self):
         """Starts it with nothing that names this repository: no arguments, environment, path."""
@@ -181,7 +197,7 @@ class Runner:
         for path, text in sources.items():
             (code / path).parent.mkdir(parents=True, exist_ok=True)
             (code / path).write_text(text)
-        if self.process is None:
+        if self.process is None or self.process.poll() is not None:
             self.start()
         self.say({
             "folder": str(code),
@@ -203,11 +219,10 @@ class Runner:
 def read_result(file):
     """The JSON object that a probe wrote; Wrong if there is none."""
     try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        return dict(json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise Wrong(
             "the process ended without an answer: look for a crash or os._exit") from error
-    return values
 
 
 def judge_model(folder, exercise, runner):
@@ -215,7 +230,8 @@ def judge_model(folder, exercise, runner):
     checkpoint = folder / "last.pt"
     if checkpoint.is_symlink() or not checkpoint.is_file():
         raise Wrong("there is no last.pt in the hand-out: copy it from the run's folder")
-    command = [sys.executable, "-m", "exercises.listen", str(checkpoint.resolve())]
+    program = [sys.executable, "-m", "exercises.listen"]
+    command = [*program, str(checkpoint.resolve()), runner.people()]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=60 * runner.seconds)

@@ -1,15 +1,12 @@
 """Does a trained model listen? Its figures on drawn people whom nobody has trained on.
 
-`python -m exercises.listen last.pt` prints them as JSON; the grader calls it so, in a process of
-its own. A checkpoint is read as tensors and plain values: nothing in it runs.
+`python -m exercises.listen last.pt DATA` prints them as JSON; the grader calls it so, in a process
+of its own. A checkpoint is read as tensors and plain values: nothing in it runs.
 """
 
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-import dolls
 import evaluate
 from reid import checkpoints
 from reid.cli import UserError
@@ -30,16 +27,13 @@ def figures(path, data):
     return {row["instruction"]: row["mAP"] for row in rows}
 
 
-def main(path):
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "toy"
-        dolls.make_toy(data, PEOPLE, SEED)
-        try:
-            found = figures(path, data)
-        except UserError as error:
-            found = {"error": str(error)}
+def main(path, data):
+    try:
+        found = figures(path, data)
+    except UserError as error:
+        found = {"error": str(error)}
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -239,9 +239,10 @@ All random numbers come from `generator`, on `device`. No loop over images.""",
     Exercise(
         name="average-precision",
         title="mAP and CMC by counting ranks",
-        question="Sec. 5.1 reports mAP and CMC. The rank of a hit is one more than the number of "
-        "gallery images ahead of it; the average precision is the mean, over the hits, of the "
-        "precision at their ranks; CMC at k is the share of queries with a hit among the first k.",
+        question="The paper reports mAP and Top-1, the CMC at 1. The rank of a hit is one more than "
+        "the number of gallery images ahead of it; the average precision is the mean, over the "
+        "hits, of the precision at their ranks; CMC at k is the share of queries with a hit among "
+        "the first k.",
         functions={
             "evaluate.hit_ranks": """\
 Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed.
@@ -310,8 +311,9 @@ stays as it is.""",
         question="Train language-instructed re-identification (li): `python train.py --task li "
         "--steps 400 --name listen`, about two minutes with all functions written, then put "
         "runs/listen/last.pt beside this README. It is asked about drawn people that nobody has "
-        "trained on: the right description must find {mAP:.0%} mAP, and {gap:.0%} more than a "
-        "description of what the query wears, which a model that ignores sentences cannot.",
+        "trained on: the mAP under the right description must be {mAP:.0%} or more, and {gap:.0%} or "
+        "more above that under a description of what the query wears, which no model that ignores "
+        "sentences can reach.",
         functions={},
         points=15,
         minutes=30,

@@ -317,6 +317,14 @@ def test_helpers_of_ones_own(hand_in):
 
 
 TERMS = "losses.triplet_terms"
+FORGE = """\
+import os
+for file in range(3, 30):
+    try:
+        os.write(file, b'{}')
+    except OSError:
+        pass
+os._exit(0)"""
 TROUBLE = (  # a body of triplet_terms, what the grader says of it
     ("while True: pass", "look for an endless loop"),
     ("while True: print('all work and no play')", "look for an endless loop"),
@@ -335,6 +343,9 @@ TROUBLE = (  # a body of triplet_terms, what the grader says of it
     ("return d1 > d2", "holds bool, expected floating-point numbers"),
     ("return d1 / 0 * 0", "the terms of Eq. 5 holds NaN or infinity"),
     ("return torch.zeros(10**7)", "the terms of Eq. 5 is a tensor of shape (10000000,), expected"),
+    ("import os; os.listdir('/proc/self/fd')", "has no need of the file /proc/"),
+    (FORGE.replace("{}", '{"beta": {"dtype": 1}}'), "cannot be read"),
+    (FORGE.replace("{}", "[7]"), "the process ended without an answer"),
     ("return undefined", "name 'undefined' is not defined"),
 )
 
@@ -401,6 +412,7 @@ def test_listening_is_asked_for(tmp_path, monkeypatch, found, sentence):
     (tmp_path / "last.pt").write_bytes(b"weights")
     said = subprocess.CompletedProcess([], 0, json.dumps(found), "")
     monkeypatch.setattr(grade.subprocess, "run", lambda *_, **__: said)
+    monkeypatch.setattr(grade.Runner, "people", lambda runner: "toy")
     [mark] = grade.grade(tmp_path, make.chosen(["make-a-model-listen"]), grade.Runner(1))
     assert (mark.points == mark.most) == (sentence is None)
     assert sentence is None or sentence in mark.sentence
