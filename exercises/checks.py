@@ -18,7 +18,8 @@ from tests.by_hand import attention_by_hand, attention_mistakes
 
 def embedding(vit, images, order="rows", positions=True, swap=False):
     """Patches by loops, one at a time."""
-    kernel, p = vit.embed.weight.flatten(1), vit.patch
+    kernel = vit.embed.weight.flatten(1)
+    p = vit.patch
     rows, columns = vit.grid
     places = list(itertools.product(range(rows), range(columns)))
     if order == "columns":
@@ -100,7 +101,8 @@ def map_by_hand(attn, x, instr, mask, gates, one_softmax=False):
             together = torch.cat([own, said]).softmax(0)
             own, said = together.split([len(own), len(said)])
         else:
-            own, said = own.softmax(0), said.softmax(0)
+            own = own.softmax(0)
+            said = said.softmax(0)
         rows[b, h, i] = torch.cat([own, gates[h] * said])
     return rows
 
@@ -421,7 +423,8 @@ def hard_mining(answers):
     )
 
     def by_instruction(allowed):
-        most, least = torch.zeros_like(allowed), torch.zeros_like(allowed)
+        most = torch.zeros_like(allowed)
+        least = torch.zeros_like(allowed)
         for a, row in enumerate(beta):
             references = allowed[a].nonzero()[:, 0].tolist()
             for r in references:
@@ -501,40 +504,56 @@ def contrast(answers):
 
 
 def hard_negatives(answers):
+    judge_draw(answers)
+    judge_partners(answers)
+    judge_matching(answers)
+
+
+def judge_draw(answers):
     b = probes.DRAWS
     drawn = answers.array("the columns of draw", (b,), "i")
     again = answers.array("the columns of draw, drawn again", (b,), "i")
     demand(((0 <= drawn) & (drawn < 5)).all(), "draw gives columns that do not exist")
     demand((drawn == again).all(), (
         "draw gives other columns for an equal generator: all random numbers must come from it"))
+
     counts = np.bincount(drawn, minlength=5) / b
+    listed = ", ".join(f"{count:.2f}" for count in counts[:3])
     demand(counts[3:].sum() == 0, "draw gives columns whose chance is 0")
     demand((counts[:3] > 0).sum() == 3, "draw always takes the likeliest column: it is by chance")
     demand(np.abs(counts - [0.5, 0.3, 0.2, 0, 0]).max() < 0.06, (
-        "draw does not follow the chances: 0.5, 0.3, 0.2 became "
-        f"{', '.join(f'{count:.2f}' for count in counts[:3])}"))
+        f"draw does not follow the chances: 0.5, 0.3, 0.2 became {listed}"))
 
+
+def judge_partners(answers):
     similarity, ids = probes.negatives_case()
+    equal = ids[:, None] == ids
+
+    def chances(logits):
+        return logits.masked_fill(equal, -torch.inf).softmax(1).numpy()
+
     for what, logits in (
         ("how often each image draws each text", similarity),
         ("how often each text draws each image", similarity.T),
     ):
         counts = answers.array(what, (5, 5))
-        chances = logits.masked_fill(ids[:, None] == ids, -torch.inf).softmax(1).numpy()
-        uniform = (ids[:, None] != ids).double()
-        uniform = (uniform / uniform.sum(1, keepdim=True)).numpy()
-        other = logits.T.masked_fill(ids[:, None] == ids, -torch.inf).softmax(1).numpy()
-        demand(counts[(ids[:, None] == ids).numpy()].sum() == 0, (
+
+        def are(shares, counts=counts):
+            return np.abs(counts - shares).max() < 0.07
+
+        demand(counts[equal.numpy()].sum() == 0, (
             f"{what}: some are of the same identity, which are no negatives"))
-        if np.abs(counts - chances).max() < 0.07:
+        if are(chances(logits)):
             continue
-        demand(np.abs(counts - uniform).max() > 0.07, (
+        demand(not are(chances(torch.zeros_like(logits))), (
             f"{what}: all equally often, the more similar ones must come more often"))
-        demand(np.abs(counts - other).max() > 0.07, (
+        demand(not are(chances(logits.T)), (
             f"{what}: rows and columns are exchanged, similarity is image x text"))
         demand(counts.max(1).min() < 1, f"{what}: always the hardest, it is drawn by chance")
         raise Wrong(f"{what}: not in proportion to the softmax of the similarity")
 
+
+def judge_matching(answers):
     positive = probes.numbers(2, 4, 2)
     negative = probes.numbers(3, 6, 2)
 
@@ -642,7 +661,8 @@ def erasing(answers):
     demand(aspect.min() < 0.6 and aspect.max() > 2, (
         f"heights of {aspect.min():.1f} to {aspect.max():.1f} times the width, they should fill "
         "0.3 to 3.3"))
-    bottom, right = top + height, left + width
+    bottom = top + height
+    right = left + width
     edges = (top.min() < 3, left.min() < 3, bottom.max() > h - 3, right.max() > w - 3)
     demand(all(edges), "the rectangles do not reach all edges of the image")
 

@@ -61,6 +61,7 @@ def vit_case(depth):
 def patches():
     vit, images, _, _ = vit_case(depth=0)
     yield "the embedding without layers", vit(images)
+
     vit, images, instr, mask = vit_case(depth=2)
     yield "the output of two layers without an instruction", vit(images)
     yield "the output of two layers", vit(images, instr, mask)
@@ -89,9 +90,11 @@ def zero_init():
     plain = EditingAttention(8, 2)
     x = numbers(1, 2, 5, 8).float()
     instr = numbers(2, 2, 4, 6).float()
+
     for name, layer in (("with", attn), ("without", plain)):
         yield f"the parameters {name} an instruction", [
             f"{key} {tuple(value.shape)}" for key, value in sorted(layer.named_parameters())]
+
     yield "the gate", attn.gate
     yield "what the instruction adds at step 0", attn(x, instr) - attn(x)
     attn(x, instr).square().sum().backward()
@@ -120,6 +123,7 @@ def text_pooling():
     for pooling in ("mean", "cls"):
         pooled = TextEncoder._pool(SimpleNamespace(pooling=pooling), tokens, real(4, 2))
         yield f"the pooled vector ({pooling})", pooled
+
     encoder = encoder_case()
     for kind, what in (
         ("two sentences", ["a red coat", "blue"]),
@@ -255,8 +259,10 @@ def sampler():
     records = sampler_case()
     first = PKSampler(records, 2, 4, "0")
     yield "the batches", [first.batch(step) for step in range(30)]
+
     again = PKSampler(records, 2, 4, "0")
     yield "the batches, the last one first", [again.batch(step) for step in reversed(range(30))]
+
     other = PKSampler(records, 2, 4, "1")
     yield "the batches of another seed", [other.batch(step) for step in range(30)]
 
@@ -269,6 +275,7 @@ def erasing():
     generator = torch.Generator().manual_seed(0)
     erased = erasing(400, SIZE, 0.5, generator=generator)
     yield "the mask of two images", erased[:2]
+
     again = erasing(400, SIZE, 0.5, generator=generator.manual_seed(0))
     yield "whether equal seeds erase alike", bool((erased == again).all())
     yield "the erased rectangles", rectangles(erased)
@@ -307,10 +314,12 @@ def average_precision():
     for kind, distances in (("different distances", untied), ("ties", dist)):
         hits = np.flatnonzero(positive[0] & ~removed[0])
         yield f"the ranks of the hits with {kind}", hit_ranks(distances[0], hits, removed[0])
+
     figures = query_figures(dist[1], positive[1], removed[1])
     yield "the figures of a query", np.array(figures, float)
     figures = query_figures(dist[5], positive[5], removed[5])
     yield "the hits of a query without one", int(figures.hits)
+
     table = ranking_metrics(dist, positive, removed)
     for key in ("mAP", "mINP", "cmc", "queries"):
         yield key, table[key]
