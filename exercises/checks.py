@@ -705,6 +705,26 @@ def average_precision(answers):
             mistakes,
         )
 
+    def people_ahead(removed, distinct=True):
+        nearest = min(hits, key=lambda hit: (dist[0][hit], hit))
+        ahead = []
+        for i, d in enumerate(dist[0]):
+            if not removed[i] and (d, i) < (dist[0][nearest], nearest):
+                ahead.append(probes.PEOPLE[i])
+        return 1 + len(set(ahead) if distinct else ahead)
+
+    mistakes = {
+        "images are counted for the rank of a person, a person with several counts once":
+            people_ahead(removed[0], distinct=False),
+        "removed images count for the rank of a person": people_ahead(nothing),
+    }
+    answers.equal(
+        "the rank of a person",
+        people_ahead(removed[0]),
+        "it is 1 + the number of people with an image ahead of the nearest hit",
+        mistakes,
+    )
+
     def figures(i):
         hits = np.flatnonzero(positive[i] & ~removed[i])
         ranks = ranks_by_hand(dist[i], hits, removed[i])

@@ -298,6 +298,9 @@ def rectangles(erased):
     return torch.tensor(rows)
 
 
+PEOPLE = np.array([1, 2, 2, 3, 3, 3, 4, 2, 5, 5, 1, 6])  # who is on each image of the gallery
+
+
 def ranking_case():
     """dist, positive, removed (q g): many ties, a query without a hit."""
     dist = (numbers(1, 6, 12).numpy() * 3).round() / 3
@@ -308,12 +311,13 @@ def ranking_case():
 
 
 def average_precision():
-    from evaluate import hit_ranks, query_figures, ranking_metrics
+    from evaluate import hit_ranks, person_rank, query_figures, ranking_metrics
     dist, positive, removed = ranking_case()
     untied = np.argsort(np.argsort(dist, 1, kind="stable"), 1) / 10
     for kind, distances in (("different distances", untied), ("ties", dist)):
         hits = np.flatnonzero(positive[0] & ~removed[0])
         yield f"the ranks of the hits with {kind}", hit_ranks(distances[0], hits, removed[0])
+    yield "the rank of a person", person_rank(dist[0], hits, removed[0], PEOPLE)
 
     figures = query_figures(dist[1], positive[1], removed[1])
     yield "the figures of a query", np.array(figures, float)

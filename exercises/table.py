@@ -254,6 +254,10 @@ QueryFigures of one query; dist, positive, removed (g,). A removed image is no h
 
 inp is the number of hits / rank of the last one. Without a hit ap, inp and first_rank are NaN
 and hits is 0. ap_window and gallery_ids need not be looked at.""",
+            "evaluate.person_rank": """\
+The first rank of a hit where people are ranked, not images (LLCM): 1 + the number of people
+who have an image ahead of the nearest hit. hits (indices), gallery_ids (g,); ties and removed
+as in hit_ranks.""",
             "evaluate.summary": """\
 Means over the QueryFigures of the queries that have a hit: mAP, mINP, cmc (gallery_size,) with
 cmc[k-1] = rank-k, queries (how many those are). UserError if there is none.""",

@@ -244,6 +244,8 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "ap is the mean over the hits"),
     ("average-precision", E, "first_hits.cumsum() / queries", "first_hits / queries",
      "cmc is not cumulative"),
+    ("average-precision", E, "return 1 + len(np.unique(ids_ahead))", "return 1 + len(ids_ahead)",
+     "a person with several counts once"),
     ("protocols", P, "return same_person(q, g) & (q.cam == g.cam)", "return q.cam == g.cam",
      "general leaves out strangers too"),
     ("protocols", P, "((q.cam == g.cam) | (q.clothes == g.clothes))", "(q.clothes == g.clothes)",
