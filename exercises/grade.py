@@ -251,7 +251,7 @@ def check_listens(found):
     wanted, own = found["wanted"], found["own"]
     demand(wanted - own >= listen.GAP, (
         f"the right description finds {wanted:.1%} mAP, a wrong one {own:.1%}: the difference "
-        f"must be {listen.GAP:.0%}, so that the model has listened"))
+        f"must be {listen.GAP:.0%} or more, which takes a model that listens"))
     demand(wanted >= listen.MAP, (
         f"the right description finds {wanted:.1%} mAP, {listen.MAP:.0%} are asked for: train on"))
 
