@@ -97,6 +97,8 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
 
     mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with
     b1 != b2.
+    mining "even": half the mean over those within a person, where the instruction decides, and half
+    that over the others: in "all", of 16 people x 4 images, 1.5 % are within a person.
     mining "hard": two triplets per anchor, see `hard_triplets`.
 
     A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and
@@ -107,11 +109,16 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
 
     if mining == "hard":
         return hard_triplets(dist, beta, ids, margin)
+    if mining == "even":
+        return even_triplets(dist, beta, ids, margin)
     return all_triplets(dist, beta, margin)
 
 
-def all_triplets(dist, beta, margin):
-    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar."""
+def all_triplets(dist, beta, margin, among=None):
+    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar.
+
+    among (b b b) bool: only these triplets count, [a, r1, r2].
+    """
     d1 = rearrange(dist, "a r1 -> a r1 1")
     d2 = rearrange(dist, "a r2 -> a 1 r2")
     b1 = rearrange(beta, "a r1 -> a r1 1")
@@ -124,7 +131,18 @@ def all_triplets(dist, beta, margin):
     valid &= rearrange(different, "a r1 -> a r1 1")
     valid &= rearrange(different, "a r2 -> a 1 r2")
     valid &= rearrange(different, "r1 r2 -> 1 r1 r2")
+    if among is not None:
+        valid &= among
     return mean_of_valid(terms, valid)
+
+
+def even_triplets(dist, beta, ids, margin):
+    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b)."""
+    equal = equal_pairs(ids)
+    one_person = rearrange(equal, "a r1 -> a r1 1") & rearrange(equal, "a r2 -> a 1 r2")
+    within = all_triplets(dist, beta, margin, one_person)
+    across = all_triplets(dist, beta, margin, ~one_person)
+    return (within + across) / 2
 
 
 def hard_triplets(dist, beta, ids, margin):

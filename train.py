@@ -91,7 +91,9 @@ class Config:
         "adaptive", "adaptive triplet (Eq. 5-6); triplet: the plain one of Tab. 5; image: the "
         "plain one and the identity loss on F alone, with --no-editing the baseline of Tab. 4",
         ("adaptive", "triplet", "image"), group="loss")
-    mining: str = option(None, "triplets: all of the batch, or the hard ones", ("all", "hard"))
+    mining: str = option(
+        None, "triplets: all of the batch; even, those within a person and the others half each; "
+        "or the hard ones", ("all", "even", "hard"))
     margin: float = option(None, "m of Eq. 5", least=0)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     plain: bool = option(

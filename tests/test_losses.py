@@ -167,6 +167,29 @@ def test_all_triplets_equal_three_nested_loops(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_even_triplets_equal_loops(seed):
+    """Half is the mean over the triplets within a person, half that over the others."""
+    feats, ids, instr = a_batch(seed)
+    dist = torch.cdist(feats, feats).square()
+    beta = F.cosine_similarity(instr[:, None], instr[None], dim=2) * (ids[:, None] == ids[None])
+    kinds = {True: [], False: []}
+    for a, r1, r2 in itertools.permutations(range(len(ids)), 3):
+        gap = beta[a, r1] - beta[a, r2]
+        if abs(gap) > 1e-6:
+            is_within = bool(ids[a] == ids[r1] == ids[r2])
+            term = gap.sign() * (dist[a, r1] - dist[a, r2] + gap * MARGIN)
+            kinds[is_within].append(term.clamp(min=0))
+    within, across = (sum(terms) / len(terms) for terms in (kinds[True], kinds[False]))
+    found = losses.adaptive_triplet(feats, ids, instr, MARGIN, mining="even")
+    wrong = {
+        "it is the mean over all triplets": all_by_loops((feats, ids, instr)),
+        "both halves are summed": within + across,
+        "the triplets within a person are left out": across,
+    }
+    assert_close(found, (within + across) / 2, wrong, 1e-10, "Eq. 5-6, even triplets")
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_hard_triplets_equal_loops(seed):
     batch = a_batch(seed)
     found = losses.adaptive_triplet(*batch, mining="hard")
