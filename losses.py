@@ -137,12 +137,20 @@ def all_triplets(dist, beta, margin, among=None):
 
 
 def even_triplets(dist, beta, ids, margin):
-    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b)."""
+    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b).
+
+    Where nobody's instructions differ, as with a sentence for all, none is within a person.
+    """
     equal = equal_pairs(ids)
     one_person = rearrange(equal, "a r1 -> a r1 1") & rearrange(equal, "a r2 -> a 1 r2")
     within = all_triplets(dist, beta, margin, one_person)
     across = all_triplets(dist, beta, margin, ~one_person)
-    return (within + across) / 2
+
+    same = equal & different_images(ids)
+    highest = beta.masked_fill(~same, -torch.inf).amax(1)
+    lowest = beta.masked_fill(~same, torch.inf).amin(1)
+    differ = (highest - lowest > TIE).any()
+    return torch.where(differ, (within + across) / 2, across)
 
 
 def hard_triplets(dist, beta, ids, margin):

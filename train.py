@@ -134,7 +134,7 @@ class Config:
 
 TOY = dict(
     size="tiny",
-    mining="all",
+    mining="even",
     margin=5.0,  # in the scale of squared distances between LayerNorm's outputs
     steps=3200,
     ids=16,

@@ -196,7 +196,7 @@ def test_hard_triplets_equal_loops(seed):
     assert_close(found, hard_by_loops(batch), hard_mistakes(batch), 1e-10, "Eq. 5-6, hard triplets")
 
 
-@pytest.mark.parametrize("mining", ["all", "hard"])
+@pytest.mark.parametrize("mining", ["all", "even", "hard"])
 def test_equal_instructions_make_it_the_plain_triplet_loss(mining):
     feats, ids, other = a_batch(0)
     alike = torch.ones(len(ids), 3, dtype=torch.float64) * 0.7
