@@ -146,9 +146,9 @@ def even_triplets(dist, beta, ids, margin):
     within = all_triplets(dist, beta, margin, one_person)
     across = all_triplets(dist, beta, margin, ~one_person)
 
-    same = equal & different_images(ids)
-    highest = beta.masked_fill(~same, -torch.inf).amax(1)
-    lowest = beta.masked_fill(~same, torch.inf).amin(1)
+    pair = equal & different_images(ids)
+    highest = beta.masked_fill(~pair, -torch.inf).amax(1)
+    lowest = beta.masked_fill(~pair, torch.inf).amin(1)
     differ = (highest - lowest > TIE).any()
     return torch.where(differ, (within + across) / 2, across)
 
