@@ -176,7 +176,7 @@ class Config:
         None, "what they wear, in words or as a picture of clothes; or a task sentence such as "
         "'do not change clothes'")
     weight: float = cli.option(
-        None, "w, the instruction's share of the score, from 0 to 1; None = .5 for words, .3 for a "
+        None, "w, the instruction's share of the score, from 0 to 1; None = .4 for words, .3 for a "
         "picture of clothes")
     top: int = cli.option(10, "how many photos to show")
     explain: bool = cli.option(False, "how much of a score is the person, how much the instruction")

@@ -17,7 +17,7 @@ PERSON = SENTENCES["cc"][0]  # the sentence under which people are found in any 
 # The views of a photo: its features under a sentence, whose name is the sentence, and these.
 PLAIN = "without instruction"
 CLOTHES = "as a picture of clothes"
-SHARES = {PLAIN: 0.5, CLOTHES: 0.3}  # w of words and of a picture of clothes
+SHARES = {PLAIN: 0.4, CLOTHES: 0.3}  # w of words and of a picture of clothes
 BODY = (0.2, 0.1, 1.0, 0.9)  # top, left, bottom, right of the clothes in a photo
 
 
