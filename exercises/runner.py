@@ -3,7 +3,8 @@ takes seconds to import.
 
 The grader copies this file and probes.py into a folder of their own, so that nothing here knows
 where the answers are. One JSON per line: {folder, probe, result, seconds} comes in, what happened
-goes out: "ended", "late" or "crashed". A task also has `ours`: the functions that are not a student's.
+goes out: "ended", "late" or "crashed". A task also has `ours`: the names of functions that are no
+student's.
 """
 
 import ctypes

@@ -189,7 +189,7 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
     ("gated-attention", M, "keys = as_keys(instr_mask)", "keys = None", "the mask is ignored"),
     ("gated-attention", M, "right = gate * scores_instr.softmax(-1)",
      "right = scores_instr.softmax(-1)", "the map lacks the gate"),
-    ("zero-init", M, "torch.zeros(heads)", "torch.ones(heads)", "the gate is wrong: it starts at 0"),
+    ("zero-init", M, "torch.zeros(heads)", "torch.ones(heads)", "the gate: wrong, it starts at 0"),
     ("zero-init", M, "nn.Parameter(torch.zeros(heads))", "torch.zeros(heads)",
      "they differ in gate (2,)"),
     ("zero-init", M, "self.v_instr = nn.Linear(instr_dim, dim)\n",
@@ -221,6 +221,10 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "the instruction's side comes first"),
     ("dual-attention", M, "self._attend(image_cls, words, words_mask)",
      "self._attend(image_cls, words)", "the mask is ignored"),
+    ("dual-attention", M, "patches = image_tokens[:, 1:]\n        instr_cls = instr.tokens[:, :1]\n"
+     "        words = instr.tokens[:, 1:]\n        words_mask = instr.mask[:, 1:]",
+     "patches = image_tokens\n        instr_cls = instr.tokens[:, :1]\n"
+     "        words = instr.tokens\n        words_mask = instr.mask", "reads the other one too"),
     ("dual-attention", M, "return self.norm(x[:, 0])", "return x[:, 0]", "self.norm is missing"),
     ("contrast", L, "(image_to_text + text_to_image) / 2", "image_to_text",
      "only images look for texts"),
@@ -259,13 +263,16 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "ap is the mean over the hits"),
     ("average-precision", E, "first_hits.cumsum() / queries", "first_hits / queries",
      "cmc is not cumulative"),
+    ("average-precision", E, "    ahead &= ~removed\n", "", "removed images count for the rank"),
+    ("average-precision", E, "hits = np.flatnonzero(positive & ~removed)",
+     "hits = np.flatnonzero(positive)", "hits is the number of hits, of which a removed image"),
     ("average-precision", E, "return 1 + len(np.unique(ids_ahead))", "return 1 + len(ids_ahead)",
      "a person with several counts once"),
     ("protocols", P, "return same_person(q, g) & (q.cam == g.cam)", "return q.cam == g.cam",
-     "general leaves out strangers too"),
+     "general leaves out a stranger before the query's camera"),
     ("protocols", P, "((q.cam == g.cam) | (q.clothes == g.clothes))", "(q.clothes == g.clothes)",
-     "cc ignores the camera"),
-    ("protocols", P, " | g.junk", "", "keeps junk"),
+     "cc keeps the query's person before the query's camera in other"),
+    ("protocols", P, " | g.junk", "", "marked as junk"),
     ("resize-positions", W, "mode=mode, align_corners=False", "mode=mode, align_corners=True",
      "corners are aligned"),
     ("resize-positions", W, '"1 (h w) d -> 1 d h w", h=source[0]', '"1 (w h) d -> 1 d h w", h=source[0]',
@@ -339,7 +346,8 @@ def test_helpers_of_ones_own(hand_in):
     text = changed(L, "import torch.nn.functional as F", (
         "import math\nimport torch.nn.functional as F\n"
         "from einops import rearrange, reduce\n"
-        "ZERO = math.log(1)\n\n\ndef hinge(x):\n    return reduce(x.clamp(min=ZERO), '... -> ...', 'sum')"))[L]
+        "ZERO = math.log(1)\n\n\ndef hinge(x):\n"
+        "    return reduce(x.clamp(min=ZERO), '... -> ...', 'sum')"))[L]
     text = text.replace("return term.relu()", "return hinge(term)")
     text = text.replace("return equal_pairs(ids) * cosine", "return same(ids) * cosine")
     text += "\n\ndef same(ids):\n    return ids[:, None] == ids\n"
@@ -350,7 +358,7 @@ def test_helpers_of_ones_own(hand_in):
     marks = hand_in({L: text, M: attention}, ["adaptive-triplet", "gated-attention"])
     assert marks["adaptive-triplet"].points == 15
     assert marks["gated-attention"].sentence == (
-        "the map has the shape (2, 5, 8), expected (2, 2, 5, 9)")
+        "the map: the shape (2, 5, 8), expected (2, 2, 5, 9)")
 
 
 TERMS = "losses.triplet_terms"
@@ -374,12 +382,12 @@ TROUBLE = (  # a body of triplet_terms, what the grader says of it
     ("import exercises.checks", "ModuleNotFoundError in triplet_terms"),
     ("import tests.by_hand", "ModuleNotFoundError in triplet_terms"),
     ("return triplet_terms(d1, d2, gap, margin)", "RecursionError in triplet_terms"),
-    ("pass", "the terms of Eq. 5 is None (no return?)"),
-    ("return 'a string'", "the terms of Eq. 5 is a str, expected a tensor"),
-    ("return d1[:2]", "the terms of Eq. 5 has the shape (2,), expected (8,)"),
-    ("return d1 > d2", "holds bool, expected floating-point numbers"),
-    ("return d1 / 0 * 0", "the terms of Eq. 5 holds NaN or infinity"),
-    ("return torch.zeros(10**7)", "the terms of Eq. 5 is a tensor of shape (10000000,), expected"),
+    ("pass", "the terms of Eq. 5: None (no return?)"),
+    ("return 'a string'", "the terms of Eq. 5: a str, expected a tensor"),
+    ("return d1[:2]", "the terms of Eq. 5: the shape (2,), expected (8,)"),
+    ("return d1 > d2", "bool, expected floating-point numbers"),
+    ("return d1 / 0 * 0", "the terms of Eq. 5: NaN or infinity"),
+    ("return torch.zeros(10**7)", "the terms of Eq. 5: a tensor of shape (10000000,), expected"),
     ("import os; os.listdir('/proc/self/fd')", "has no need of the file /proc/"),
     (FORGE.replace("{}", '{"beta": {"dtype": 1}}'), "cannot be read"),
     (FORGE.replace("{}", "[7]"), "the process ended without an answer"),
