@@ -85,6 +85,8 @@ def patches(answers):
             vit.norm(second(first(x), instr, mask)),
     }
     answers.equal("the output of two layers", right, "each layer reads F_T (Eq. 1)", mistakes)
+    demand(answers["what images on their side raise"] == "ValueError", (
+        "images of a wrong size are not refused: call self._check"))
 
 
 def map_by_hand(attn, x, instr, mask, gates, one_softmax=False):
@@ -303,6 +305,11 @@ def dual_attention(answers):
 
 # ---- losses.py ----
 
+def demand_single(answers, what):
+    given = answers[what]
+    demand("16" not in str(given), f"{what}: {given}, compute it in float32, see `full`")
+
+
 def relatednesses(ids, instr, blind=False, dot=False):
     beta = torch.zeros(len(ids), len(ids)).double()
     for a, r in itertools.product(range(len(ids)), repeat=2):
@@ -318,13 +325,13 @@ def term(d1, d2, gap, margin):
     return max(0.0, float(sign * (d1 + gap * margin - d2)))
 
 
-def mean_term(dist, beta, margin, triplets=None, everyone=False):
-    """The mean of Eq. 5 over triplets (a, r1, r2); those with equal betas count not, or count."""
+def mean_term(dist, beta, margin, triplets=None, tie=1e-6):
+    """The mean of Eq. 5 over triplets (a, r1, r2); those whose betas differ by `tie` count not."""
     total = 0.0
     count = 0
     for a, r1, r2 in triplets or itertools.permutations(range(len(dist)), 3):
         gap = beta[a, r1] - beta[a, r2]
-        if abs(gap) > 1e-6 or everyone:
+        if abs(gap) > tie:
             total += term(dist[a, r1], dist[a, r2], gap, margin)
             count += 1
     return total / max(1, count)
@@ -341,6 +348,7 @@ def adaptive_triplet(answers):
     }
     answers.equal("beta", relatednesses(ids, instr), "compare with Eq. 6 pair by pair", mistakes)
 
+    demand_single(answers, "beta of half precision")
     demand(answers["whether beta has a gradient"] is False, (
         "beta has a gradient: Eq. 6 is a label and must not move the instructions"))
 
@@ -366,7 +374,9 @@ def adaptive_triplet(answers):
     not_second = [(a, r1, r2) for a, r1, r2 in every if a != r2]
     mistakes = {
         "triplets with b1 = b2 are counted: they say nothing and must not thin the mean":
-            mean_term(dist, beta, 0.5, everyone=True),
+            mean_term(dist, beta, 0.5, tie=-1),
+        "triplets whose b1 and b2 differ by less than TIE are counted":
+            mean_term(dist, beta, 0.5, tie=0),
         "an image is a reference of itself: a, r1 and r2 are three different images":
             mean_term(dist, beta, 0.5, every),
         "r1 may be the anchor itself: a, r1 and r2 are three different images":
@@ -397,10 +407,9 @@ def hard_triplet_list(dist, far_ones, near_ones, far=max, near=min):
 def hard_mining(answers):
     dist, beta, far_ones, near_ones = probes.hard_case()
 
-    def mean(far_ones, near_ones, **picks):
-        everyone = picks.pop("everyone", False)
-        return mean_term(dist, beta, 0.5, hard_triplet_list(dist, far_ones, near_ones, **picks),
-                         everyone)
+    def mean(far_ones, near_ones, tie=1e-6, **picks):
+        triplets = hard_triplet_list(dist, far_ones, near_ones, **picks)
+        return mean_term(dist, beta, 0.5, triplets, tie)
 
     counted = mean(far_ones, near_ones)
     anchors = len(hard_triplet_list(dist, far_ones, near_ones))
@@ -410,9 +419,9 @@ def hard_mining(answers):
         "r2 is the farthest of near_ones, the hard one is the nearest":
             mean(far_ones, near_ones, near=max),
         "anchors with b1 = b2 are counted: they say nothing and must not thin the mean":
-            mean(far_ones, near_ones, everyone=True),
+            mean(far_ones, near_ones, tie=-1),
         "the mean runs over all anchors, only those with both references count":
-            mean(far_ones, near_ones, everyone=True) * anchors / len(dist),
+            mean(far_ones, near_ones, tie=-1) * anchors / len(dist),
     }
     answers.equal(
         "the mean of hard_pair",
@@ -422,17 +431,17 @@ def hard_mining(answers):
         mistakes,
     )
 
-    def by_instruction(allowed):
+    def by_instruction(allowed, tie=1e-6):
         most = torch.zeros_like(allowed)
         least = torch.zeros_like(allowed)
         for a, row in enumerate(beta):
             references = allowed[a].nonzero()[:, 0].tolist()
             for r in references:
-                most[a, r] = abs(row[r] - max(row[references])) <= 1e-6
-                least[a, r] = abs(row[r] - min(row[references])) <= 1e-6
+                most[a, r] = abs(row[r] - max(row[references])) <= tie
+                least[a, r] = abs(row[r] - min(row[references])) <= tie
         return most, least
 
-    equal = probes.IDS[:, None] == probes.IDS
+    equal = probes.FOUR[:, None] == probes.FOUR
     same = equal & ~torch.eye(7, dtype=torch.bool)
     most, least = by_instruction(same)
     identity = mean(same, ~equal)
@@ -442,6 +451,8 @@ def hard_mining(answers):
         "the triplets by identity are missing": instruction,
         "an image is a reference of itself":
             mean(equal, ~equal) + mean(*by_instruction(equal)),
+        "betas that differ by less than TIE are equally alike: of them the farthest, the nearest":
+            identity + mean(*by_instruction(same, tie=0)),
     }
     answers.equal(
         "the loss of hard_triplets",
@@ -498,6 +509,11 @@ def contrast(answers):
         "the target of an image is shared equally by all sentences of its identity",
         mistakes,
     )
+
+
+    demand_single(answers, "L_cl of half precision")
+    demand(answers["whether L_cl has a gradient"] is True, (
+        "the temperature gets no gradient, it is learned"))
 
 
 def hard_negatives(answers):
@@ -567,17 +583,18 @@ def judge_matching(answers):
         "L_match", loss(positive, negative), "the mean over all pairs of -log of the right label",
         mistakes,
     )
+    demand_single(answers, "L_match of half precision")
 
 
 # ---- data.py, evaluate.py, reid/ ----
 
-def batches_of(answers, what, count):
-    """30 batches of 8 indices, or Wrong."""
+def batches_of(answers, what, count, size=8):
+    """Batches of P x K = `size` indices, or Wrong."""
     batches = answers[what]
     demand(isinstance(batches, list), f"{what} are no list")
     for batch in batches:
-        demand(isinstance(batch, list) and len(batch) == 8, (
-            f"{what}: a batch is a list of P x K = 8 indices"))
+        demand(isinstance(batch, list) and len(batch) == size, (
+            f"{what}: a batch is a list of P x K = {size} indices"))
         demand(all(type(i) is int and 0 <= i < count for i in batch), (
             f"{what}: a batch holds indices of records, this one holds {batch[:2]!s:.60}"))
     return batches
@@ -605,6 +622,13 @@ def sampler(answers):
         "a batch depends on those asked for before: it is a function of (seed, step) alone"))
     other = batches_of(answers, "the batches of another seed", len(records))
     demand(batches != other, "another seed gives the same batches")
+    demand(people_of(batches, records) != people_of(other, records), (
+        "another seed gives the same order of people: shuffle by self.seed and the epoch"))
+    pairs = zip(batches, other)
+    alike = [one[:4] == two[:4] for one, two in pairs if records[one[0]].pid == records[two[0]].pid]
+    demand(not all(alike), (
+        "another seed gives the same images of a person: draw by self.seed and the step"))
+    batches_of(answers, "the batches of K = 3", len(records), 6)
 
     shown = {}
     for batch in batches:
@@ -623,6 +647,10 @@ def sampler(answers):
         "a person's images are the same in every epoch: draw them anew"))
 
 
+def people_of(batches, records):
+    return [records[i].pid for batch in batches for i in batch]
+
+
 def erasing(answers):
     h, w = probes.SIZE
     answers.array("the mask of two images", (2, 1, h, w), "b")
@@ -634,30 +662,35 @@ def erasing(answers):
         "with probability 0.5 all images are erased or none: each decides by itself"))
     demand(abs(share - 0.5) < 0.12, (
         f"with probability 0.5, {share:.0%} of the images are erased"))
-    always = answers.array("the rectangles at probability 1", (400, 5), "i")
+    always = answers.array("the rectangles at probability 1", (2000, 5), "i")
     demand((always[:, 4] > 0).all(), "with probability 1 some images are not erased")
 
     top, left, height, width, count = always.T
     demand((count == height * width).all(), "what is erased is not a filled rectangle")
     demand(len(np.unique(always, axis=0)) > 40, "all images have the same rectangle")
     area = count / (h * w)
-    slack = (height + width) / (h * w)  # of rounding both sides
+    slack = (height + width) / (h * w)  # of rounding or cutting both sides
     demand((area < 0.33 + slack).all(), "a rectangle has more than 33 % of the area")
     demand((area > 0.02 - slack).all(), "a rectangle has less than 2 % of the area")
     demand(area.min() < 0.06 and area.max() > 0.27, (
         f"areas from {area.min():.0%} to {area.max():.0%}, they should fill 2 to 33 %"))
-    tall = (height - 0.5) / (width + 0.5)
-    flat = (height + 0.5) / (width - 0.5)
+    tall = (height - 0.5) / (width + 1)
+    flat = (height + 1) / (width - 0.5)
     demand((tall < 3.3).all() and (flat > 0.3).all(), (
         "a rectangle is higher than 3.3 or flatter than 0.3 times its width"))
     aspect = height / width
     demand(aspect.min() < 0.6 and aspect.max() > 2, (
         f"heights of {aspect.min():.1f} to {aspect.max():.1f} times the width, they should fill "
         "0.3 to 3.3"))
-    bottom = top + height
-    right = left + width
-    edges = (top.min() < 3, left.min() < 3, bottom.max() > h - 3, right.max() > w - 3)
-    demand(all(edges), "the rectangles do not reach all edges of the image")
+    edges = {
+        "first row": top == 0,
+        "last row": top + height == h,
+        "first column": left == 0,
+        "last column": left + width == w,
+    }
+    for edge, reached in edges.items():
+        demand(reached[width < w].mean() > 0.004, (
+            f"the {edge} is hardly ever erased: a rectangle may lie anywhere"))
 
 
 def ranks_by_hand(dist, hits, removed, ties="earlier"):
@@ -746,6 +779,10 @@ def average_precision(answers):
         is_right = math.isclose(value, right, rel_tol=1e-6)
         demand(is_right, f"{meaning}; got {value:.3f}, expected {right:.3f}")
     demand(answers["the hits of a query without one"] == 0, "a query without a hit has 0 hits")
+    demand(answers["whether it has NaN"] is True, (
+        "a query without a hit: ap, inp and first_rank are NaN"))
+    demand(answers["what nothing but such queries raises"] == "UserError", (
+        "summary raises a UserError where no query has a hit"))
 
     rows = np.array([figures(i) for i in range(5)])
     mistakes = {

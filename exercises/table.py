@@ -149,9 +149,9 @@ them. Where all sentences are equal, only one is encoded and the batch of the re
     Exercise(
         name="dual-attention",
         title="the attention module E_f, Fig. 3a",
-        question="E_f lets each side's CLS token read the tokens of the other side without the CLS of "
-        "that side: [CLS_image; instruction tokens] and [CLS_instruction; image tokens] go through "
-        "the same layers. F_out is what became of both CLS tokens, the person's first.",
+        question="E_f lets each side's CLS token read the tokens of the other side without the CLS "
+        "of that side: [CLS_image; instruction tokens] and [CLS_instruction; image tokens] go "
+        "through the same layers. F_out is what became of both CLS tokens, the person's first.",
         functions={
             "model.AttentionModule.forward": """\
 image_tokens (b n d), CLS first; instr an Instruction of b or 1, its first token the CLS ->
@@ -220,6 +220,12 @@ modality: K is divided evenly among them; it does not matter which ones get one 
 `count` indices of a group in random order: no image twice before each was taken once, and no
 outfit (self.clothes[index]) twice before each was seen once.""",
         },
+        docstrings={
+            "data.PKSampler": """\
+P identities x K images (Sec. 5.1: 32 x 4). `batch(step)` depends on seed and step alone.
+
+records: training Records. seed: a str. UserError if there are fewer than P identities.""",
+        },
         points=15,
         minutes=45,
     ),
@@ -261,8 +267,8 @@ inp is the number of hits / rank of the last one. Without a hit ap, inp and firs
 and hits is 0. ap_window and gallery_ids need not be looked at.""",
             "evaluate.person_rank": """\
 The first rank of a hit where people are ranked, not images (LLCM): 1 + the number of people
-who have an image ahead of the nearest hit, be it the hit's own person. hits (indices), gallery_ids (g,); ties and removed
-as in hit_ranks.""",
+who have an image ahead of the nearest hit, be it the hit's own person. hits (indices),
+gallery_ids (g,); ties and removed as in hit_ranks.""",
             "evaluate.summary": """\
 A dict of means over the QueryFigures of the queries that have a hit: "mAP", "mINP", "cmc" (an
 array, (gallery_size,), with cmc[k-1] = rank-k) and "queries" (how many those are).

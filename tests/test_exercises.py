@@ -183,6 +183,7 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "the positions are missing"),
     ("patches", M, "x = block(x, instr, instr_mask)\n        return", "x = block(x)\n        return",
      "never see the instruction"),
+    ("patches", M, "        self._check(images)\n", "", "are not refused"),
     ("gated-attention", M, "gated = gate * v_instr  #", "gated = v_instr  #",
      "the gate is not applied"),
     ("gated-attention", M, "gated = gate * v_instr  #", "gated = gate.tanh() * v_instr  #", "tanh"),
@@ -204,10 +205,14 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "", "r1 may be the anchor itself"),
     ("adaptive-triplet", L, "valid = gap.abs() > TIE\n    valid &= rearrange(different, \"a r1",
      "valid = gap.abs() >= 0\n    valid &= rearrange(different, \"a r1", "with b1 = b2 are counted"),
+    ("adaptive-triplet", L, "valid = gap.abs() > TIE\n    valid &= rearrange(different, \"a r1",
+     "valid = gap != 0\n    valid &= rearrange(different, \"a r1", "differ by less than TIE"),
     ("hard-mining", L, "masked_fill(~far_ones, -torch.inf).argmax(1)",
      "masked_fill(~far_ones, torch.inf).argmin(1)", "the nearest of far_ones"),
     ("hard-mining", L, "return by_identity + by_instruction", "return by_identity",
      "the triplets by instruction are missing"),
+    ("hard-mining", L, 'rearrange(highest, "a -> a 1") - TIE', 'rearrange(highest, "a -> a 1")',
+     "of them the farthest, the nearest"),
     ("hard-mining", L, "same = equal & different_images(ids)", "same = equal",
      "an image is a reference of itself"),
     ("text-pooling", M, "(tokens * mask).sum(1) / mask.sum(1)", "tokens.mean(1)",
@@ -231,6 +236,10 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
     ("contrast", L, "positive = equal_pairs(ids).to(logits.dtype)",
      "positive = torch.eye(len(ids)).to(logits)", "only its own sentence"),
     ("contrast", L, "similarity / temperature", "similarity * temperature", "multiplied"),
+    ("contrast", L, "full(image_feats) @ full(text_feats).T", "image_feats @ text_feats.T",
+     "L_cl of half precision: torch.bfloat16"),
+    ("contrast", L, "logits = similarity / temperature", "logits = similarity / float(temperature)",
+     "the temperature gets no gradient"),
     ("hard-negatives", L, "logits.masked_fill(equal_pairs(ids), -torch.inf)\n    of_texts",
      "logits\n    of_texts", "of the same identity"),
     ("hard-negatives", L, "(chances / waits).argmax(1)", "chances.argmax(1)", "by chance"),
@@ -244,6 +253,12 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "count = self.images_per_id if i == favoured else 0", "among the modalities"),
     ("sampler", D, "turns.sort(key=lambda turn: turn[0])", "pass", "an outfit comes twice"),
     ("sampler", D, 'f"{self.seed}:epoch {epoch}"', '"0"', "same order"),
+    ("sampler", D, "(self.images_per_id + turn) // len(groups)", "self.images_per_id // len(groups)",
+     "the batches of K = 3: a batch is a list of P x K = 6"),
+    ("sampler", D, 'f"{self.seed}:epoch {epoch}"', 'f"{epoch}"', "the same order of people"),
+    ("sampler", D, 'f"{self.seed}:step {step}"', 'f"{step}"', "the same images of a person"),
+    ("erasing", D, "(left * (w - width + 1)).floor()", "left * 0", "the last column is hardly ever"),
+    ("erasing", D, "(top * (h - height + 1))", "(top * (h - height))", "the last row is hardly ever"),
     ("erasing", D, "in_rows & in_columns & (chance < prob)", "in_rows & in_columns",
      "all images are erased or none"),
     ("erasing", D, "h * w * (0.02 + 0.31 * area)", "h * w * (0.02 + 0.6 * area)",
@@ -255,6 +270,10 @@ MISTAKES = (  # exercise, module, what is there, what a student may write, what 
      "each decides by itself"),
     ("average-precision", E, "(dist <= hit_dist.max()) & ~removed", "dist <= hit_dist.max()",
      "removed images still take a place"),
+    ("average-precision", E, "QueryFigures(np.nan, np.nan, np.nan, 0, ranked)",
+     "QueryFigures(0.0, 0.0, 0.0, 0, ranked)", "ap, inp and first_rank are NaN"),
+    ("average-precision", E, 'raise UserError("no query has a hit', 'raise ValueError("no query has a hit',
+     "summary raises a UserError"),
     ("average-precision", E, "return np.sort(1 + ahead)", "return np.sort(ahead)",
      "ranks begin at 0"),
     ("average-precision", E, "earlier = candidates[candidates < hits[i]]", "earlier = candidates[:0]",
@@ -359,6 +378,11 @@ def test_helpers_of_ones_own(hand_in):
     assert marks["adaptive-triplet"].points == 15
     assert marks["gated-attention"].sentence == (
         "the map: the shape (2, 5, 8), expected (2, 2, 5, 9)")
+
+
+def test_sides_of_rectangles_may_be_cut(hand_in):
+    text = code.reference()[D].replace(".sqrt().round()", ".sqrt().floor()")
+    assert hand_in({D: text}, ["erasing"])["erasing"].points == 10
 
 
 TERMS = "losses.triplet_terms"
