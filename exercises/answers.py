@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-NO_NUMBER = "holds NaN or infinity: look for a division by zero or an -inf that meets no number"
+NO_NUMBER = "NaN or infinity, look for a division by zero or an -inf that meets no number"
 KINDS = {"b": "booleans", "i": "integers", "f": "floating-point numbers"}
 
 
@@ -33,15 +33,15 @@ class Answers:
         else:
             given = value["type"] if isinstance(value, dict) else type(value).__name__
             given = "None (no return?)" if value is None else f"a {given}"
-            raise Wrong(f"{what} is {given}, expected a tensor of shape {shape}")
+            raise Wrong(f"{what}: {given}, expected a tensor or array of shape {shape}")
 
         fits = len(array.shape) == len(shape)
         if not fits or any(want not in (None, got) for got, want in zip(array.shape, shape)):
-            raise Wrong(f"{what} has the shape {array.shape}, expected {shape}")
+            raise Wrong(f"{what}: the shape {array.shape}, expected {shape}")
         if array.dtype.kind.replace("u", "i") != kind:
-            raise Wrong(f"{what} holds {array.dtype}, expected {KINDS[kind]}")
+            raise Wrong(f"{what}: {array.dtype}, expected {KINDS[kind]}")
         if not np.isfinite(array).all():
-            raise Wrong(f"{what} {NO_NUMBER}")
+            raise Wrong(f"{what}: {NO_NUMBER}")
         return array
 
     def equal(self, what, expected, otherwise, mistakes=()):
@@ -54,7 +54,7 @@ class Answers:
         for sentence, value in dict(mistakes).items():
             if close(array, as_array(value)):
                 raise Wrong(sentence)
-        raise Wrong(f"{what} is wrong: {otherwise}")
+        raise Wrong(f"{what}: wrong, {otherwise}")
 
 
 def as_array(value):

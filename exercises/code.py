@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import indent
 
 ROOT = Path(__file__).parents[1]
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def reference():
@@ -39,10 +40,25 @@ def find(tree, name):
     return tree
 
 
+def function_names(sources):
+    """Of all functions and methods: {"reid.protocols.masks"}."""
+    names = set()
+    for path, text in sources.items():
+        module = path.removesuffix(".py").replace("/", ".")
+        for node in ast.parse(text).body:
+            names |= {f"{module}.{name}" for name in _bound(node)}
+            if isinstance(node, ast.ClassDef):
+                names |= {f"{module}.{node.name}.{name}" for each in node.body
+                          for name in _bound(each)}
+    return names
+
+
 # ---- blanking ----
 
 def blanked(sources, exercises):
-    """The sources without the bodies of the exercises; all else byte for byte."""
+    """The sources without the bodies of the exercises, and without the imports that these alone
+    used; all else byte for byte."""
+    whole = sources
     sources = dict(sources)
     for exercise in exercises:
         line = f'raise NotImplementedError("exercise {exercise.name}: {exercise.title}")'
@@ -54,7 +70,34 @@ def blanked(sources, exercises):
             path, inner = module_of(name)
             docstring = find(ast.parse(sources[path]), inner).body[0]
             sources[path] = _replaced(sources[path], docstring, docstring, f'"""{text}\n"""')
+    for path, text in sources.items():
+        if text != whole[path]:
+            no_longer_used = _used(whole[path]) - _used(text)
+            sources[path] = _without_imports(text, no_longer_used)
     return sources
+
+
+def _used(source):
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+
+
+def _without_imports(source, names):
+    """The source without the imports of these names at its top level."""
+    lines = source.splitlines(keepends=True)
+    for node in reversed(ast.parse(source).body):
+        if isinstance(node, IMPORTS) and _bound(node) & names:
+            node.names = _without(node.names, names)
+            rest = [ast.unparse(node) + "\n"] if node.names else []
+            lines[node.lineno - 1:node.end_lineno] = rest
+    return "".join(lines)
+
+
+def _without(aliases, names):
+    return [alias for alias in aliases if _name(alias) not in names]
+
+
+def _name(alias):
+    return (alias.asname or alias.name).partition(".")[0]
 
 
 def _replaced(source, first, last, text):
@@ -107,6 +150,10 @@ def _merge(ours, theirs, names):
             if _bound(own) & shared:
                 place = i + 1
                 _take(ours.body, i, node, names)
+        if isinstance(node, IMPORTS) and bound - own_names:
+            node.names = _without(node.names, own_names)
+            ours.body.insert(place, node)
+            place += 1
 
 
 def _take(body, i, theirs, names):
@@ -123,8 +170,8 @@ def _bound(node):
     """The names that a statement gives a meaning to."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    if isinstance(node, IMPORTS):
+        return {_name(alias) for alias in node.names}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         leaves = [leaf for target in targets for leaf in ast.walk(target)]

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import dolls
 from exercises import checks, listen
 from exercises.answers import Answers, Wrong, demand
-from exercises.code import ROOT, blanked, find, grafted, is_blank, module_of, reference
+from exercises.code import (
+    ROOT, blanked, find, function_names, grafted, is_blank, module_of, reference
+)
 from exercises.make import chosen
 from exercises.table import EXERCISES
 from reid import cli, files
@@ -144,6 +146,7 @@ class Runner:
     def __init__(self, seconds):
         self.seconds = seconds
         self.sources = reference()
+        self.functions = function_names(self.sources)
         self.process = None
         self.data = None
 
@@ -204,6 +207,7 @@ class Runner:
             "probe": exercise.function,
             "result": str(result),
             "seconds": self.seconds,
+            "ours": sorted(self.functions - set(exercise.functions)),
         })
         end = self.process.stdout.readline().strip()
         shutil.rmtree(code)

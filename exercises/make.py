@@ -71,5 +71,8 @@ def page(exercises):
 
     text = TEMPLATE.read_text()
     text = text.replace("{points}", str(sum(exercise.points for exercise in exercises)))
+    trained = sum(exercise.points for exercise in exercises if exercise.trained)
+    apart = f" {trained} of them are for a trained model, which is graded apart from the code."
+    text = text.replace("{trained}", apart if trained else "")
     text = text.replace("{table}", "\n".join(rows))
     return text.replace("{questions}", "\n\n".join(questions))

@@ -50,6 +50,15 @@ def real(*lengths):
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
+def raised(function, *args):
+    """The name of the error that a call raises, None if it raises none."""
+    try:
+        function(*args)
+    except Exception as error:
+        return type(error).__name__
+    return None
+
+
 # ---- model.py ----
 
 def vit_case(depth):
@@ -65,6 +74,7 @@ def patches():
     vit, images, instr, mask = vit_case(depth=2)
     yield "the output of two layers without an instruction", vit(images)
     yield "the output of two layers", vit(images, instr, mask)
+    yield "what images on their side raise", raised(vit, images.mT)
 
 
 def attention_case():
@@ -154,6 +164,7 @@ def dual_attention():
 # ---- losses.py ----
 
 IDS = torch.tensor([0, 0, 0, 1, 1, 1, 2])  # the last one is alone
+FOUR = torch.tensor([0, 0, 0, 0, 1, 1, 2])
 
 
 def triplet_case():
@@ -162,7 +173,7 @@ def triplet_case():
     instr[1] = 2 * instr[0]  # equally alike to every other
     dist = numbers(2, 7, 7).abs() * 2
     beta = (numbers(3, 7, 7).tanh() + 1) / 2
-    beta[0, 1] = beta[0, 2]
+    beta[0, 1] = beta[0, 2] + 1e-8
     return instr, dist, beta * (IDS[:, None] == IDS)
 
 
@@ -176,6 +187,7 @@ def adaptive_triplet():
     from losses import all_triplets, relatedness, triplet_terms
     instr, dist, beta = triplet_case()
     yield "beta", relatedness(IDS, instr)
+    yield "beta of half precision", str(relatedness(IDS, instr.bfloat16()).dtype)
     yield "whether beta has a gradient", relatedness(IDS, instr.requires_grad_()).requires_grad
     yield "the terms of Eq. 5", triplet_terms(*terms_case(), 0.5)
     yield "the mean over all triplets", all_triplets(dist, beta, 0.5)
@@ -183,20 +195,24 @@ def adaptive_triplet():
 
 
 def hard_case():
-    """dist, beta, and two masks, of which anchors lack one."""
-    _, dist, beta = triplet_case()
+    """dist, beta of FOUR, and two masks, of which anchors lack one."""
+    _, dist, _ = triplet_case()
+    beta = (numbers(3, 7, 7).tanh() + 1) / 2
+    beta[0, 1] = 0.9
+    beta[0, 2] = 0.9 + 1e-8
+    dist[0, 1] = dist[0, 2] + 1
     far_ones = numbers(5, 7, 7) > 0
     near_ones = ~far_ones & (numbers(6, 7, 7) > -1)
     far_ones[2] = False
     near_ones[4] = False
-    return dist, beta, far_ones, near_ones
+    return dist, beta * (FOUR[:, None] == FOUR), far_ones, near_ones
 
 
 def hard_mining():
     from losses import hard_pair, hard_triplets
     dist, beta, far_ones, near_ones = hard_case()
     yield "the mean of hard_pair", hard_pair(dist, beta, far_ones, near_ones, 0.5)
-    yield "the loss of hard_triplets", hard_triplets(dist, beta, IDS, 0.5)
+    yield "the loss of hard_triplets", hard_triplets(dist, beta, FOUR, 0.5)
 
 
 def contrast_case():
@@ -208,6 +224,12 @@ def contrast():
     yield "L_cl", contrastive(*contrast_case(), IDS, 0.2)
     yield "L_cl where every image has one sentence", contrastive(
         *contrast_case(), torch.arange(7), 0.5)
+    halves = [feats.bfloat16() for feats in contrast_case()]
+    yield "L_cl of half precision", str(contrastive(*halves, IDS, 0.2).dtype)
+
+    temperature = torch.tensor(0.2, requires_grad=True)
+    loss = contrastive(*contrast_case(), IDS, temperature)
+    yield "whether L_cl has a gradient", loss.requires_grad
 
 
 DRAWS = 1500
@@ -236,6 +258,7 @@ def hard_negatives():
     yield "how often each image draws each text", shares(texts)
     yield "how often each text draws each image", shares(images)
     yield "L_match", matching(numbers(2, 4, 2), numbers(3, 6, 2))
+    yield "L_match of half precision", str(matching(*numbers(2, 2, 4, 2).bfloat16()).dtype)
 
 
 # ---- data.py, evaluate.py, reid/ ----
@@ -254,17 +277,23 @@ def sampler_case():
     return records
 
 
+STEPS = range(90)
+
+
 def sampler():
     from data import PKSampler
     records = sampler_case()
     first = PKSampler(records, 2, 4, "0")
-    yield "the batches", [first.batch(step) for step in range(30)]
+    yield "the batches", [first.batch(step) for step in STEPS]
 
     again = PKSampler(records, 2, 4, "0")
-    yield "the batches, the last one first", [again.batch(step) for step in reversed(range(30))]
+    yield "the batches, the last one first", [again.batch(step) for step in reversed(STEPS)]
 
     other = PKSampler(records, 2, 4, "1")
-    yield "the batches of another seed", [other.batch(step) for step in range(30)]
+    yield "the batches of another seed", [other.batch(step) for step in STEPS]
+
+    threes = PKSampler(records, 2, 3, "0")
+    yield "the batches of K = 3", [threes.batch(step) for step in STEPS]
 
 
 SIZE = (64, 32)
@@ -280,7 +309,7 @@ def erasing():
     yield "whether equal seeds erase alike", bool((erased == again).all())
     yield "the erased rectangles", rectangles(erased)
     yield "the rectangles at probability 1", rectangles(
-        erasing(400, SIZE, 1.0, generator=generator))
+        erasing(2000, SIZE, 1.0, generator=generator))
 
 
 def rectangles(erased):
@@ -298,7 +327,7 @@ def rectangles(erased):
     return torch.tensor(rows)
 
 
-PEOPLE = np.array([1, 2, 2, 3, 3, 3, 4, 2, 5, 5, 1, 6])  # who is on each image of the gallery
+PEOPLE = np.array([3, 4, 2, 5, 5, 1, 6, 1, 2, 2, 3, 3])  # who is on each image of the gallery
 
 
 def ranking_case():
@@ -317,12 +346,16 @@ def average_precision():
     for kind, distances in (("different distances", untied), ("ties", dist)):
         hits = np.flatnonzero(positive[0] & ~removed[0])
         yield f"the ranks of the hits with {kind}", hit_ranks(distances[0], hits, removed[0])
-    yield "the rank of a person", person_rank(dist[0], hits, removed[0], PEOPLE)
+    hits = np.flatnonzero(positive[2] & ~removed[2])
+    yield "the rank of a person", person_rank(dist[2], hits, removed[2], PEOPLE)
 
     figures = query_figures(dist[1], positive[1], removed[1])
     yield "the figures of a query", np.array(figures, float)
     figures = query_figures(dist[5], positive[5], removed[5])
     yield "the hits of a query without one", int(figures.hits)
+    yield "whether it has NaN", bool(np.isnan(figures[:3]).all())
+    yield "what nothing but such queries raises", raised(
+        ranking_metrics, dist[5:], positive[5:], removed[5:])
 
     table = ranking_metrics(dist, positive, removed)
     for key in ("mAP", "mINP", "cmc", "queries"):

@@ -3,12 +3,15 @@ takes seconds to import.
 
 The grader copies this file and probes.py into a folder of their own, so that nothing here knows
 where the answers are. One JSON per line: {folder, probe, result, seconds} comes in, what happened
-goes out: "ended", "late" or "crashed".
+goes out: "ended", "late" or "crashed". A task also has `ours`: the names of functions that are no
+student's.
 """
 
 import ctypes
 import json
+import linecache
 import os
+import re
 import resource
 import signal
 import struct
@@ -67,7 +70,7 @@ def run(task):
     return "ended"
 
 
-def answer(folder, probe, result, seconds):
+def answer(folder, probe, result, seconds, ours):
     """In the child: runs the probe on the code in `folder`, writes its answers as JSON, ends."""
     with open(result, "w") as file:
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -92,7 +95,7 @@ def answer(folder, probe, result, seconds):
             for name, value in getattr(probes, probe)():
                 answers[name] = probes.encode(value)
         except BaseException as error:  # whatever a student's code raises is an answer
-            answers["error"] = in_words(error, folder)
+            answers["error"] = in_words(error, folder, ours)
         json.dump(answers, file)
     os._exit(0)
 
@@ -137,15 +140,24 @@ def lock(readable):
     libc.syscall(restrict, rules, 0)
 
 
-def in_words(error, folder):
-    """What was raised, and in which function of the hand-out, in one line."""
+def in_words(error, folder, ours):
+    """What was raised, and where in the student's own code, in one line; of our code not a word."""
     if isinstance(error, SystemExit):
         return "it ends the program (sys.exit): give the result back by return"
-    where = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(folder):
-            where = f" in {frame.name}, at `{frame.line}`"
     message = " ".join(str(error).split())[:200]
+    where = " outside of your functions, which got something that they cannot use from yours"
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith(folder):
+            continue
+        module = os.path.relpath(file, folder).removesuffix(".py").replace(os.sep, ".")
+        function = frame.f_code.co_qualname.partition(".<locals>")[0]
+        is_ours = f"{module}.{function}" in ours
+        if not is_ours:
+            line = linecache.getline(file, number).strip()
+            where = f" in {frame.f_code.co_name}, at `{line}`"
+        else:
+            message = re.sub('pattern "[^"]*"', "pattern", message)  # einops quotes our line
     return f"{type(error).__name__}{where}: {message}"
 
 

@@ -77,9 +77,9 @@ and V'). With instr_dim None the second branch does not exist.""",
         "it. What starts at zero, and what must not?",
         functions={
             "model.EditingAttention.__init__": """\
-Linear layers self.q, k, v and out, dim to dim; self.k_instr and self.v_instr, instr_dim to
-dim, and the parameter self.gate (heads), one number for each head. With instr_dim None these
-three do not exist. self.heads is read by _split.""",
+Linear layers with biases: self.q, k, v and out, dim to dim; self.k_instr and self.v_instr,
+instr_dim to dim. The parameter self.gate (heads) is one number for each head. With instr_dim
+None these last three do not exist. self.heads is read by _split.""",
         },
         points=5,
         minutes=15,
@@ -149,12 +149,13 @@ them. Where all sentences are equal, only one is encoded and the batch of the re
     Exercise(
         name="dual-attention",
         title="the attention module E_f, Fig. 3a",
-        question="E_f lets each side's CLS token read the tokens of the other side: "
-        "[CLS_image; instruction tokens] and [CLS_instruction; image tokens] go through the same "
-        "layers. F_out is what became of both CLS tokens, the person's first.",
+        question="E_f lets each side's CLS token read the tokens of the other side without the CLS "
+        "of that side: [CLS_image; instruction tokens] and [CLS_instruction; image tokens] go "
+        "through the same layers. F_out is what became of both CLS tokens, the person's first.",
         functions={
             "model.AttentionModule.forward": """\
-image_tokens (b n d), CLS first; instr an Instruction of b or 1 -> F_out (b 2d).""",
+image_tokens (b n d), CLS first; instr an Instruction of b or 1, its first token the CLS ->
+F_out (b 2d). Each CLS reads the tokens and the mask of the other side without the other CLS.""",
             "model.AttentionModule._attend": """\
 cls (b 1 d) and tokens (b m d) in one row through self.blocks and self.norm -> the new cls
 (b d). mask (b m) bool, True = a real token, or None: all are.""",
@@ -171,7 +172,7 @@ cls (b 1 d) and tokens (b m d) in one row through self.blocks and self.norm -> t
         functions={
             "losses.contrastive": """\
 L_cl of Eq. 8, the mean of both directions. image_feats, text_feats (b d) L2-normalised,
-ids (b), temperature a number or scalar tensor -> scalar.""",
+ids (b), temperature a number or scalar tensor, which is learned -> scalar.""",
         },
         points=10,
         minutes=25,
@@ -209,14 +210,21 @@ positive_logits (b 2), negative_logits (m 2) -> scalar, the mean over all b + m 
             "data.PKSampler.batch": """\
 The P*K indices of a step, the K of a person side by side; P is self.ids_per_batch.
 
-An epoch is a permutation of self.people in steps of P, a new one for each epoch; those left
-over by P wait for the next one. Seed every random.Random by self.seed and the epoch or step.""",
+An epoch is a permutation of self.people in steps of P, a new one for each epoch; where P does
+not divide it, the last ones have no place in this epoch. Seed every random.Random by self.seed,
+a str, and the epoch or step.""",
             "data.PKSampler._images_of": """\
 K = self.images_per_id indices of a person. self.people[pid] holds a list of indices for each
-modality: K is divided evenly among them.""",
+modality: K is divided evenly among them; it does not matter which ones get one more.""",
             "data.PKSampler._pick": """\
 `count` indices of a group in random order: no image twice before each was taken once, and no
 outfit (self.clothes[index]) twice before each was seen once.""",
+        },
+        docstrings={
+            "data.PKSampler": """\
+P identities x K images (Sec. 5.1: 32 x 4). `batch(step)` depends on seed and step alone.
+
+records: training Records. seed: a str. UserError if there are fewer than P identities.""",
         },
         points=15,
         minutes=45,
@@ -231,7 +239,8 @@ outfit (self.clothes[index]) twice before each was seen once.""",
             "data.erasing": """\
 bool (b 1 H W), True in the erased rectangle of each image; size is (H, W).
 
-Every image is erased by itself with probability `prob`, and the rectangle lies inside of it.
+Every image is erased by itself with probability `prob`, and the rectangle lies inside of it,
+anywhere; its sides are rounded or cut to whole pixels.
 All random numbers come from `generator`, on `device`. No loop over images.""",
         },
         points=10,
@@ -246,7 +255,8 @@ All random numbers come from `generator`, on `device`. No loop over images.""",
         "the first k.",
         functions={
             "evaluate.hit_ranks": """\
-Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed.
+Array of the ranks, ascending from 1, of the gallery items `hits` (indices) among those not
+removed. All arrays are NumPy's.
 
 dist (g,), smaller is nearer; removed (g,) bool: not in the ranking at all. Where distances
 tie, the earlier item of the gallery is ahead.""",
@@ -257,11 +267,12 @@ inp is the number of hits / rank of the last one. Without a hit ap, inp and firs
 and hits is 0. ap_window and gallery_ids need not be looked at.""",
             "evaluate.person_rank": """\
 The first rank of a hit where people are ranked, not images (LLCM): 1 + the number of people
-who have an image ahead of the nearest hit. hits (indices), gallery_ids (g,); ties and removed
-as in hit_ranks.""",
+who have an image ahead of the nearest hit, be it the hit's own person. hits (indices),
+gallery_ids (g,); ties and removed as in hit_ranks.""",
             "evaluate.summary": """\
-Means over the QueryFigures of the queries that have a hit: mAP, mINP, cmc (gallery_size,) with
-cmc[k-1] = rank-k, queries (how many those are). UserError if there is none.""",
+A dict of means over the QueryFigures of the queries that have a hit: "mAP", "mINP", "cmc" (an
+array, (gallery_size,), with cmc[k-1] = rank-k) and "queries" (how many those are).
+UserError if there is none.""",
         },
         docstrings={
             "evaluate.ranking_metrics": """\
@@ -270,7 +281,7 @@ Full-ranking mAP, mINP and CMC. Ties keep gallery order; a query without a hit c
 dist (q g) float, smaller is nearer; positive (q g) bool: a hit; removed (q g) bool: deleted
 from the ranking. ap_window, gallery_ids: as the released code and LLCM have them.
 
-Returns mAP, mINP, cmc (g,), queries (those with a hit). UserError if nothing can be ranked.""",
+Returns what summary does. UserError if nothing can be ranked.""",
         },
         points=15,
         minutes=50,
@@ -291,7 +302,7 @@ q, g -> (q g) bool: left out of a ranking against other clothes (cc).""",
 q, g -> (q g) bool: left out of a ranking against the same clothes (sc).""",
             "reid.protocols.masks": """\
 positive, removed, both (q g) bool, by the functions of those names of a Protocol. q, g:
-`columns`. Junk (g.junk, bool) is always removed.""",
+`columns`. Junk (g.junk, bool) is always removed. Where removed is True, positive may be too.""",
         },
         points=5,
         minutes=20,
