@@ -208,6 +208,9 @@ def test_logits_from_kept_tokens_in_half_precision(tmp_path, monkeypatch):
         def instruct(self, sentences):
             return torch.tensor([[len(sentence)] for sentence in sentences])
 
+        def read_text(self, instr):
+            return instr
+
         def match(self, tokens, instr):
             score = tokens.float().mean((1, 2)) * instr.float()[0]
             return torch.stack([-score, score], 1)

@@ -100,4 +100,4 @@ def test_lists_with_a_tag_of_their_own(toy, monkeypatch):  # noqa: F811
 
 
 def test_the_toys_steps_are_shared_by_the_rows():
-    assert train.PRESETS["toy"]["ratios"] == "trad:6,cc:10,ctcc:2,vi:2,t2i:2,li:6"
+    assert train.PRESETS["toy"]["ratios"] == "trad:5,cc:12,ctcc:2,vi:2,t2i:5,li:6"

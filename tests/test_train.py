@@ -67,7 +67,8 @@ def test_all_six_tasks_take_a_step_and_get_a_row(drawn, command):
     assert code == 0, err
     report = read_log("runs/all")[-1]
     assert {row["task"] for row in report["rows"]} == {"trad", "cc", "ctcc", "vi", "t2i", "li"}
-    assert {row["instruction"] for row in report["matrix"] if row["task"] == "li"} == {"wanted", "own", "random"}
+    assert {row["instruction"] for row in report["matrix"] if row["task"] == "li"} == {
+        "wanted", "own", "random", "wanted, a stranger's photo", "wanted, without a photo", "wanted, plain gallery"}
     assert "Instruction matrix" in out
 
 
