@@ -541,10 +541,11 @@ def doubts(features, dataset, queries, gallery):
         return {}
     wanted = [query_instruction(dataset.task, record) for record in queries]
     carried = [gallery_instruction(dataset.task, record) for record in gallery]
-    own_feats = features(dataset, "gallery", gallery, {"own": carried})[0]
+    [own_feats] = features(dataset, "gallery", gallery, {"own": carried})
 
     strangers = [replace(query, path=photo) for query, photo in zip(queries, other_photos(queries))]
-    stranger_feats = features(dataset, "query", strangers, {"wanted, a stranger's photo": wanted})[0]
+    asks = {"wanted, a stranger's photo": wanted}
+    [stranger_feats] = features(dataset, "query", strangers, asks)
     alone = (
         features.instructions(dataset, "query", queries, wanted),
         features.instructions(dataset, "gallery", gallery, carried),

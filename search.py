@@ -3,7 +3,7 @@
     python search.py --photos ./crops --query anna.jpg --instruction "in a red coat"
 
 A photo shows one person, as detectors cut them out. Nothing describes it, so the instruction that
-gallery images of ctcc and li carry is missing here: `reid.plain.scores` is a rule that does without.
+gallery images of ctcc and li carry is missing: `reid.plain.scores` is a rule that does without.
 Letters in shapes: n photos, d feature width.
 """
 

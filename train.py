@@ -97,7 +97,7 @@ class Config:
     margin: float = option(None, "m of Eq. 5", least=0)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     plain: bool = option(
-        True, "with all tasks, learn words for plain photos (Eq. 8) from the descriptions of COCAS+ "
+        True, "with all tasks, learn words for plain photos (Eq. 8) from COCAS+'s descriptions "
         "too; --no-plain: from the captions of t2i alone, as the paper")
     align: bool = option(
         True, "contrast that gives a picture encoder without pre-trained weights an eye for "

@@ -282,12 +282,10 @@ class Features:
         if f"{prefix}/nearest" not in self.known:
             self.need_model(f"{prefix}/nearest")
             top = min(top, len(gallery_feats))
-            nearest = []
-            for rows in query_feats.split(256):
-                nearest.append((rows @ gallery_feats.T).topk(top).indices)
-            nearest = torch.cat(nearest)
+            parts = [(rows @ gallery_feats.T).topk(top) for rows in query_feats.split(256)]
+            nearest = torch.cat([part.indices for part in parts])
+            similarity = torch.cat([part.values for part in parts])
             logits = match(self.model, dataset, gallery, sentences, nearest, self.batch, self.amp)
-            similarity = (query_feats[:, None] * gallery_feats[nearest]).sum(2)
             scores = similarity / self.model.temperature().item() + logits
             if not scores.isfinite().all():
                 raise UserError(
