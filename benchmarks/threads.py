@@ -2,8 +2,7 @@
 
 Steps of the toy model on all cores, alone and beside a program that keeps one core busy, with the
 waiting that `import reid` asks for and with that of GCC's OpenMP by itself, and on one thread.
-Medians over interleaved repeats; ratios travel, times do not. Two minutes on a quiet machine, and
-much longer where the second line says so.
+Medians over interleaved repeats; ratios travel, times do not. Some minutes on a quiet machine.
 """
 
 import os
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 
-STEPS = 20
+STEPS = 10
 REPEATS = 3
 CORES = len(os.sched_getaffinity(0))
 SETTINGS = {  # name -> what is set before torch is imported
