@@ -27,8 +27,15 @@ def figures(path, data):
     return {row["instruction"]: row["mAP"] for row in rows}
 
 
+def check_trained(path):
+    """UserError for a model alone, such as the one that comes with the code."""
+    if "optimiser" not in checkpoints.load_checkpoint(path):
+        raise UserError(f"{path} is not what a training run wrote: hand in the last.pt of your run")
+
+
 def main(path, data):
     try:
+        check_trained(path)
         found = figures(path, data)
     except UserError as error:
         found = {"error": str(error)}

@@ -544,3 +544,8 @@ def test_the_command(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: python -m exercises make")
     done = call("make", "--out", "docs")
     assert done.returncode == 2 and done.stderr.startswith("error: --out docs is there already")
+
+
+def test_the_model_that_comes_with_the_code_is_no_answer(capsys):
+    listen.main(listen.checkpoints.DRAWN, "nowhere")
+    assert "hand in the last.pt of your run" in capsys.readouterr().out
