@@ -114,11 +114,30 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
     return all_triplets(dist, beta, margin)
 
 
-def all_triplets(dist, beta, margin, among=None):
-    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar.
+def all_triplets(dist, beta, margin):
+    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar."""
+    terms, valid = ordered_triplets(dist, beta, margin)
+    return mean_of_valid(terms, valid)
 
-    among (b b b) bool: only these triplets count, [a, r1, r2].
+
+def even_triplets(dist, beta, ids, margin):
+    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b).
+
+    Where nobody's instructions differ, as with a sentence for all, none is within a person.
     """
+    terms, valid = ordered_triplets(dist, beta, margin)
+    equal = equal_pairs(ids)
+    one_person = rearrange(equal, "a r1 -> a r1 1") & rearrange(equal, "a r2 -> a 1 r2")
+    is_within = valid & one_person
+
+    within = mean_of_valid(terms, is_within)
+    across = mean_of_valid(terms, valid & ~one_person)
+    return torch.where(is_within.any(), (within + across) / 2, across)
+
+
+def ordered_triplets(dist, beta, margin):
+    """Eq. 5 for all ordered triplets [a, r1, r2], and which of them count, (b b b) each: three
+    different images, b1 != b2. dist, beta (b b)."""
     d1 = rearrange(dist, "a r1 -> a r1 1")
     d2 = rearrange(dist, "a r2 -> a 1 r2")
     b1 = rearrange(beta, "a r1 -> a r1 1")
@@ -131,26 +150,7 @@ def all_triplets(dist, beta, margin, among=None):
     valid &= rearrange(different, "a r1 -> a r1 1")
     valid &= rearrange(different, "a r2 -> a 1 r2")
     valid &= rearrange(different, "r1 r2 -> 1 r1 r2")
-    if among is not None:
-        valid &= among
-    return mean_of_valid(terms, valid)
-
-
-def even_triplets(dist, beta, ids, margin):
-    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b).
-
-    Where nobody's instructions differ, as with a sentence for all, none is within a person.
-    """
-    equal = equal_pairs(ids)
-    one_person = rearrange(equal, "a r1 -> a r1 1") & rearrange(equal, "a r2 -> a 1 r2")
-    within = all_triplets(dist, beta, margin, one_person)
-    across = all_triplets(dist, beta, margin, ~one_person)
-
-    pair = equal & different_images(ids)
-    highest = beta.masked_fill(~pair, -torch.inf).amax(1)
-    lowest = beta.masked_fill(~pair, torch.inf).amin(1)
-    differ = (highest - lowest > TIE).any()
-    return torch.where(differ, (within + across) / 2, across)
+    return terms, valid
 
 
 def hard_triplets(dist, beta, ids, margin):

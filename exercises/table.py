@@ -96,10 +96,9 @@ beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b). No gradient flow
             "losses.triplet_terms": """\
 Eq. 5 for triplets of any shape: an anchor is at distance d1 of its reference r1 and d2 of
 r2; gap is b1 - b2. Returns a term for each triplet.""",
-            "losses.all_triplets": """\
-Mean of Eq. 5 over the ordered triplets (a, r1, r2) of three different images whose b1 and b2
-differ by more than TIE; dist, beta (b b) -> scalar, 0 if there is none. No loops.
-among (b b b) bool: only these triplets count, [a, r1, r2]; None: all.""",
+            "losses.ordered_triplets": """\
+Eq. 5 for the ordered triplets [a, r1, r2] and which of them count, (b b b) each, the latter bool:
+three different images whose b1 and b2 differ by more than TIE; dist, beta (b b). No loops.""",
         },
         points=15,
         minutes=60,
