@@ -543,7 +543,9 @@ def doubts(features, dataset, queries, gallery):
     carried = [gallery_instruction(dataset.task, record) for record in gallery]
     [own_feats] = features(dataset, "gallery", gallery, {"own": carried})
 
-    strangers = [replace(query, path=photo) for query, photo in zip(queries, other_photos(queries))]
+    strangers = []
+    for query, i in zip(queries, other_people(queries)):
+        strangers.append(replace(query, path=queries[i].path))
     asks = {"wanted, a stranger's photo": wanted}
     [stranger_feats] = features(dataset, "query", strangers, asks)
     alone = (
@@ -551,14 +553,8 @@ def doubts(features, dataset, queries, gallery):
         features.instructions(dataset, "gallery", gallery, carried),
     )
 
-    view = CLOTHES if row.pictures else PLAIN
-    person, shown = features.views(dataset, "gallery", gallery, (PERSON, view))
-    [query_person] = features.views(dataset, "query", queries, (PERSON,))
-    asked = features.instructions(dataset, "query", queries, wanted, view)
-    plain = (
-        joined(query_person, asked, SHARES[view]),
-        joined(person, shown, SHARES[view]),
-    )
+    view, *parts = plain_parts(features, dataset, queries, gallery)
+    plain = [joined(person, instruction, SHARES[view]) for person, instruction in parts]
     return {
         "wanted, a stranger's photo": (wanted, stranger_feats, own_feats),
         "wanted, without a photo": (wanted, *alone),
@@ -566,14 +562,25 @@ def doubts(features, dataset, queries, gallery):
     }
 
 
-def other_photos(queries, seed=0):
-    """For each query the photo of another person's."""
+def plain_parts(features, dataset, queries, gallery):
+    """What the rule of reid.plain compares: the view of the gallery photos, and (person,
+    instruction) of the queries and of the gallery, (n d) and (n k)."""
+    task = dataset.task
+    view = CLOTHES if TASKS[task].pictures else PLAIN
+    wanted = [query_instruction(task, record) for record in queries]
+    [person] = features.views(dataset, "query", queries, (PERSON,))
+    asked = features.instructions(dataset, "query", queries, wanted, view)
+    return view, (person, asked), features.views(dataset, "gallery", gallery, (PERSON, view))
+
+
+def other_people(queries, seed=0):
+    """For each query the index of one of another person."""
     rng = random.Random(seed)
-    photos = []
+    chosen = []
     for query in queries:
-        strangers = [record.path for record in queries if record.pid != query.pid]
-        photos.append(rng.choice(strangers))
-    return photos
+        strangers = [i for i, record in enumerate(queries) if record.pid != query.pid]
+        chosen.append(rng.choice(strangers))
+    return chosen
 
 
 def wrong_instructions(dataset, queries, gallery, seed=0):

@@ -12,11 +12,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
-from instructions import TASKS, query_instruction
+from instructions import query_instruction
 from reid.checkpoints import load_model
 from reid.features import Features, matched_first
 from reid.folders import open_dataset
-from reid.plain import CLOTHES, PERSON, PLAIN, joined
+from reid.plain import joined
 from reid.protocols import STRICT, TEXT
 
 WEIGHTS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1)
@@ -27,14 +27,10 @@ def plain_galleries(features, data, task):
     """Prints a row for each weight, with the query's photo and with a stranger's."""
     dataset = open_dataset(f"{data}/COCAS", task)
     queries, gallery = evaluate.sides(dataset)
-    wanted = [query_instruction(task, record) for record in queries]
-    view = CLOTHES if TASKS[task].pictures else PLAIN
-
-    person, shown = features.views(dataset, "gallery", gallery, (PERSON, view))
-    [query_person] = features.views(dataset, "query", queries, (PERSON,))
-    asked = features.instructions(dataset, "query", queries, wanted, view)
-    where = {record.path: i for i, record in enumerate(queries)}
-    strangers = [where[path] for path in evaluate.other_photos(queries)]
+    _, (query_person, asked), (person, shown) = evaluate.plain_parts(
+        features, dataset, queries, gallery
+    )
+    strangers = evaluate.other_people(queries)
 
     for w in WEIGHTS:
         gallery_feats = joined(person, shown, w)
