@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
-import tempfile
 from pathlib import Path
 
 from reid import cli, files
@@ -34,15 +32,8 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
             f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
 
     out = out.resolve()  # a link stays, and its folder is filled
-    with files.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            _write(partial, people, seed, workers, sets)
-            partial.chmod(0o755)  # mkdtemp's folders are private
-            partial.replace(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with files.filling(out) as folder:
+        _write(folder, people, seed, workers, sets)
 
 
 def provide(data):

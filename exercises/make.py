@@ -1,7 +1,6 @@
 """Writes a hand-out: a copy of the code without the bodies that students shall write."""
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +26,8 @@ def main(config):
     out = Path(config.out)
     if out.exists():
         raise UserError(f"--out {out} is there already: name another folder or remove it first")
-    with files.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            write(partial, exercises)
-            partial.chmod(0o755)  # mkdtemp's folders are private
-            partial.replace(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with files.filling(out) as folder:
+        write(folder, exercises)
     points = sum(exercise.points for exercise in exercises)
     print(f"wrote {out}/: {len(exercises)} exercises, {points} points; students begin at README.md")
 

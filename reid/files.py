@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import shutil
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +41,23 @@ def replacing(path):
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(out):
+    """An empty folder to write into, which becomes the folder `out` when all is in it.
+
+    out: a Path, absent or an empty folder. UserError as `writing`; what fails leaves nothing.
+    """
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)  # mkdtemp's folders are private
+            partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path, text):
