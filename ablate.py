@@ -91,8 +91,9 @@ def main(config):
 
     runs = {}  # (variant, seed) -> its Runs
     for text, variant in variants.items():
+        models = models_of(variant, text)
         for seed in seeds:
-            runs[text, seed] = runs_of(variant, text, seed, folder)
+            runs[text, seed] = runs_of(models, seed, folder)
 
     lock = begin(folder, shared)
     train_all([*chain.from_iterable(runs.values())], config)
@@ -141,8 +142,7 @@ def variant_of(config, text):
 
 def check_data(config):
     """UserError unless the data is there; ./toy is drawn, once and not in every run."""
-    if config.data == train.Config.data and not Path(config.data).exists():
-        dolls.make_toy(config.data)
+    dolls.provide(config.data)
     task = "all" if config.task == "each" else config.task
     open_all(config.data, task, config.val)
 
@@ -164,27 +164,28 @@ def folder_of(words):
     return "-".join(parts)[:150]
 
 
-def runs_of(variant, text, seed, folder):
-    """The Runs of a variant with one seed: one or, with --task each, one for every task of every
-    data set.
-
-    Their folders are called by the variant's flags, the data set and its task, and the seed:
-    default-seed_0, loss_triplet-seed_0, task_each-loss_triplet-cocas_li-seed_0.
-    """
+def models_of(variant, text):
+    """{name: Config} of the models of a variant: one or, with --task each, one for every task of
+    every data set. Named by the variant's flags, the data set and its task: default,
+    loss_triplet, task_each-loss_triplet-cocas_li."""
     name = folder_of(shlex.split(text)) or "default"
     if variant.task != "each":
-        alone = {name: variant}
-    else:
-        alone = {}
-        for dataset in open_all(variant.data, "all", variant.val):
-            if dataset.tested and dataset.split("train"):
-                part = f"{name}-{dataset.name}_{dataset.task}".replace(":", "_")
-                alone[part] = dataclasses.replace(
-                    variant, task=dataset.task, data=str(dataset.root)
-                )
+        return {name: variant}
 
+    models = {}
+    for dataset in open_all(variant.data, "all", variant.val):
+        if dataset.tested and dataset.split("train"):
+            part = f"{name}-{dataset.name}_{dataset.task}".replace(":", "_")
+            models[part] = dataclasses.replace(
+                variant, task=dataset.task, data=str(dataset.root)
+            )
+    return models
+
+
+def runs_of(models, seed, folder):
+    """The Runs of a variant's models with one seed, in folders such as loss_triplet-seed_0."""
     runs = []
-    for part, config in alone.items():
+    for part, config in models.items():
         path = folder / f"{part}-seed_{seed}"
         config = dataclasses.replace(config, seed=seed, name=str(path.relative_to("runs")))
         runs.append(Run(config, path))

@@ -12,7 +12,7 @@ import torch
 from reid import cli, files
 from reid.cli import UserError
 
-POLL = 0.2  # seconds between looks at the processes
+POLL = 1.0  # seconds between looks at the processes, whose logs are read each time
 BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
 
 

@@ -225,7 +225,7 @@ def test_it_goes_on_from_the_checkpoint(tmp_path, monkeypatch):
     """The command of a run: begun, gone on with, begun anew where it ended before its first checkpoint."""
     monkeypatch.chdir(tmp_path)
     config = cli.parse(ablate.Config, ["--task=li", "--no-editing", "--lr=0.1", "--device=cpu", "--jobs=3"])
-    [run] = ablate.runs_of(config, "--no-editing", 7, Path("runs/a"))
+    [run] = ablate.runs_of(ablate.models_of(config, "--no-editing"), 7, Path("runs/a"))
     run.folder.mkdir(parents=True)
     (run.folder / "config.json").write_text("{}")
 
@@ -260,7 +260,7 @@ def test_words_of_a_config_give_it_again():
 
 def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
     config = cli.parse(ablate.Config, ["--task", "each", "--data", str(drawn), "--steps", "5"])
-    runs = ablate.runs_of(config, "--task each", 0, Path("runs/a"))
+    runs = ablate.runs_of(ablate.models_of(config, "--task each"), 0, Path("runs/a"))
     assert sorted(run.folder.name for run in runs) == [
         "task_each-cocas_ctcc-seed_0", "task_each-cocas_li-seed_0", "task_each-cuhk-pedes_t2i-seed_0",
         "task_each-llcm_vi-seed_0", "task_each-ltcc_cc-seed_0", "task_each-market_trad-seed_0"]
