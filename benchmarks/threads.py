@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from reid.device import cores
+
 STEPS = 10
 REPEATS = 3
-CORES = len(os.sched_getaffinity(0))
 SETTINGS = {  # name -> what is set before torch is imported
     "short waiting (default)": {},
     "OpenMP's own waiting": {"GOMP_SPINCOUNT": "300000"},
@@ -66,7 +68,7 @@ def main():
     begin = time.time()
     for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         os.environ.pop(name, None)
-    print(f"{CORES} cores, load {os.getloadavg()[0]:.1f} at the beginning")
+    print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} at the beginning")
     measure("alone")
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

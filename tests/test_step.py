@@ -330,9 +330,11 @@ def compare(ours, twin, mistakes, model, grads):
         assert (found - p.grad).abs().max() < scale, words
 
 
-def step(model, task, config, monkeypatch):
-    """(terms, gradients) of train.loss_terms; the hard negatives are FALSE_TEXTS and FALSE_IMAGES."""
+def step(model, task, config, monkeypatch, **changed):
+    """(terms, gradients, what hard negatives were asked for) of train.loss_terms, with parts of the batch changed;
+    the hard negatives are FALSE_TEXTS and FALSE_IMAGES."""
     batch, images, what = a_batch(task)
+    batch = batch._replace(**changed)
     asked = []
 
     def chosen(similarity, ids, generator=None):
@@ -368,21 +370,9 @@ def test_a_step_of_t2i_equals_eq8_pair_by_pair(monkeypatch):
 def test_a_caption_describes_a_person_in_clothes_where_they_change(monkeypatch):
     """COCAS+: the same person in other clothes is no positive of Eq. 8."""
     model = a_model()
-    batch, images, what = a_batch("t2i")
-    asked = []
-
-    def chosen(similarity, ids, generator=None):
-        asked.append(ids)
-        return FALSE_TEXTS, FALSE_IMAGES
-
-    monkeypatch.setattr(losses, "hard_negatives", chosen)
-    batch = batch._replace(clothes=CLOTHES)
-    precision = torch.autocast("cpu", enabled=False)
-    terms = train.loss_terms(model, images, what, batch, a_config(), precision)
-    sum(terms.values()).backward()
-    grads = {name: p.grad for name, p in model.named_parameters()}
-    twin, mistakes, _ = eq8(model, images, what, CLOTHES)
-    assert torch.equal(asked[0], CLOTHES), "hard negatives are told people, and not people in clothes"
+    terms, grads, [(_, ids)] = step(model, "t2i", a_config(), monkeypatch, clothes=CLOTHES)
+    twin, mistakes, _ = eq8(model, *a_batch("t2i")[1:], CLOTHES)
+    assert torch.equal(ids, CLOTHES), "hard negatives are told people, and not people in clothes"
     compare(terms, twin, mistakes, model, grads)
 
 
