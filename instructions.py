@@ -1,4 +1,4 @@
-"""The six tasks, a row each, and their instructions (Sec. 4.1, Supp. Sec. 4-5).
+"""The paper's six tasks and one more, a row each, and their instructions (Sec. 4.1, Supp. 4-5).
 
     task   query instruction                  gallery instruction      a hit
     trad   one of 20 "do not change clothes"  the same sentence        same person
@@ -7,11 +7,11 @@
     vi     one of 20 "cross-modality"         the same sentence        same person, other modality
     t2i    the caption, without an image      none                     same person
     li     description of another image       its own description      same person so described
+    both   that description and that picture  its own of both          same person wearing them
 
-Nothing else asks for a task by its name: a new task is a row of TASKS.
+No other file asks for a task by its name: a new task is a row of TASKS.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 # The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own
@@ -52,132 +52,106 @@ SENTENCES = {
 }
 
 
+PERSON_SENTENCE = SENTENCES["cc"][0]  # under which a person is found in any clothes
+
+
 # ---- tasks ----
 
-class Task(NamedTuple):
-    """All that differs between tasks. It has `sentences`, or else `asks` and `carries`.
+class Ask(NamedTuple):
+    """An instruction: a sentence, a picture of clothes, or both. None stands for no instruction."""
 
-    An instruction is a sentence, a path below the data set's root (`pictures`), or None.
+    words: str | None = None
+    picture: str | None = None  # a path below the data set's root
+
+
+class Task(NamedTuple):
+    """All that differs between tasks. A row has `sentences`, or is `described`, or has `pictures`.
     """
+
     sentences: tuple[str, ...] = ()  # one of them is given to query and gallery image alike
-    asks: Callable | None = None  # Record -> its instruction as a query
-    carries: Callable | None = None  # Record -> its instruction as a gallery image
-    pictures: bool = False  # instructions are pictures of clothes
+    described: bool = False  # an Ask has words, the record's own
+    pictures: bool = False  # an Ask has a picture of clothes
     text_only: bool = False  # a query is its text, without an image
     opposite: str | None = None  # the task with the wrong sentence, for the instruction matrix
     targets: tuple[str, ...] = ()  # rows of the instruction matrix: names in protocols.TARGETS
     data_of: str | None = None  # the task whose data sets and protocols it shares, if any
     tag: str = ""  # the released code's name of the task, in the names of its lists
-    share: int = 1  # its steps in a round of the toy preset
-
-    @property
-    def described(self):
-        """Whether each image has words of its own."""
-        return not self.sentences and not self.pictures
+    share: int = 1  # its steps in a round of the toy preset; 0: only where it is asked for by name
 
 
-def wanted_picture(record):
-    return record.template_path or record.crop_path
-
-
-def own_picture(record):
-    return record.crop_path or record.template_path
-
-
-def wanted_words(record):
-    return record.captions[0]
-
-
-def own_words(record):
-    """A query's captions are what it asks for and, where the data tells, its own description."""
-    return record.captions[-1] if record.captions else None
-
-
-def nothing(record):
-    return None
-
+WANTED = ("wanted clothes",)
 
 TASKS = {
-    "trad": Task(
-        sentences=SENTENCES["trad"],
-        opposite="cc",
-        tag="sc",
-        share=5,
-    ),
+    "trad": Task(SENTENCES["trad"], opposite="cc", tag="sc", share=5),
     "cc": Task(
-        sentences=SENTENCES["cc"],
+        SENTENCES["cc"],
         opposite="trad",
         targets=("other clothes", "same clothes"),
         tag="cc",
         share=12,
     ),
-    "ctcc": Task(
-        asks=wanted_picture,
-        carries=own_picture,
-        pictures=True,
-        targets=("wanted clothes",),
-        tag="ctcc",
-        share=2,
-    ),
-    "vi": Task(
-        sentences=SENTENCES["vi"],
-        opposite="trad",
-        tag="cross",
-        share=2,
-    ),
-    "t2i": Task(
-        asks=wanted_words,
-        carries=nothing,
-        text_only=True,
-        tag="t2i",
-        share=5,
-    ),
-    "li": Task(
-        asks=wanted_words,
-        carries=own_words,
-        targets=("wanted clothes",),
-        tag="attr",
-        share=6,
-    ),
+    "ctcc": Task(pictures=True, targets=WANTED, tag="ctcc", share=2),
+    "vi": Task(SENTENCES["vi"], opposite="trad", tag="cross", share=2),
+    "t2i": Task(described=True, text_only=True, tag="t2i", share=5),
+    "li": Task(described=True, targets=WANTED, tag="attr", share=6),
+    "both": Task(described=True, pictures=True, targets=WANTED, share=0),
 }
+
+
+def asked_tasks(name):
+    """{task: its row} of --task: "all" is every one with a share, else it is the one of that name.
+    """
+    if name != "all":
+        return {name: TASKS[name]}
+    return {task: row for task, row in TASKS.items() if row.share}
 
 
 # ---- who gets which instruction ----
 
 def query_instruction(task, record, sentence=0):
-    """What a query asks for: a sentence, or for ctcc the path of a picture of clothes."""
+    """The Ask of a query: what it wants. sentence: which of the task's sentences, if it has any."""
     row = TASKS[task]
     if row.sentences:
-        return row.sentences[sentence]
-    return row.asks(record)
+        return Ask(row.sentences[sentence])
+    words = record.captions[0] if row.described else None
+    picture = record.template_path or record.crop_path if row.pictures else None
+    return Ask(words, picture)
 
 
 def gallery_instruction(task, record, sentence=0):
-    """What an image is found by: the task's sentence, its own clothes or words, None for t2i."""
+    """The Ask of a gallery image: what it shows. None where there is nothing, as for t2i.
+
+    The last of a query's captions is, where the data tells, its own description.
+    """
     row = TASKS[task]
     if row.sentences:
-        return row.sentences[sentence]
-    return row.carries(record)
+        return Ask(row.sentences[sentence])
+    if row.text_only:
+        return None
+    words = record.captions[-1] if row.described and record.captions else None
+    picture = record.crop_path or record.template_path if row.pictures else None
+    return Ask(words, picture) if words or picture else None
 
 
 def training_instructions(task, records, pool, rng):
-    """The instruction of each image of a training batch.
+    """The Ask of each image of a training batch.
 
     records: the b Records of the batch; pool: {pid: that person's training Records};
-    rng: random.Random. Returns b sentences or, for ctcc, b paths below the data set's root.
+    rng: random.Random. Returns b Asks.
     """
     row = TASKS[task]
     if row.sentences:  # "we randomly choose one ... when training each mini-batch" (Supp. 5.1)
-        return [rng.choice(row.sentences)] * len(records)
+        return [Ask(rng.choice(row.sentences))] * len(records)
     if row.text_only:
-        return [rng.choice(record.captions) for record in records]
+        return [Ask(rng.choice(record.captions)) for record in records]
 
-    instr = [row.carries(record) for record in records]
+    asks = [gallery_instruction(task, record) for record in records]
     count = int(len(records) * OTHERS_SHARE)
     for place in sorted(rng.sample(range(len(records)), count)):
         record = records[place]
-        instr[place] = row.asks(another_image(record, pool[record.pid], rng))
-    return instr
+        other = another_image(record, pool[record.pid], rng)
+        asks[place] = query_instruction(task, other)
+    return asks
 
 
 def another_image(record, images, rng):
