@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch.utils.data import DataLoader, get_worker_info
 
-from instructions import TASKS, training_instructions
+from instructions import TASKS, asked_tasks, training_instructions
 from reid import cli
 from reid.cli import UserError
 from reid.folders import check, counts_table, open_all
@@ -118,8 +118,9 @@ class Batch(NamedTuple):
     pids: torch.Tensor  # (b) long, as the data set numbers them
     dataset: str  # whose classifier
     task: str
-    instr: list[str] | torch.Tensor  # sentences, or pictures (b 3 h w) uint8
-    clothes: torch.Tensor | None = None  # (b) long, which ones pictures or captions tell of
+    sentences: list[str] | None  # the words of the instructions
+    pictures: torch.Tensor | None  # (b 3 h w) uint8, their pictures of clothes
+    clothes: torch.Tensor | None = None  # (b) long, which clothes the pictures or captions show
 
     def to(self, device):
         """The batch on a device; from pinned memory a GPU takes it while the program goes on."""
@@ -136,7 +137,7 @@ class Stream(NamedTuple):
     dataset: Dataset
     records: Sequence
     sampler: PKSampler
-    shown: dict  # path of a picture -> number of the clothes on it
+    clothes: dict  # path of a picture -> number of the clothes on it
 
 
 class Batches(torch.utils.data.Dataset):
@@ -160,7 +161,7 @@ class Batches(torch.utils.data.Dataset):
             records = dataset.split("train")
             stream_seed = f"{seed}:{dataset.name}:{dataset.task}"
             sampler = PKSampler(records, ids_per_batch, images_per_id, stream_seed)
-            stream = Stream(dataset, records, sampler, clothes_shown(dataset.task, records))
+            stream = Stream(dataset, records, sampler, clothes_on(dataset.task, records))
             self.streams.setdefault(dataset.task, []).append(stream)
             people[dataset.name] |= set(sampler.people)
 
@@ -185,22 +186,26 @@ class Batches(torch.utils.data.Dataset):
 
     def __getitem__(self, step):
         stream, inner_step = self.where(step)
-        dataset, records, sampler, shown = stream
+        dataset, records, sampler, clothes_of = stream
         chosen = [records[index] for index in sampler.batch(inner_step)]
         pool = {}  # pid -> all records of that person
         for record in chosen:
             pool[record.pid] = [records[index] for index in sampler.indices_of(record.pid)]
 
         rng = random.Random(f"{self.seed}:{step}")
-        instr = training_instructions(dataset.task, chosen, pool, rng)
-        paths = [record.path for record in chosen]
-        clothes = None
-        if shown:
-            told = instr if TASKS[dataset.task].pictures else paths
-            clothes = torch.tensor([shown[path] for path in told])
-        if TASKS[dataset.task].pictures:
-            instr = self._load_all(dataset.root, instr, self.picture_size)
+        asks = training_instructions(dataset.task, chosen, pool, rng)
+        sentences = [ask.words for ask in asks] if asks[0].words else None
+        pictures = None
+        if asks[0].picture:
+            paths = [ask.picture for ask in asks]
+            pictures = self._load_all(dataset.root, paths, self.picture_size)
 
+        clothes = None
+        if clothes_of:
+            shown = [ask.picture or record.path for ask, record in zip(asks, chosen)]
+            clothes = torch.tensor([clothes_of[path] for path in shown])
+
+        paths = [record.path for record in chosen]
         images = self._load_all(dataset.root, paths, self.size)
         pids = [record.pid for record in chosen]
         labels = [self.labels[dataset.name][pid] for pid in pids]
@@ -210,7 +215,8 @@ class Batches(torch.utils.data.Dataset):
             torch.tensor(pids),
             dataset.name,
             dataset.task,
-            instr,
+            sentences,
+            pictures,
             clothes,
         )
 
@@ -240,21 +246,21 @@ def with_training_images(datasets):
     )
 
 
-def clothes_shown(task, records):
+def clothes_on(task, records):
     """{path of a picture: number of the clothes on it} of the pictures that are instructions and,
     where people change clothes, of those that captions describe (t2i). Else empty."""
     row = TASKS[task]
-    shown = {}
+    clothes_of = {}
     if isinstance(records, Streamed) or not (row.pictures or row.text_only):
-        return shown
+        return clothes_of
     numbers = {}  # clothes -> number
     for record in records:
         paths = [record.template_path, record.crop_path]
         if row.text_only:
             paths = [record.path] if record.clothes else []
         for path in filter(None, paths):
-            shown[path] = numbers.setdefault(record.clothes, len(numbers))
-    return shown
+            clothes_of[path] = numbers.setdefault(record.clothes, len(numbers))
+    return clothes_of
 
 
 def loader(batches, first, last, workers=0, pin=False):
@@ -368,7 +374,7 @@ class Config:
 
 
 def main(config):
-    datasets = open_all(config.path, config.task)
+    datasets = open_all(config.path, asked_tasks(config.task))
     for dataset in datasets:
         print(counts_table(dataset))
     bad = check(datasets)

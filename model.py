@@ -14,6 +14,8 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from reid.device import send
+
 
 class Instruction(NamedTuple):
     """F_T, what the instruction encoder says. b may be 1 where all images share a sentence."""
@@ -35,6 +37,21 @@ class Instruction(NamedTuple):
     def cat(instructions):
         """Several batches of equally many tokens, one behind the other."""
         return Instruction(*(torch.cat(parts) for parts in zip(*instructions)))
+
+    @staticmethod
+    def join(sentence, picture):
+        """One Instruction of two, of equally many images: the tokens of both, and the pooled
+        vectors side by side, so that beta of Eq. 6 is the mean of both cosines."""
+        batch = max(len(sentence.tokens), len(picture.tokens))
+        sentence = sentence.expand(batch)
+        picture = picture.expand(batch)
+        pooled = [F.normalize(part.pooled, dim=1) for part in (sentence, picture)]
+        return Instruction(
+            torch.cat([sentence.tokens, picture.tokens], 1),
+            torch.cat([sentence.mask, picture.mask], 1),
+            torch.cat(pooled, 1),
+            sentence.words,
+        )
 
 
 class Output(NamedTuple):
@@ -336,14 +353,6 @@ class TextEncoder(nn.Module):
         return (tokens * mask).sum(1) / mask.sum(1)
 
 
-def send(tensor, device):
-    """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
-    for all that the GPU has yet to do."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 class InstructionEncoder(nn.Module):
     """E_i: a sentence through a BERT, a picture of clothes through a ViT, both projected once to
     the width of the editing transformer.
@@ -363,29 +372,35 @@ class InstructionEncoder(nn.Module):
         )
         self.from_picture = nn.Linear(dim, dim)
 
-    def forward(self, what):
-        """what: b sentences, or pictures (b 3 h w), normalised -> Instruction; None -> None."""
-        if what is None:
+    def forward(self, sentences=None, pictures=None):
+        """b sentences, pictures (b 3 h w), normalised, or both -> Instruction; neither -> None."""
+        if sentences is None and pictures is None:
             return None
-        if isinstance(what, torch.Tensor):
-            words, mask, pooled = self._see(what)
-            project = self.from_picture
-        else:
-            all_alike = len(set(what)) == 1  # one sentence for the whole batch costs one row
-            words, mask, pooled = self.text(what[:1] if all_alike else what)
-            project = self.from_text
+        if pictures is None:
+            return self._read(sentences)
+        if sentences is None:
+            return self._see(pictures)
+        return Instruction.join(self._read(sentences), self._see(pictures))
 
-        whole = rearrange(pooled, "b k -> b 1 k")
-        tokens = project(torch.cat([whole, words], 1))  # the whole first, then its parts
-        mask = F.pad(mask, (1, 0), value=True)
-        return Instruction(tokens, mask, pooled, words)
+    def _read(self, sentences):
+        all_alike = len(set(sentences)) == 1  # one sentence for the whole batch costs one row
+        words, mask, pooled = self.text(sentences[:1] if all_alike else sentences)
+        return with_whole(self.from_text, words, mask, pooled)
 
     def _see(self, pictures):
         tokens = self.picture(pictures)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        pooled = tokens[:, 1:].mean(1)
         if self.picture_pooling == "cls":
-            return tokens, mask, tokens[:, 0]
-        return tokens, mask, tokens[:, 1:].mean(1)
+            pooled = tokens[:, 0]
+        return with_whole(self.from_picture, tokens, mask, pooled)
+
+
+def with_whole(project, words, mask, pooled):
+    """The Instruction of tokens (b t k) with their pooled vector (b k) in front of them."""
+    whole = rearrange(pooled, "b k -> b 1 k")
+    tokens = project(torch.cat([whole, words], 1))
+    return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled, words)
 
 
 # ---- E_f, the attention module (Fig. 3a) ----
@@ -442,16 +457,10 @@ class CrossEncoder(nn.Module):
             image.value = nn.Linear(image_width, width)
         self.head = nn.Linear(width, 2)
 
-    def forward(self, words, mask, image_tokens, image_mask=None):
-        """words (b t k), image_tokens (b n d); mask (b t), image_mask (b n) bool -> (b t k)."""
+    def forward(self, words, mask, image_tokens):
+        """words (b t k), mask (b t) bool, image_tokens (b n d) -> (b t k)."""
         # a mask is always given: without one, a decoder's layers let no word see those behind it
-        output = self.layers(
-            words,
-            as_keys(mask),
-            image_tokens,
-            as_keys(image_mask),
-            use_cache=False,
-        )
+        output = self.layers(words, as_keys(mask), image_tokens, use_cache=False)
         return output.last_hidden_state
 
 
@@ -487,6 +496,7 @@ class InstructReID(nn.Module):
     def __init__(self, size="tiny", classes=None, editing=True, *, text, cross=None):
         super().__init__()
         shape = SIZES[size] if isinstance(size, str) else size
+        self.shape = shape
         classes = classes or {}
         dim = shape["dim"]
         heads = shape["heads"]
@@ -544,9 +554,9 @@ class InstructReID(nn.Module):
         fused = self.attention(tokens, instr)  # E_f: F_out
         return Output(feat, neck, fused, self.fused_neck(fused), tokens)
 
-    def instruct(self, what):
-        """E_i: F_T of b sentences or of pictures (b 3 h w); None stays None."""
-        return self.encoder(what)
+    def instruct(self, sentences=None, pictures=None):
+        """E_i: F_T of b sentences, of pictures (b 3 h w), or of both; None of neither."""
+        return self.encoder(sentences, pictures)
 
     def edit(self, images, instr=None):
         """E_e: all image tokens (b n d), edited by the instruction if there is one."""
