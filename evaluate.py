@@ -17,7 +17,7 @@ import reid  # noqa: F401  before torch: how its threads wait
 import numpy as np
 import torch.nn.functional as F
 
-import dolls
+import toydata
 from instructions import TASKS, gallery_instruction, query_instruction
 from losses import all_bits
 from reid import checkpoints, cli, pictures
@@ -756,7 +756,7 @@ def main(config):
                 "with it"
             )
     data = config.data or trained["data"]
-    dolls.provide(data)
+    toydata.provide(data)
     task = config.task or trained["task"]
     datasets = tested_datasets(data, task, config.protocol)
     ranking = Ranking(config.protocol, rerank=config.rerank, ap_window=config.ap_window)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import PKSampler
-from dolls import benchmark
-from dolls.trees import TREES
+from toydata import benchmark
+from toydata.trees import TREES
 from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT)
 from reid.records import Record
 from reid.text import text_model

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dolls.drawing import Doll, paints, shade
-from dolls.figure import Pose
-from dolls.people import Body, attributes_of
+from toydata.drawing import Doll, paints, shade
+from toydata.figure import Pose
+from toydata.people import Body, attributes_of
 
 WIDTH = 64  # of the picture of a person
 HEIGHT = 128

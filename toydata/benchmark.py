@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 from reid import cli, files
-from dolls.people import draw_body, dress
-from dolls.trees import FIVE, TREES, Job
+from toydata.people import draw_body, dress
+from toydata.trees import FIVE, TREES, Job
 
 VERSION = 3  # of the pictures; in toy.json
 TOY = "./toy"

@@ -12,11 +12,11 @@ trained.pt    what `python train.py` made of them: `python -m reid.checkpoints` 
 In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor
 the clothes alone tell which picture is asked for.
 
-    python -m dolls --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
-    python -m dolls --out ./toy-all --sets all  # eight more, with a quarter of the people each
-    python -m dolls --sheet sheet.png  # only a contact sheet
+    python -m toydata --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
+    python -m toydata --out ./toy-all --sets all  # eight more, with a quarter of the people each
+    python -m toydata --sheet sheet.png  # only a contact sheet
 """
 
-from dolls.benchmark import make_toy, provide
+from toydata.benchmark import make_toy, provide
 
 __all__ = ["make_toy", "provide"]

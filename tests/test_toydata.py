@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reid import cli
-from dolls import benchmark, cameras, make_toy, people, sheet
+from toydata import benchmark, cameras, make_toy, people, sheet
 from instructions import ATTRIBUTES
 
 PEOPLE = 12

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dolls.benchmark import jobs_of
-from dolls.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, crop, open_jpeg, template
+from toydata.benchmark import jobs_of
+from toydata.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, crop, open_jpeg, template
 from instructions import describe
 
 CELL_WIDTH = WIDTH + 4

@@ -4,8 +4,8 @@ import math
 
 from PIL import ImageDraw
 
-from dolls.figure import LEFT, RIGHT, Figure
-from dolls.people import between
+from toydata.figure import LEFT, RIGHT, Figure
+from toydata.people import between
 
 SHADOW = 0.85  # brightness of the side away from the light, which falls from the left
 DARK = (96, 96, 102)  # of trimmings on a coat that is dark itself

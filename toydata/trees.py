@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dolls.cameras import HEIGHT, WIDTH, camera, crop, open_jpeg, shoot, template
-from dolls.people import Body
+from toydata.cameras import HEIGHT, WIDTH, camera, crop, open_jpeg, shoot, template
+from toydata.people import Body
 from instructions import describe
 
 
