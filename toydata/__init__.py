@@ -5,7 +5,7 @@ figure.py     where the parts of a person in a pose are
 drawing.py    how they are drawn
 cameras.py    the cameras, and the pictures they take
 trees.py      the folders and lists of each data set
-benchmark.py  who is in which data set; writes them all
+make.py       who is in which data set; writes them all
 sheet.py      a contact sheet
 trained.pt    what `python train.py` made of them: `python -m reid.checkpoints` wrote it
 
@@ -17,6 +17,6 @@ the clothes alone tell which picture is asked for.
     python -m toydata --sheet sheet.png  # only a contact sheet
 """
 
-from toydata.benchmark import make_toy, provide
+from toydata.make import make_toy, provide
 
 __all__ = ["make_toy", "provide"]

@@ -4,8 +4,7 @@ import math
 
 from PIL import ImageDraw
 
-from toydata.figure import LEFT, RIGHT, Figure
-from toydata.people import between
+from toydata.figure import LEFT, RIGHT, Figure, around
 
 SHADOW = 0.85  # brightness of the side away from the light, which falls from the left
 DARK = (96, 96, 102)  # of trimmings on a coat that is dark itself
@@ -30,13 +29,11 @@ def paints(body, outfit, infrared=False):
         "skin": body.skin,
         "hair": body.hair,
         "brow": shade(body.hair, 0.9),
-        "lips": (196, 60, 70),
+        "lips": shade(body.skin, 0.72) if body.gender == "male" else (196, 60, 70),
         "frame": (24, 24, 28),
         "metal": (190, 190, 186),
         "linen": (244, 244, 244),
     }
-    if body.gender == "male":
-        paint["lips"] = shade(body.skin, 0.72)
     if not infrared:
         return paint
 
@@ -51,10 +48,7 @@ def paints(body, outfit, infrared=False):
 
 def shade(colour, factor):
     """A darker or lighter RGB; None (nothing to draw) stays None."""
-    if colour is None:
-        return None
-    shaded = [int(channel * factor) for channel in colour]
-    return tuple(min(255, channel) for channel in shaded)
+    return colour and tuple(min(255, int(channel * factor)) for channel in colour)
 
 
 class Doll(Figure):
@@ -69,79 +63,61 @@ class Doll(Figure):
         self.pen = ImageDraw.Draw(canvas)
         self.paint = paint
         self.wears = outfit.attributes
-        self.style = outfit.attributes["coat style"]
         self.pattern = outfit.pattern
-        super().__init__(body, self.style, pose)
+        super().__init__(body, self.wears["coat style"], pose)
 
     # Strokes. Radii and sizes are shares of the height.
 
     def disc(self, point, radius, fill):
+        self.line([point], radius, fill)
+
+    def line(self, points, radius, fill, shares=None):
+        """A line with round joints and ends. radius: half its width; shares: of it, at each point.
+        """
         if fill is None:
             return
-        self.pen.ellipse(self.square(point, radius), fill=fill)
-
-    def square(self, point, radius):
-        """The box around a disc."""
-        x, y = point
-        r = radius * self.tall
-        return x - r, y - r, x + r, y + r
-
-    def line(self, points, radius, fill):
-        """A line with round joints and ends."""
-        radii = [radius] * len(points)
-        self.taper(points, radii, fill)
-
-    def taper(self, points, radii, fill):
-        """A line with round joints and ends that has its own half width at each point."""
-        if fill is None:
-            return
+        radii = [radius * share * self.tall for share in shares or [1] * len(points)]
         ends = list(zip(points, radii))
-        for start, end in zip(ends, ends[1:]):
-            corners = self.trapezium(start, end)
-            self.pen.polygon(corners, fill=fill)
-        for point, radius in ends:
-            self.disc(point, radius, fill)
+        for (start, r0), (end, r1) in zip(ends, ends[1:]):
+            across = (end - start) / (abs(end - start) or 1) * 1j
+            near = [start + across * r0, end + across * r1]
+            far = [end - across * r1, start - across * r0]
+            self.polygon(near + far, fill)
+        for point, r in ends:
+            self.pen.ellipse(around(point, r, -r, r), fill=fill)
 
-    def trapezium(self, start, end):
-        """Four corners: two at each end, a radius away to either side."""
-        (x0, y0), radius0 = start
-        (x1, y1), radius1 = end
-        length = math.hypot(x1 - x0, y1 - y0) or 1
-        across_x = (y0 - y1) / length
-        across_y = (x1 - x0) / length
-
-        r0 = radius0 * self.tall
-        r1 = radius1 * self.tall
-        return [
-            (x0 + across_x * r0, y0 + across_y * r0),
-            (x1 + across_x * r1, y1 + across_y * r1),
-            (x1 - across_x * r1, y1 - across_y * r1),
-            (x0 - across_x * r0, y0 - across_y * r0),
-        ]
+    def polygon(self, points, fill):
+        if fill:
+            self.pen.polygon([(point.real, point.imag) for point in points], fill=fill)
 
     def band(self, levels, fill, left=LEFT, right=RIGHT):
         """Fills the trunk's silhouette through the levels, from edge to edge."""
-        if fill is None:
-            return
         upwards = self.outline(levels, left)
         downwards = self.outline(levels[::-1], right)
-        self.pen.polygon(upwards + downwards, fill=fill)
+        self.polygon(upwards + downwards, fill)
 
     def belt(self, bottom, top, fill):
         """A stripe around the trunk, between two heights."""
         self.band(self.levels(bottom, top), fill)
 
-    def box(self, point, half_width, height, fill):
+    def trim(self, points, radius, fill, shares=None):
+        """A line on the front of the coat and its mirror image. points: (level, across)."""
+        for side in (LEFT, RIGHT):
+            line = [self.chest(t, side * x) for t, x in points]
+            self.line(line, radius, fill, shares)
+
+    def mark(self, points, radius, fill, shares=None):
+        """A line on the face. points: as `on_face` takes them; radius: in heads."""
+        line = [self.on_face(*point) for point in points]
+        self.line(line, self.body.head * radius, fill, shares)
+
+    def bag(self, point, half_width, height):
         """A bag that hangs from a canvas point, with a seam."""
-        x, y = point
+        fill = self.paint["bag"]
         wide = half_width * self.tall
         high = height * self.tall
-        bag = (x - wide, y, x + wide, y + high)
-        self.pen.rounded_rectangle(bag, radius=2, fill=fill)
-
-        seam_top = y + high * 0.3
-        seam_bottom = y + high * 0.36
-        seam = (x - wide * 0.9, seam_top, x + wide * 0.9, seam_bottom)
+        self.pen.rounded_rectangle(around(point, wide, 0, high), radius=2, fill=fill)
+        seam = around(point, wide * 0.9, high * 0.3, high * 0.36)
         self.pen.rectangle(seam, fill=shade(fill, 0.7))
 
     # The drawing
@@ -151,8 +127,7 @@ class Doll(Figure):
         facing = self.cos > 0
         far_leg, near_leg = self.far_to_near(self.legs)
         far_arm, near_arm = self.far_to_near(self.arms)
-        near_hand = self.arms[near_arm][2]
-        arms_behind = self.nearness(near_hand) < 0  # both of them
+        arms_behind = self.nearness(self.arms[near_arm][2]) < 0  # both of them
 
         if facing:
             self.draw_backpack()
@@ -170,15 +145,11 @@ class Doll(Figure):
 
         if self.paint["skin"]:
             self.draw_head()
-        if facing:
-            self.draw_backpack_straps()
-        else:
+        if not facing:
             self.draw_hanging_hair()
             self.draw_backpack()
-
-        if self.paint["bag"]:
-            self.draw_bag()
-            self.draw_umbrella()
+        self.draw_bag(facing)
+        self.draw_umbrella()
 
     # Legs
 
@@ -186,17 +157,16 @@ class Doll(Figure):
         """The bare leg, the cloth on it and the shoe. light: below 1 = in the shade."""
         leg = self.points(self.legs[side])
         thick = self.body.limb * 1.75
-        skin = shade(self.paint["skin"], light)
         cloth = shade(self.paint["trousers"], light)
-        self.taper(leg, [thick, thick * 0.8, thick * 0.55], skin)
+        self.line(leg, thick, shade(self.paint["skin"], light), (1, 0.8, 0.55))
 
         kind = self.wears["trousers length"]
         if kind == "trousers":
-            self.taper(leg, [thick * 1.12, thick * 0.98, thick * 0.85], cloth)
+            self.line(leg, thick, cloth, (1.12, 0.98, 0.85))
         elif kind == "shorts trousers":
             hip, knee, _ = leg
-            end = between(hip, knee, 0.85)
-            self.taper([hip, end], [thick * 1.15, thick * 1.1], cloth)
+            end = hip + 0.85 * (knee - hip)
+            self.line([hip, end], thick, cloth, (1.15, 1.1))
         self.draw_shoe(side, light)
 
     def draw_shoe(self, side, light):
@@ -207,46 +177,35 @@ class Doll(Figure):
         # From the front a foot is seen a little from above: the toe lies lower.
         x, y, z = self.legs[side][2]
         heel = self.at(x, y - 0.015, z - 0.008)
-        toe_x, toe_y = self.at(x * 1.15, y - 0.017, z + 0.065)
-        toe = (toe_x, toe_y + 0.012 * self.tall * max(0, self.cos))
+        toe = self.at(x * 1.15, y - 0.017, z + 0.065)
+        toe += 0.012j * self.tall * max(0, self.cos)
         foot = [heel, toe]
-        drop = thick * 0.7 * self.tall
-        sole = [(x, y + drop) for x, y in foot]
+        sole = [point + thick * 0.7j * self.tall for point in foot]
 
         if kind == "sandal":  # a bare foot, a sole and a strap
-            skin = self.paint["skin"]
-            self.taper(foot, [thick * 0.85, thick * 0.8], skin)
+            self.line(foot, thick, self.paint["skin"], (0.85, 0.8))
             self.line(sole, thick * 0.5, colour)
-            instep = between(heel, toe, 0.5)
-            self.disc(instep, thick * 0.7, colour)
+            self.disc(heel + 0.5 * (toe - heel), thick * 0.7, colour)
             return
 
-        tip = thick * 0.7 if kind == "leather shoes" else thick
-        self.taper(foot, [thick, tip], colour)
+        self.line(foot, thick, colour, (1, 0.7 if kind == "leather shoes" else 1))
         if kind == "boots":
-            ankle = self.at(x, y, z)
-            top = self.at(x, 0.12, z * 0.88)
-            shaft = [heel, ankle, top]
-            self.taper(shaft, [thick, thick, thick * 1.25], colour)
+            shaft = [heel, self.at(x, y, z), self.at(x, 0.12, z * 0.88)]
+            self.line(shaft, thick, colour, (1, 1, 1.25))
         elif kind == "walking shoes":  # a sole that stands out
             bright = sum(colour) >= 560
-            contrast = (90, 90, 90) if bright else (225, 225, 225)
-            self.line(sole, 0.007, contrast)
+            self.line(sole, 0.007, (90, 90, 90) if bright else (225, 225, 225))
 
     def draw_skirt_or_seat(self):
         cloth = self.paint["trousers"]
         width, depth = self.girth(0)
-
         if self.wears["trousers length"] == "skirt":
             hem = -self.body.legs * 0.52 / self.torso
-            skirt = [(hem, width * 1.35, depth * 1.3)]
-            skirt += self.levels(0, 0.3)
+            skirt = [(hem, width * 1.35, depth * 1.3), *self.levels(0, 0.3)]
             self.band(skirt, cloth)
             self.band(skirt, shade(cloth, SHADOW), left=0.4)
         else:
-            seat = [(-0.12, width * 0.98, depth * 0.9)]
-            seat += self.levels(0.3)
-            self.band(seat, cloth)
+            self.band([(-0.12, width * 0.98, depth * 0.9), *self.levels(0.3)], cloth)
 
     # Arms and trunk
 
@@ -256,169 +215,87 @@ class Doll(Figure):
         shoulder, elbow, hand = arm
         thick = self.body.limb
         skin = shade(self.paint["skin"], light)
-        self.taper(arm, [thick * 1.05, thick * 0.85, thick * 0.7], skin)
+        self.line(arm, thick, skin, (1.05, 0.85, 0.7))
 
         cloth = shade(self.paint["sleeve"], light)
-        loose = thick + self.cloth * 0.7
+        loose = thick + self.cut.cloth * 0.7
         if self.wears["coat length"] == "long sleeve coat":
-            self.taper(arm, [loose * 1.1, loose, loose * 0.9], cloth)
+            self.line(arm, loose, cloth, (1.1, 1, 0.9))
         elif self.wears["coat length"] == "short sleeve coat":
-            end = between(shoulder, elbow, 0.75)
-            self.taper([shoulder, end], [loose * 1.15, loose * 1.2], cloth)
+            end = shoulder + 0.75 * (elbow - shoulder)
+            self.line([shoulder, end], loose, cloth, (1.15, 1.2))
 
-        fist = between(elbow, hand, 1.16)
+        fist = elbow + 1.16 * (hand - elbow)
         self.disc(fist, thick, skin)
-        if self.wears["glove"] == "with glove" and skin:
-            glove = self.paint["things"]
-            self.taper([hand, fist], [thick * 1.1, thick * 1.25], glove)
+        if self.wears["glove"] == "with glove":
+            self.line([hand, fist], thick, self.paint["things"], (1.1, 1.25))
 
     def draw_coat(self):
-        """The neck, the coat's silhouette with the shade on one side, and what goes around it."""
+        """The neck, the coat's silhouette with the shade on one side, and what is on it."""
         cloth = self.paint["coat"]
         skin = self.paint["skin"]
-        self.draw_neck()
+        nape = self.at(*self.spine(0.93))
+        self.line([nape, self.head], self.body.limb * 1.2 + 0.008, shade(skin, 0.88))
 
-        hem, flare = self.coat_hem()
-        width, depth = self.girth(hem)
-        levels = [(hem, width * flare, depth * flare)]
+        width, depth = self.girth(self.hem)
+        levels = [(self.hem, width * self.cut.flare, depth * self.cut.flare)]
         levels += self.levels(0, 0.2, 0.4, 0.6, 0.8, 0.94, 1.0)
-        if self.wears["coat length"] == "bareback coat":  # ends below bare shoulders
+        if self.wears["coat length"] == "bareback coat":  # straps on bare shoulders
             self.band(levels[-3:], skin)
             levels = levels[:-2]
-            self.draw_straps()
+            x = 0.5 * self.body.shoulders
+            self.trim([(0.78, x), (0.97, x)], 0.012, cloth)
         self.band(levels, cloth)
-        shadow = shade(cloth, SHADOW)
-        self.band(levels[:-1], shadow, left=0.52)
+        self.band(levels[:-1], shade(cloth, SHADOW), left=0.52)
 
         dark = shade(cloth, 0.6) if sum(cloth) > 150 else DARK
-        self.draw_belts(hem, dark)
+        self.draw_belts(dark)
         if self.cos > 0.25:
-            self.draw_coat_front(hem, dark)
+            self.draw_front(dark)
 
-    def draw_neck(self):
-        y, z = self.spine(0.93)
-        nape = self.at(0, y, z)
-        thick = self.body.limb * 1.2 + 0.008
-        skin = shade(self.paint["skin"], 0.88)
-        self.line([nape, self.head], thick, skin)
-
-    def coat_hem(self):
-        """The level where the coat ends and how much wider than the body it is there."""
-        below_hips = -0.035
-        flare = 1.03
-        if self.style == "business suit":
-            below_hips = -0.07
-        elif self.style == "dress":
-            below_hips = -self.body.legs * 0.5
-            flare = 1.5
-        elif self.style == "long coat":
-            below_hips = -self.body.legs * 0.6
-            flare = 1.2
-        return below_hips / self.torso, flare
-
-    def draw_straps(self):
-        for side in (-0.5, 0.5):
-            x = side * self.body.shoulders
-            low = self.chest(0.78, x)
-            high = self.chest(0.97, x)
-            self.line([low, high], 0.012, self.paint["coat"])
-
-    def draw_belts(self, hem, dark):
+    def draw_belts(self, dark):
         """Waistbands, stripes and belts."""
         accent = self.paint["accent"]
         if self.style in ("jacket", "sweater"):
-            self.belt(hem, hem + 0.07, dark)
+            self.belt(self.hem, self.hem + 0.07, dark)
         if self.style == "sweater":
             for level in STRIPES[self.pattern]:
                 self.belt(level, level + 0.08, accent)
-        elif self.style == "dress":
-            self.belt(0.33, 0.41, accent)
-        elif self.style == "long coat":
-            self.belt(0.33, 0.41, dark)
+        elif self.style in ("dress", "long coat"):
+            self.belt(0.33, 0.41, accent if self.style == "dress" else dark)
 
-    def draw_coat_front(self, hem, dark):
-        """Necklines, collars, zips, buttons, ties and prints."""
-        if self.style in ("t-shirt", "dress", "sweater"):
-            neckline = self.chest(1.0)
-            self.disc(neckline, 0.026, self.paint["skin"])
-
-        if self.style == "t-shirt":
-            self.draw_print()
-        elif self.style == "shirt":
-            self.draw_shirt_front(dark)
-        elif self.style == "jacket":
-            self.draw_jacket_front(hem, dark)
-        elif self.style == "long coat":
-            self.draw_long_coat_front(dark)
-        elif self.style == "business suit":
-            self.draw_suit_front(dark)
-
-    def draw_print(self):
-        """A spot, a drop or a band."""
+    def draw_front(self, dark):
+        """Necklines, prints, buttons, zips, collars and ties."""
         accent = self.paint["accent"]
-        if self.pattern == 0:
-            self.disc(self.chest(0.62), 0.042, accent)
-        elif self.pattern == 1:
-            drop = [self.chest(0.52), self.chest(0.7)]
-            self.taper(drop, [0.042, 0.035], accent)
-        else:
-            self.belt(0.52, 0.68, accent)
-
-    def draw_shirt_front(self, dark):
-        """The row of buttons and the collar."""
-        accent = self.paint["accent"]
-        buttons = [self.chest(0), self.chest(0.95)]
-        self.line(buttons, 0.004, dark)
-        for side in (LEFT, RIGHT):
-            outer = self.chest(0.93, side * 0.045)
-            tip = self.chest(0.85, side * 0.012)
-            self.taper([outer, tip], [0.014, 0.008], accent)
-
-    def draw_jacket_front(self, hem, dark):
-        """The zip, the stand-up collar and two pockets."""
-        zipper = [self.chest(hem), self.chest(0.95)]
-        self.line(zipper, 0.007, self.paint["metal"])
-        collar_left = self.chest(0.98, -0.055)
-        collar_right = self.chest(0.98, 0.055)
-        self.line([collar_left, collar_right], 0.018, dark)
-
-        for side in (-0.6, 0.6):
-            x = side * self.body.waist
-            low = self.chest(0.12, x)
-            high = self.chest(0.28, x)
-            self.line([low, high], 0.006, dark)
-
-    def draw_long_coat_front(self, dark):
-        """Two rows of buttons and the lapels."""
         metal = self.paint["metal"]
-        for x in (-0.028, 0.028):
+        if self.style in ("t-shirt", "dress", "sweater"):
+            self.disc(self.chest(1.0), 0.026, self.paint["skin"])
+
+        if self.style == "t-shirt":  # a spot, a drop or a band
+            if self.pattern == 0:
+                self.disc(self.chest(0.62), 0.042, accent)
+            elif self.pattern == 1:
+                self.line([self.chest(0.52), self.chest(0.7)], 1, accent, (0.042, 0.035))
+            else:
+                self.belt(0.52, 0.68, accent)
+        elif self.style == "shirt":  # a row of buttons, a collar
+            self.trim([(0, 0), (0.95, 0)], 0.004, dark)
+            self.trim([(0.93, 0.045), (0.85, 0.012)], 1, accent, (0.014, 0.008))
+        elif self.style == "jacket":  # a zip, a stand-up collar, pockets
+            x = 0.6 * self.body.waist
+            self.trim([(self.hem, 0), (0.95, 0)], 0.007, metal)
+            self.trim([(0.98, -0.055), (0.98, 0.055)], 0.018, dark)
+            self.trim([(0.12, x), (0.28, x)], 0.006, dark)
+        elif self.style == "long coat":  # two rows of buttons, lapels
             for level in BUTTONS:
-                button = self.chest(level, x)
-                self.disc(button, 0.01, metal)
-        for side in (LEFT, RIGHT):
-            low = self.chest(0.85, side * 0.01)
-            high = self.chest(0.98, side * 0.055)
-            self.taper([low, high], [0.012, 0.022], dark)
-
-    def draw_suit_front(self, dark):
-        """A piece of the shirt, the tie on it and the lapels."""
-        shirt = [
-            self.chest(0.98, -0.045),
-            self.chest(0.98, 0.045),
-            self.chest(0.45),
-        ]
-        self.pen.polygon(shirt, fill=self.paint["linen"])
-
-        tie = [self.chest(0.5), self.chest(0.93)]
-        tie_colour = self.paint["accent"]
-        if min(tie_colour) >= 200:  # white would not show on the shirt
-            tie_colour = dark
-        self.line(tie, 0.012, tie_colour)
-
-        for side in (LEFT, RIGHT):
-            high = self.chest(0.98, side * 0.05)
-            low = self.chest(0.45, side * 0.004)
-            self.line([high, low], 0.008, dark)
+                self.trim([(level, 0.028)], 0.01, metal)
+            self.trim([(0.85, 0.01), (0.98, 0.055)], 1, dark, (0.012, 0.022))
+        elif self.style == "business suit":  # a piece of the shirt, the tie on it, lapels
+            shirt = [self.chest(0.98, -0.045), self.chest(0.98, 0.045), self.chest(0.45)]
+            self.polygon(shirt, self.paint["linen"])
+            white = min(accent) >= 200  # it would not show on the shirt
+            self.trim([(0.5, 0), (0.93, 0)], 0.012, dark if white else accent)
+            self.trim([(0.98, 0.05), (0.45, 0.004)], 0.008, dark)
 
     # Head
 
@@ -427,35 +304,28 @@ class Doll(Figure):
 
         half_width, shift to the right: pixels; top, bottom: half heads below the middle.
         """
-        x, y = self.head
-        return (
-            x + shift - half_width,
-            y + top * self.head_ry,
-            x + shift + half_width,
-            y + bottom * self.head_ry,
-        )
+        ry = self.head_ry
+        return around(self.head + shift, half_width, top * ry, bottom * ry)
 
     def draw_hanging_hair(self):
         """Hair below the head: behind the trunk from the front, over it from behind."""
         body = self.body
         hair = shade(self.paint["hair"], 0.9)
-        back = self.sin * self.head_ry * body.face
+        ry = self.head_ry
+        back = self.sin * ry * body.face
 
         if body.hair_style in ("bob", "long"):
             narrowing = 1.08 - 0.25 * abs(self.sin)
-            wide = self.head_ry * body.face * body.volume * narrowing
+            wide = ry * body.face * body.volume * narrowing
             fall = self.head_box(wide, -0.5, body.hair_length, shift=-back * 0.45)
-            rounding = self.head_ry * 0.45
-            self.pen.rounded_rectangle(fall, radius=rounding, fill=hair)
+            self.pen.rounded_rectangle(fall, radius=ry * 0.45, fill=hair)
         elif body.hair_style == "ponytail":
-            x, y = self.head
             tail = [
-                (x - back, y - self.head_ry * 0.35),
-                (x - back * 1.5, y + self.head_ry * 0.3),
-                (x - back * 1.4, y + self.head_ry * body.hair_length),
+                self.head - complex(back, ry * 0.35),
+                self.head + complex(-back * 1.5, ry * 0.3),
+                self.head + complex(-back * 1.4, ry * body.hair_length),
             ]
-            radii = [body.head * 0.12, body.head * 0.15, body.head * 0.06]
-            self.taper(tail, radii, hair)
+            self.line(tail, body.head, hair, (0.12, 0.15, 0.06))
 
     def draw_head(self):
         """The skull, hair or a hat on it and, unless it is turned away, the face."""
@@ -467,6 +337,7 @@ class Doll(Figure):
             self.draw_hair(turned_away)
         if not turned_away:
             self.draw_face()
+            self.draw_eyes()
         if self.wears["cap style"] == "with hat":
             self.draw_hat()
 
@@ -476,24 +347,19 @@ class Doll(Figure):
         hair = self.paint["hair"]
         tilt = -35 * self.sin  # degrees
         low = 48 if turned_away else 12 + 25 * abs(self.sin)
-        start = 180 - low + tilt
-        end = 360 + low + tilt
         cap = self.head_box(self.head_rx * body.volume, -body.volume, 1)
-        self.pen.chord(cap, start, end, fill=hair)
+        self.pen.chord(cap, 180 - low + tilt, 360 + low + tilt, fill=hair)
 
         if body.hair_style == "bun":
-            x, y = self.head
-            bun_x = x - self.sin * self.head_rx * 0.8
-            bun_y = y - self.head_ry * body.volume
-            radius = body.head * 0.22
-            self.disc((bun_x, bun_y), radius, shade(hair, 0.9))
+            back = self.sin * self.head_rx * 0.8
+            bun = self.head - complex(back, self.head_ry * body.volume)
+            self.disc(bun, body.head * 0.22, shade(hair, 0.9))
 
         if not turned_away:
             share = 0.84 * max(0, self.cos) + 0.6 * abs(self.sin)
-            wide = self.head_rx * share
-            hairline = 0.7 * body.fringe - 0.78
             forward = self.sin * self.head_rx * 0.4
-            forehead = self.head_box(wide, hairline, 1, shift=forward)
+            hairline = 0.7 * body.fringe - 0.78
+            forehead = self.head_box(self.head_rx * share, hairline, 1, shift=forward)
             self.pen.ellipse(forehead, fill=self.paint["skin"])
 
     def draw_hat(self):
@@ -502,148 +368,93 @@ class Doll(Figure):
         crown = self.head_box(self.head_rx * 1.14, -1.25, 0.5)
         self.pen.chord(crown, 188, 352, fill=hat)
 
-        x, y = self.head
-        brim_y = y - self.head_ry * 0.42
+        middle = self.head - 0.42j * self.head_ry
         side = self.head_rx * 1.05 * abs(self.cos)
         peak = self.sin * self.head_rx * 1.7 if self.profile else 0
-        brim = [(x - side, brim_y), (x + peak, brim_y), (x + side, brim_y)]
-        self.line(brim, 0.009, shade(hat, 0.75))
-
-    # Face
+        self.line([middle - side, middle + peak, middle + side], 0.009, shade(hat, 0.75))
 
     def draw_face(self):
-        """Each feature sits at its angle on a round head."""
+        """Beard, nose, moustache and mouth. Each sits at its angle on a round head."""
         body = self.body
         if body.beard == "beard":
-            self.draw_beard()
+            wide = self.head_rx * (0.95 - 0.25 * abs(self.sin))
+            forward = self.sin * self.head_rx * 0.3
+            beard = self.head_box(wide, -0.7, 1.12, shift=forward)
+            self.pen.chord(beard, 12, 168, fill=self.paint["brow"])
         if self.profile:
-            self.draw_nose()
+            forward = math.copysign(self.head_rx, self.sin)
+            nose = [self.head + complex(forward * x, self.head_ry * y) for x, y in NOSE]
+            self.polygon(nose, self.paint["skin"])
         if body.beard == "moustache":
-            self.draw_moustache()
-        self.draw_mouth()
+            self.mark([(-0.32, 0.42), (0, 0.36), (0.32, 0.42)], 0.06, self.paint["brow"])
+        self.mark([(-0.22, 0.62), (0.22, 0.62)], 0.035, self.paint["lips"])
 
+    def draw_eyes(self):
+        """Brow, white and pupil; sunglasses are one large pupil, other glasses a ring."""
+        body = self.body
+        frame = self.paint["frame"]
         sunglasses = not body.glasses and self.wears["glass style"] == "with sunglasses"
         for angle in (-0.45, 0.45):
-            if self.face_shows(angle):
-                self.draw_eye(angle, sunglasses)
-        if body.glasses or sunglasses:
-            self.draw_frame()
+            if not self.face_shows(angle):
+                continue
+            brow = [(angle - 0.16, -0.24), (angle + 0.16, -0.24)]
+            self.mark(brow, 0.035, self.paint["brow"], (body.brow, body.brow))
+            self.mark([(angle, 0.02)], 0.065, (245, 245, 245))
+            self.mark([(angle, 0.02)], 0.14 if sunglasses else 0.045, frame)
+            if body.glasses:
+                r = body.head * 0.13 * self.tall
+                ring = around(self.on_face(angle, 0.02), r, -r, r)
+                self.pen.ellipse(ring, outline=frame, width=2)
 
-    def draw_beard(self):
-        wide = self.head_rx * (0.95 - 0.25 * abs(self.sin))
-        forward = self.sin * self.head_rx * 0.3
-        beard = self.head_box(wide, -0.7, 1.12, shift=forward)
-        self.pen.chord(beard, 12, 168, fill=self.paint["brow"])
-
-    def draw_moustache(self):
-        moustache = [
-            self.on_face(-0.32, 0.42),
-            self.on_face(0, 0.36),
-            self.on_face(0.32, 0.42),
-        ]
-        radius = self.body.head * 0.06
-        self.line(moustache, radius, self.paint["brow"])
-
-    def draw_mouth(self):
-        left = self.on_face(-0.22, 0.62)
-        right = self.on_face(0.22, 0.62)
-        radius = self.body.head * 0.035
-        self.line([left, right], radius, self.paint["lips"])
-
-    def draw_nose(self):
-        x, y = self.head
-        forward = math.copysign(self.head_rx, self.sin)
-        nose = []
-        for out, down in NOSE:
-            nose.append((x + forward * out, y + self.head_ry * down))
-        self.pen.polygon(nose, fill=self.paint["skin"])
-
-    def draw_eye(self, angle, sunglasses):
-        """Brow, white and pupil; sunglasses are one large pupil, other glasses a ring."""
-        head = self.body.head
-        frame = self.paint["frame"]
-        brow_left = self.on_face(angle - 0.16, -0.24)
-        brow_right = self.on_face(angle + 0.16, -0.24)
-        brow_radius = head * 0.035 * self.body.brow
-        self.line([brow_left, brow_right], brow_radius, self.paint["brow"])
-
-        eye = self.on_face(angle, 0.02)
-        pupil = 0.14 if sunglasses else 0.045
-        self.disc(eye, head * 0.065, (245, 245, 245))
-        self.disc(eye, head * pupil, frame)
-        if self.body.glasses:
-            ring = self.square(eye, head * 0.13)
-            self.pen.ellipse(ring, outline=frame, width=2)
-
-    def draw_frame(self):
-        """The bridge and the temples of glasses."""
-        radius = self.body.head * 0.025
-        for start, end in FRAME:
-            if self.face_shows(start) and self.face_shows(end):
-                rod = [self.on_face(start, 0), self.on_face(end, 0)]
-                self.line(rod, radius, self.paint["frame"])
+        for start, end in FRAME:  # not before both eyes are there
+            if (body.glasses or sunglasses) and self.face_shows(start) and self.face_shows(end):
+                self.mark([(start, 0), (end, 0)], 0.025, frame)
 
     # What somebody carries
 
-    def has_backpack(self):
-        return self.paint["bag"] is not None and self.wears["bag style"] == "backpack"
-
     def draw_backpack(self):
         """The bag behind the back and the pocket on it."""
-        if not self.has_backpack():
+        if self.wears["bag style"] != "backpack":
             return
         bag = self.paint["bag"]
         _, depth = self.girth(0.5)
-        y, z = self.spine(0.5)
-        x, y = self.at(0, y, z - depth - 0.035)
+        _, y, z = self.spine(0.5)
+        middle = self.at(0, y, z - depth - 0.035)
         wide = math.hypot(0.1 * self.cos, 0.055 * self.sin) * self.tall
         high = self.torso * 0.42 * self.tall
-        box = (x - wide, y - high, x + wide, y + high)
+        box = around(middle, wide, -high, high)
         self.pen.rounded_rectangle(box, radius=wide * 0.4, fill=bag)
+        pocket = around(middle, wide * 0.65, 0, high * 0.7)
+        self.pen.rounded_rectangle(pocket, radius=wide * 0.2, fill=shade(bag, 0.7))
 
-        inset = wide * 0.65
-        pocket = (x - inset, y, x + inset, y + high * 0.7)
-        pocket_colour = shade(bag, 0.7)
-        self.pen.rounded_rectangle(pocket, radius=wide * 0.2, fill=pocket_colour)
-
-    def draw_backpack_straps(self):
-        if not self.has_backpack():
-            return
-        for x in (-0.065, 0.065):
-            shoulder = self.chest(0.98, x)
-            chest = self.chest(0.7, x)
-            waist = self.chest(0.35, x)
-            self.line([shoulder, chest, waist], 0.011, self.paint["bag"])
-
-    def draw_bag(self):
-        """A bag that is no backpack: at the waist, at the hip or in a hand."""
+    def draw_bag(self, facing):
+        """What the front shows of a backpack; other bags: at the waist, at the hip, in a hand."""
         kind = self.wears["bag style"]
-        bag = self.paint["bag"]
-        dark = shade(bag, 0.7)
+        dark = shade(self.paint["bag"], 0.7)
         x, y, z = self.arms[RIGHT][2]
         hand = self.at(x, y, z)
 
-        if kind == "waist pack":
+        if kind == "backpack" and facing:
+            straps = [(0.98, 0.065), (0.7, 0.065), (0.35, 0.065)]
+            self.trim(straps, 0.011, self.paint["bag"])
+        elif kind == "waist pack":
             self.belt(0.12, 0.17, dark)
-            if self.cos > 0:
-                half_width = 0.03 + 0.03 * self.cos
-                self.box(self.chest(0.2), half_width, 0.056, bag)
+            if facing:
+                self.bag(self.chest(0.2), 0.03 + 0.03 * self.cos, 0.056)
         elif kind == "shoulder bag":
             body = self.body
             shoulder = self.chest(0.97, -body.shoulders * 0.6)
             hip = self.chest(0.08, body.hips)
             self.line([shoulder, hip], 0.009, dark)
-            top = self.at(body.hips + 0.02, body.legs - 0.02, 0)
-            self.box(top, 0.055, 0.085, bag)
+            self.bag(self.at(body.hips + 0.02, body.legs - 0.02, 0), 0.055, 0.085)
         elif kind == "hand bag":
             top = self.at(x, y - 0.05, z)
-            self.taper([hand, top], [0.012, 0.03], dark)
-            self.box(top, 0.06, 0.09, bag)
+            self.line([hand, top], 1, dark, (0.012, 0.03))
+            self.bag(top, 0.06, 0.09)
         elif kind == "trolley":
             grip = self.at(x + 0.05, 0.24, z - 0.08)
             self.line([hand, grip], 0.008, dark)
-            top = self.at(x + 0.06, 0.25, z - 0.1)
-            self.box(top, 0.075, 0.24, bag)
+            self.bag(self.at(x + 0.06, 0.25, z - 0.1), 0.075, 0.24)
 
     def draw_umbrella(self):
         """A folded one, in the hand that carries no bag."""
@@ -652,7 +463,5 @@ class Doll(Figure):
         x, y, z = self.arms[LEFT][2]
         handle = self.at(x, y + 0.05, z)
         middle = self.at(x, y - 0.08, z + 0.03)
-        tip_y = max(0.01, y - 0.36)  # not into the ground
-        tip = self.at(x, tip_y, z + 0.1)
-        umbrella = [handle, middle, tip]
-        self.taper(umbrella, [0.01, 0.032, 0.006], self.paint["things"])
+        tip = self.at(x, max(0.01, y - 0.36), z + 0.1)  # not into the ground
+        self.line([handle, middle, tip], 1, self.paint["things"], (0.01, 0.032, 0.006))

@@ -14,31 +14,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Body:
-    gender: str  # "female" or "male"
-    age: str  # "child", "adult" or "old"
-    height: float  # in cm; every length below is a share of it
-    shoulders: float  # half widths
-    waist: float
-    hips: float
-    belly: float  # half depth at the waist
-    legs: float  # height of the crotch
-    arms: float
-    limb: float  # half thickness
-    head: float
-    face: float  # width of the head over its height
-    neck: float
-    stance: float  # half distance of the feet
-    stoop: float  # forward lean of the back, in radians
-    skin: tuple
-    hair: tuple
-    hair_name: str  # a phrase of the attribute "hair color"
-    hair_style: str  # one of HAIR_LENGTHS
-    hair_length: float  # below the middle of the head, in half heads
-    volume: float
-    fringe: float  # 0 = high forehead, 1 = down to the brows
-    beard: str  # "", "moustache" or "beard"
-    glasses: bool
-    brow: float  # thickness
+    """The traits of a person. The defaults are those of a shop's mannequin, which has no colours.
+    """
+    gender: str = "female"  # or "male"
+    age: str = "adult"  # or "child" or "old"
+    height: float = 170  # in cm; every length below is a share of it
+    shoulders: float = 0.125  # half widths
+    waist: float = 0.088
+    hips: float = 0.1
+    belly: float = 0.08  # half depth at the waist
+    legs: float = 0.47  # height of the crotch
+    arms: float = 0.38
+    limb: float = 0.028  # half thickness
+    head: float = 0.14
+    face: float = 0.8  # width of the head over its height
+    neck: float = 0.02
+    stance: float = 0.06  # half distance of the feet
+    stoop: float = 0  # forward lean of the back, in radians
+    skin: tuple | None = None  # RGB; None is not drawn, and without skin there is no head
+    hair: tuple | None = None
+    hair_name: str = ""  # a phrase of the attribute "hair color"
+    hair_style: str = "bald"  # one of HAIR_LENGTHS
+    hair_length: float = 0  # below the middle of the head, in half heads
+    volume: float = 1
+    fringe: float = 0  # 0 = high forehead, 1 = down to the brows
+    beard: str = ""  # "", "moustache" or "beard"
+    glasses: bool = False
+    brow: float = 1  # thickness
 
 
 AGES = {"child": 0.12, "adult": 0.7, "old": 0.18}  # age -> share of the people
@@ -116,7 +118,7 @@ def draw_body(rng):
         stance=rng.uniform(0.025, 0.085),
         stoop=rng.uniform(*STOOPS[age]),
         skin=_skin(rng),
-        hair=tuple(max(0, channel + rng.randint(-14, 14)) for channel in hair),
+        hair=tint(hair, 14, rng),
         hair_name=hair_name,
         hair_style=hair_style,
         hair_length=rng.uniform(*HAIR_LENGTHS[hair_style]),
@@ -137,8 +139,14 @@ def _skin(rng):
 
 
 def between(start, end, share):
-    """The colour or point that lies `share` of the way from start to end."""
+    """The numbers that lie `share` of the way from those of start to those of end."""
     return tuple(a + share * (b - a) for a, b in zip(start, end))
+
+
+def tint(colour, spread, rng, light=0):
+    """An RGB near another one: as much lighter, and each channel off by at most `spread`."""
+    channels = [channel + light + rng.randint(-spread, spread) for channel in colour]
+    return tuple(min(255, max(0, channel)) for channel in channels)
 
 
 # Outfits: what somebody wears
@@ -221,7 +229,7 @@ def draw_outfit(rng):
     colours = {}
     infrared = {}
     for part, name in colour_names.items():
-        colours[part] = _cloth(COLOURS[name], rng)
+        colours[part] = tint(COLOURS[name], 5, rng, light=rng.randint(-14, 14))
         material = rng.uniform(35, 235)
         infrared[part] = 0.3 * sum(colours[part]) / 3 + 0.7 * material
 
@@ -230,12 +238,6 @@ def draw_outfit(rng):
     colours["sleeve"] = colours[sleeve]
     infrared["sleeve"] = infrared[sleeve]
     return Outfit(attributes, colours, infrared, pattern)
-
-
-def _cloth(colour, rng):
-    light = rng.randint(-14, 14)
-    dyed = [channel + light + rng.randint(-5, 5) for channel in colour]
-    return tuple(min(255, max(0, channel)) for channel in dyed)
 
 
 def dress(bodies, rng, count=1, wearers=0):

@@ -58,8 +58,8 @@ def _write(root, people, seed, workers, sets):
     with multiprocessing.Pool(workers or os.cpu_count(), cli.leave_signals_to_parent) as pool:
         drawn = pool.imap(_draw, jobs, chunksize=4)
         bar = cli.progress(drawn, "drawing people", total=len(jobs), unit="person")
-        for rows, job in zip(bar, jobs):
-            for name, entry in rows:
+        for entries, job in zip(bar, jobs):
+            for name, entry in entries:
                 lists.setdefault(job.folder / name, []).append(entry)
 
     for file, entries in lists.items():
@@ -72,8 +72,9 @@ def _write(root, people, seed, workers, sets):
 
 
 def _draw(job):
-    rng = random.Random(f"{job.seed}:{job.data_set}:{job.pid} pictures")
-    return TREES[job.data_set].write(job, rng)
+    job.rng = random.Random(f"{job.seed}:{job.data_set}:{job.pid} pictures")
+    TREES[job.data_set].write(job)
+    return job.entries
 
 
 def _list_text(file, entries):
