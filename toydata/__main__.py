@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from reid import cli, files
-from toydata.make import make_toy
+from toydata import make_toy
 from toydata.sheet import contact_sheet
 
 

@@ -17,7 +17,8 @@ from toydata.people import Body, attributes_of, tint
 WIDTH = 64  # of the picture of a person
 HEIGHT = 128
 CLOTHES_SIZE = (64, 64)  # of crops and shop pictures
-ZOOM = 2  # drawn this much larger, then averaged down
+ZOOM = 2  # drawn on a canvas this much larger, then averaged down
+CANVAS = (WIDTH * ZOOM, HEIGHT * ZOOM)
 PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
 DIRECTIONS = (0, math.pi / 2, -math.pi / 2, math.pi)  # front, right, left, back
 
@@ -57,8 +58,8 @@ def camera(seed, number):
 
 def _draw_place(rng):
     """A wall with doors, windows and pillars, a floor with lines; lit from an end, blurred."""
-    wide = WIDTH * ZOOM * 2
-    high = HEIGHT * ZOOM + 40
+    wide = CANVAS[0] * 2
+    high = CANVAS[1] + 40
     wall_tone = rng.randint(80, 205)
     floor_tone = rng.randint(70, 190)
     wall = tint((wall_tone,) * 3, 14, rng)
@@ -117,8 +118,7 @@ def shoot(body, outfit, cam, rng, infrared=False):
     yaw = direction + rng.uniform(-0.5, 0.5)
 
     # The piece of the camera's place that is in view.
-    wide = WIDTH * ZOOM
-    high = HEIGHT * ZOOM
+    wide, high = CANVAS
     left = rng.randint(0, cam.place.width - wide)
     top = rng.randint(0, cam.place.height - high)
     canvas = cam.place.crop((left, top, left + wide, top + high))
@@ -201,18 +201,9 @@ CLOTHES_ALONE = {"bag style": "without bag", "glove": "without glove", "umbrella
 
 def template(outfit):
     """A shop's picture of the clothes alone: front, flat, on white, (64, 64)."""
-    wide = WIDTH * ZOOM
-    high = HEIGHT * ZOOM
-    canvas = Image.new("RGB", (wide, high), (255, 255, 255))
-    pose = Pose(
-        yaw=0,
-        stride=0,
-        x=wide / 2,
-        ground=high - 8,
-        scale=ZOOM * PIXELS_PER_CM,
-        spread=0.3,
-    )
-
+    wide, high = CANVAS
+    canvas = Image.new("RGB", CANVAS, (255, 255, 255))
+    pose = Pose(0, 0, wide / 2, high - 8, scale=ZOOM * PIXELS_PER_CM, spread=0.3)
     mannequin = Body()
     clothes = replace(outfit, attributes=outfit.attributes | CLOTHES_ALONE)
     paint = paints(mannequin, clothes)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from instructions import ATTRIBUTES
 
 # Traits: who somebody is
 
@@ -58,16 +59,17 @@ SKINS = (  # dark to pale
     (214, 166, 130),
     (248, 212, 188),
 )
+BLACK, OTHER, WHITE, YELLOW = ATTRIBUTES["hair color"]
 HAIRS = (
-    ("black hair", (22, 20, 24)),
-    ("agnostic color hair", (74, 44, 24)),
-    ("agnostic color hair", (128, 78, 40)),
-    ("agnostic color hair", (176, 66, 22)),
-    ("yellow hair", (226, 184, 84)),
+    (BLACK, (22, 20, 24)),
+    (OTHER, (74, 44, 24)),
+    (OTHER, (128, 78, 40)),
+    (OTHER, (176, 66, 22)),
+    (YELLOW, (226, 184, 84)),
 )
 GREYS = (
-    ("agnostic color hair", (132, 132, 136)),
-    ("white hair", (232, 232, 236)),
+    (OTHER, (132, 132, 136)),
+    (WHITE, (232, 232, 236)),
 )
 HAIR_LENGTHS = {  # style -> range; it shows only where hair hangs: bob, long, ponytail
     "bald": (1.5, 3.2),
@@ -77,10 +79,10 @@ HAIR_LENGTHS = {  # style -> range; it shows only where hair hangs: bob, long, p
     "bun": (1.5, 3.2),
     "ponytail": (1.5, 3.2),
 }
-# share of each style, in the order above
-WOMEN_HAIR_STYLES = (0, 0.22, 0.22, 0.3, 0.13, 0.13)
-MEN_HAIR_STYLES = (0.2, 0.6, 0.1, 0.12, 0.02, 0.02)
-BOYS_HAIR_STYLES = (0, 0.6, 0.1, 0.12, 0.02, 0.02)
+HAIR_STYLES = {  # gender -> share of each style, in the order above
+    "female": (0, 0.22, 0.22, 0.3, 0.13, 0.13),
+    "male": (0.2, 0.6, 0.1, 0.12, 0.02, 0.02),
+}
 
 
 def draw_body(rng):
@@ -92,13 +94,9 @@ def draw_body(rng):
     build = rng.uniform(0, 1)  # slim to stout; the widths vary around it
 
     hair_name, hair = rng.choice(GREYS if age == "old" else HAIRS)
-    if grown_man:
-        style_shares = MEN_HAIR_STYLES
-    elif male:
-        style_shares = BOYS_HAIR_STYLES
-    else:
-        style_shares = WOMEN_HAIR_STYLES
-    [hair_style] = rng.choices(tuple(HAIR_LENGTHS), style_shares)
+    bald_share, *shares = HAIR_STYLES[gender]
+    shares = (0 if age == "child" else bald_share, *shares)
+    [hair_style] = rng.choices(tuple(HAIR_LENGTHS), shares)
     bearded = grown_man and rng.random() < 0.5
 
     return Body(
@@ -180,26 +178,31 @@ COLOURS = {
     "white": (240, 240, 236),
     "yellow": (240, 204, 44),
 }
+_, LONG, SHORT, BARE = ATTRIBUTES["coat length"]
 COAT_LENGTHS = {  # coat style -> the lengths to choose from
-    "business suit": ("long sleeve coat",),
-    "dress": ("long sleeve coat", "short sleeve coat", "bareback coat"),
-    "jacket": ("long sleeve coat",),
-    "long coat": ("long sleeve coat",),
-    "shirt": ("long sleeve coat", "short sleeve coat"),
-    "sweater": ("long sleeve coat",),
-    "t-shirt": ("short sleeve coat", "short sleeve coat", "bareback coat"),
+    "business suit": (LONG,),
+    "dress": (LONG, SHORT, BARE),
+    "jacket": (LONG,),
+    "long coat": (LONG,),
+    "shirt": (LONG, SHORT),
+    "sweater": (LONG,),
+    "t-shirt": (SHORT, SHORT, BARE),
 }
-THINGS = {  # attribute -> its phrases and their weights
-    "trousers length": (("trousers", "shorts trousers", "skirt"), (5, 2, 1)),
-    "shoes style": (("boots", "leather shoes", "sandal", "walking shoes"), (1, 1, 1, 1)),
-    "bag style": (
-        ("without bag", "backpack", "hand bag", "shoulder bag", "waist pack", "trolley"),
-        (5, 2, 2, 2, 1, 1),
-    ),
-    "cap style": (("without hat", "with hat"), (4, 1)),
-    "glass style": (("without glasses", "with sunglasses"), (9, 1)),
-    "glove": (("without glove", "with glove"), (7, 1)),
-    "umbrella": (("without umbrella", "with umbrella"), (24, 1)),
+THINGS = {  # attribute -> {phrase: weight}
+    "trousers length": {"trousers": 5, "shorts trousers": 2, "skirt": 1},
+    "shoes style": dict.fromkeys(ATTRIBUTES["shoes style"], 1),
+    "bag style": {
+        "without bag": 5,
+        "backpack": 2,
+        "hand bag": 2,
+        "shoulder bag": 2,
+        "waist pack": 1,
+        "trolley": 1,
+    },
+    "cap style": {"without hat": 4, "with hat": 1},
+    "glass style": {"without glasses": 9, "with sunglasses": 1},
+    "glove": {"without glove": 7, "with glove": 1},
+    "umbrella": {"without umbrella": 24, "with umbrella": 1},
 }
 
 
@@ -216,8 +219,8 @@ def draw_outfit(rng):
 
     # What a sentence can say of it.
     attributes = {}
-    for key, (phrases, weights) in THINGS.items():
-        [attributes[key]] = rng.choices(phrases, weights)
+    for key, weights in THINGS.items():
+        [attributes[key]] = rng.choices(tuple(weights), weights.values())
     for part in ("coat", "trousers", "shoes"):
         attributes[f"{part} color"] = f"{colour_names[part]} {part}"
     attributes["coat style"] = style
@@ -299,7 +302,7 @@ def attributes_of(body, outfit, yaw):
         "gender code": body.gender,
         "age": body.age,
         "hair style": hair_style,
-        "hair color": "agnostic color hair" if body.hair_style == "bald" else body.hair_name,
+        "hair color": OTHER if body.hair_style == "bald" else body.hair_name,
         "glass style": glasses,
         "person angle": angle,
         "pose": "stoop" if body.stoop > 0.35 else "stand",

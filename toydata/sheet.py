@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from toydata.make import jobs_of
+from toydata import jobs_of
 from toydata.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, template
 from instructions import describe
 

@@ -64,15 +64,14 @@ def market(job):
     cams = rng.sample(range(1, 7), 4)
     names = {"distractor": "0000", "junk": "-1"}
     name = names.get(job.role, f"{job.pid:04d}")
+    folders = ["bounding_box_test"]
     if job.role == "train":
-        plan = [("bounding_box_train", cam) for cam in cams + cams[:2]]
+        folders = ["bounding_box_train"] * 6
     elif job.role == "test":
-        plan = [("query", cam) for cam in cams[:2]]
-        plan += [("bounding_box_test", cam) for cam in cams + cams[:1]]
-    else:
-        plan = [("bounding_box_test", cams[0])]
+        folders = ["query"] * 2 + ["bounding_box_test"] * 5
+        cams = cams[:2] + cams
 
-    for k, (folder, cam) in enumerate(plan):
+    for k, (folder, cam) in enumerate(zip(folders, cams * 2)):
         picture = job.shoot(0, cam)
         if job.role == "junk":  # a box that holds a piece of somebody
             piece = rng.choice(JUNK_BOXES)
