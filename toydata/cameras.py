@@ -137,7 +137,9 @@ def shoot(body, outfit, cam, rng, infrared=False):
         spread=rng.uniform(0.06, 0.24),
     )
 
-    _draw_shadow(canvas, body, pose)
+    floor = canvas.getpixel((4, canvas.height - 4))
+    shadow = around(complex(pose.x, pose.ground), 0.16 * body.height * scale, -6, 4)
+    ImageDraw.Draw(canvas).ellipse(shadow, fill=shade(floor, 0.72))
     doll = Doll(canvas, body, outfit, paints(body, outfit, infrared), pose)
     doll.draw()
     if rng.random() < 0.1:
@@ -150,14 +152,6 @@ def shoot(body, outfit, cam, rng, infrared=False):
         attributes=attributes_of(body, outfit, yaw),
         box=tuple(min(limit, max(0, pixel)) for pixel, limit in zip(pixels, limits)),
     )
-
-
-def _draw_shadow(canvas, body, pose):
-    """On the floor, around the feet."""
-    floor = canvas.getpixel((4, canvas.height - 4))
-    feet = complex(pose.x, pose.ground)
-    shadow = around(feet, 0.16 * body.height * pose.scale, -6, 4)
-    ImageDraw.Draw(canvas).ellipse(shadow, fill=shade(floor, 0.72))
 
 
 def _occlude(canvas, rng):
@@ -196,16 +190,15 @@ def _photograph(image, cam, rng, infrared):
 
 # Shop pictures
 
-CLOTHES_ALONE = {"bag style": "without bag", "glove": "without glove", "umbrella": "without umbrella"}
-
-
 def template(outfit):
     """A shop's picture of the clothes alone: front, flat, on white, (64, 64)."""
     wide, high = CANVAS
     canvas = Image.new("RGB", CANVAS, (255, 255, 255))
     pose = Pose(0, 0, wide / 2, high - 8, scale=ZOOM * PIXELS_PER_CM, spread=0.3)
+    things = {"bag style": "without bag", "glove": "without glove", "umbrella": "without umbrella"}
+    clothes = replace(outfit, attributes=outfit.attributes | things)
+
     mannequin = Body()
-    clothes = replace(outfit, attributes=outfit.attributes | CLOTHES_ALONE)
     paint = paints(mannequin, clothes)
     paint["linen"] = (226, 226, 226)  # a white shirt would not show on white
     doll = Doll(canvas, mannequin, clothes, paint, pose)

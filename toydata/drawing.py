@@ -1,4 +1,4 @@
-"""How a person in a pose is drawn: `Doll`, a paper doll of lines, discs and polygons."""
+"""How a person in a pose is drawn: `Doll`, a paper doll of lines and polygons."""
 
 import math
 
@@ -7,16 +7,6 @@ from PIL import ImageDraw
 from toydata.figure import LEFT, RIGHT, Figure, around
 
 SHADOW = 0.85  # light on the side away from the lamp, which stands on the left
-
-# Levels on the trunk of a sweater's stripes, by pattern, and of a long coat's buttons.
-STRIPES = ((0.5, 0.66), (0.3, 0.5, 0.7), (0.62,))
-BUTTONS = (-0.35, -0.1, 0.2, 0.55, 0.75)
-
-# A nose in profile, in half widths forward and half heights down from the middle of the head.
-NOSE = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))
-
-# The bridge and the temples of glasses: angles from the nose.
-FRAME = ((-0.1, 0.1), (-1.4, -0.75), (0.75, 1.4))
 
 
 def paints(body, outfit, infrared=False):
@@ -77,7 +67,7 @@ class Doll(Figure):
         return shade(self.paint[part], light)
 
     def line(self, points, radius, part, shares=None, light=1):
-        """A line with round joints and ends.
+        """A line with round joints and ends; of one point, a disc.
 
         radius: half its width; shares: of the radius, one for each point.
         """
@@ -93,9 +83,6 @@ class Doll(Figure):
             self.polygon(near + far, fill)
         for point, r in ends:
             self.pen.ellipse(around(point, r, -r, r), fill=fill)
-
-    def disc(self, point, radius, part, light=1):
-        self.line([point], radius, part, light=light)
 
     def polygon(self, points, fill):
         if fill:
@@ -193,7 +180,8 @@ class Doll(Figure):
         if kind == "sandal":  # a bare foot, a sole and a strap
             self.line(foot, thick, "skin", (0.85, 0.8))
             self.line(sole, thick * 0.5, "shoes", light=light)
-            self.disc(heel + 0.5 * (toe - heel), thick * 0.7, "shoes", light)
+            instep = heel + 0.5 * (toe - heel)
+            self.line([instep], thick * 0.7, "shoes", light=light)
             return
 
         self.line(foot, thick, "shoes", (1, 0.7 if kind == "leather shoes" else 1), light)
@@ -232,7 +220,7 @@ class Doll(Figure):
             self.line([shoulder, end], loose, "sleeve", (1.15, 1.2), light)
 
         fist = elbow + 1.16 * (hand - elbow)
-        self.disc(fist, thick, "skin", light)
+        self.line([fist], thick, "skin", light=light)
         if self.wears["glove"] == "with glove":
             self.line([hand, fist], thick, "things", (1.1, 1.25))
 
@@ -262,7 +250,8 @@ class Doll(Figure):
         if self.style in ("jacket", "sweater"):
             self.belt(self.hem, self.hem + 0.07, "dark")
         if self.style == "sweater":
-            for level in STRIPES[self.pattern]:
+            stripes = ((0.5, 0.66), (0.3, 0.5, 0.7), (0.62,))
+            for level in stripes[self.pattern]:
                 self.belt(level, level + 0.08, "accent")
         elif self.style == "dress":
             self.belt(0.33, 0.41, "accent")
@@ -272,7 +261,7 @@ class Doll(Figure):
     def draw_front(self):
         """Necklines, prints, buttons, zips, collars and ties."""
         if self.style in ("t-shirt", "dress", "sweater"):
-            self.disc(self.chest(1.0), 0.026, "skin")
+            self.line([self.chest(1.0)], 0.026, "skin")
 
         if self.style == "t-shirt":
             self.draw_print()
@@ -285,7 +274,7 @@ class Doll(Figure):
             self.trim([(0.98, -0.055), (0.98, 0.055)], 0.018, "dark")
             self.trim([(0.12, x), (0.28, x)], 0.006, "dark")
         elif self.style == "long coat":  # two rows of buttons, lapels
-            for level in BUTTONS:
+            for level in (-0.35, -0.1, 0.2, 0.55, 0.75):
                 self.trim([(level, 0.028)], 0.01, "metal")
             self.trim([(0.85, 0.01), (0.98, 0.055)], 1, "dark", (0.012, 0.022))
         elif self.style == "business suit":
@@ -294,7 +283,7 @@ class Doll(Figure):
     def draw_print(self):
         """A spot, a drop or a band."""
         if self.pattern == 0:
-            self.disc(self.chest(0.62), 0.042, "accent")
+            self.line([self.chest(0.62)], 0.042, "accent")
         elif self.pattern == 1:
             drop = [self.chest(0.52), self.chest(0.7)]
             self.line(drop, 1, "accent", (0.042, 0.035))
@@ -365,7 +354,7 @@ class Doll(Figure):
 
         if body.hair_style == "bun":
             bun = self.on_head(-self.sin * self.head_rx * 0.8, -body.volume)
-            self.disc(bun, body.head * 0.22, "hair", light=0.9)
+            self.line([bun], body.head * 0.22, "hair", light=0.9)
 
         if not turned_away:
             share = 0.84 * max(0, self.cos) + 0.6 * abs(self.sin)
@@ -394,7 +383,8 @@ class Doll(Figure):
             self.pen.chord(beard, 12, 168, fill=self.fill("brow"))
         if self.profile:
             forward = math.copysign(self.head_rx, self.sin)
-            nose = [self.on_head(forward * out, down) for out, down in NOSE]
+            outline = ((0.9, -0.05), (1.2, 0.3), (0.85, 0.38))
+            nose = [self.on_head(forward * out, down) for out, down in outline]
             self.polygon(nose, self.fill("skin"))
         if body.beard == "moustache":
             self.mark([(-0.32, 0.42), (0, 0.36), (0.32, 0.42)], 0.06, "brow")
@@ -417,7 +407,7 @@ class Doll(Figure):
                 self.pen.ellipse(ring, outline=self.fill("frame"), width=2)
 
         if body.glasses or sunglasses:
-            for start, end in FRAME:
+            for start, end in ((-0.1, 0.1), (-1.4, -0.75), (0.75, 1.4)):  # bridge, temples
                 if self.face_shows(start) and self.face_shows(end):
                     self.mark([(start, 0), (end, 0)], 0.025, "frame")
 

@@ -15,8 +15,7 @@ from instructions import ATTRIBUTES
 
 @dataclass(frozen=True)
 class Body:
-    """The traits of a person. The defaults are those of a shop's mannequin, which has no colours.
-    """
+    """The traits of a person. The defaults are those of a shop's mannequin."""
     gender: str = "female"  # or "male"
     age: str = "adult"  # or "child" or "old"
     height: float = 170  # in cm; every length below is a share of it
@@ -191,14 +190,8 @@ COAT_LENGTHS = {  # coat style -> the lengths to choose from
 THINGS = {  # attribute -> {phrase: weight}
     "trousers length": {"trousers": 5, "shorts trousers": 2, "skirt": 1},
     "shoes style": dict.fromkeys(ATTRIBUTES["shoes style"], 1),
-    "bag style": {
-        "without bag": 5,
-        "backpack": 2,
-        "hand bag": 2,
-        "shoulder bag": 2,
-        "waist pack": 1,
-        "trolley": 1,
-    },
+    "bag style": {"without bag": 5, "backpack": 2, "hand bag": 2, "shoulder bag": 2,
+                  "waist pack": 1, "trolley": 1},
     "cap style": {"without hat": 4, "with hat": 1},
     "glass style": {"without glasses": 9, "with sunglasses": 1},
     "glove": {"without glove": 7, "with glove": 1},

@@ -82,11 +82,9 @@ def market(job):
         job.save(f"{folder}/{name}_c{cam}s{sequence}_{frame:06d}_{box:02d}.jpg", picture)
 
 
-def ltcc(job, clothes=False):
-    """train, test (the gallery), query; info lists who changes clothes and who does not.
-
-    clothes: all that in LTCC_ReID, and beside it what ctcc needs.
-    """
+def ltcc(job):
+    """train, test (the gallery), query; info lists who changes clothes and who does not."""
+    clothes = job.data_set == "ltcc-clothes"
     tree = "LTCC_ReID/" if clothes else ""
     changes = len(job.outfits) > 1
     kind = "cloth-change" if changes else "cloth-unchange"
@@ -95,44 +93,40 @@ def ltcc(job, clothes=False):
     folders = ["train"] * (2 if changes else 4)
     if job.role == "test":
         folders = ["test", "test", "test", "query"]
-    for outfit in range(len(job.outfits)):
+    for outfit, worn in enumerate(job.outfits):
+        if clothes:
+            job.save(f"templates/{job.pid:03d}_{outfit + 1}.jpg", template(worn))
         cams = job.rng.sample(range(1, 13), 4)
         for k, (folder, cam) in enumerate(zip(folders, cams)):
             frame = job.pid * 30 + outfit * 4 + k
             name = f"{job.pid:03d}_{outfit + 1}_c{cam}_{frame:06d}.png"
             shot = job.photograph(f"{tree}{folder}/{name}", outfit, cam)
             if clothes:
-                _enter_ltcc_clothes(job, folder, name, outfit, cam, shot)
+                _enter_clothes(job, folder, name, outfit, cam, shot)
 
 
-def ltcc_clothes(job):
-    """LTCC_ReID, and beside it crops, templates and lists for ctcc.
+def _enter_clothes(job, folder, name, outfit, cam, shot):
+    """What ctcc needs of an LTCC image, beside LTCC_ReID: its crop and the rows of lists.
 
-    A list's row is image, instruction, pid, outfit, camera. A training image comes with the crop
-    and with the template of its clothes, a gallery image with its crop. A query asks for another
-    outfit of the person; who never changes asks for nothing.
+    A row is image, instruction, pid, outfit, camera. A training image comes with the crop and with
+    the template of its clothes, a gallery image with its crop. A query asks for another outfit of
+    the person; who never changes asks for nothing.
     """
-    for outfit, worn in enumerate(job.outfits, 1):
-        job.save(f"templates/{job.pid:03d}_{outfit}.jpg", template(worn))
-    ltcc(job, clothes=True)
-
-
-def _enter_ltcc_clothes(job, folder, name, outfit, cam, shot):
     crop = f"croped_clothes/{name}"
     job.save(crop, shot.crop())
-    wanted = outfit
     if folder == "query":
-        wanted = (outfit + 1) % len(job.outfits)
-    template_path = f"templates/{job.pid:03d}_{wanted + 1}.jpg"
+        if len(job.outfits) == 1:
+            return
+        outfit = (outfit + 1) % len(job.outfits)
 
-    instructions = {
-        "train": (crop, template_path),
-        "test": (crop,),
-        "query": (template_path,) if wanted != outfit else (),
-    }
-    list_name = "gallery" if folder == "test" else folder
-    for instruction in instructions[folder]:
-        row = f"LTCC_ReID/{folder}/{name} {instruction} {job.pid} {wanted + 1} {cam}"
+    shop_picture = f"templates/{job.pid:03d}_{outfit + 1}.jpg"
+    list_name, instructions = {
+        "train": ("train", (crop, shop_picture)),
+        "test": ("gallery", (crop,)),
+        "query": ("query", (shop_picture,)),
+    }[folder]
+    for instruction in instructions:
+        row = f"LTCC_ReID/{folder}/{name} {instruction} {job.pid} {outfit + 1} {cam}"
         job.enter(f"datalist/{list_name}_ctcc.txt", row)
 
 
@@ -380,7 +374,7 @@ TREES = {
     "vc-clothes": Tree(vc_clothes, "VC-Clothes", 1, {"train": 3, "test": 3}),
     "synth-pedes": Tree(synth_pedes, "SYNTH-PEDES", 1, {"train": 1}),
     "omnireid": Tree(cocas, "OmniReID", 1, {"train": 3, "test": 3}),
-    "ltcc-clothes": Tree(ltcc_clothes, "ltcc", 0, {"train": 6, "test": 3}, unchanging=15),
+    "ltcc-clothes": Tree(ltcc, "ltcc", 0, {"train": 6, "test": 3}, unchanging=15),
     "cocas-real2": Tree(cocas_real2, "COCAS-Real2", 1, {"test": 3}),
 }
 FIVE = ("market", "ltcc", "llcm", "cuhk-pedes", "real1", "real2")  # Real1 and Real2 count as one
