@@ -23,7 +23,7 @@ def test_the_shipped_model_is_small_and_nothing_but_a_model():
     assert checkpoints.DRAWN.stat().st_size <= MEGABYTES * 1e6
     state = checkpoints.load_checkpoint(checkpoints.DRAWN)
     assert state.keys() <= {"config", "published", "step", "classes", "model"} and state["classes"] == {}
-    assert state["config"]["data"] == toydata.benchmark.TOY and state["config"]["task"] == "all"
+    assert state["config"]["data"] == toydata.TOY and state["config"]["task"] == "all"
     for name, value in state["model"].items():
         assert not value.is_floating_point() or value.dtype == torch.float16, name
         assert not name.startswith("encoder.text."), "the text tower comes from a package"

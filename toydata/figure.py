@@ -103,9 +103,8 @@ class Figure:
         t = min(max(t, 0), 1)
         for (low, *below), (high, *above) in zip(knots, knots[1:]):
             if t <= high:
-                break
-        width, depth = between(below, above, (t - low) / (high - low))
-        return width + self.cut.cloth, depth + self.cut.cloth
+                width, depth = between(below, above, (t - low) / (high - low))
+                return width + self.cut.cloth, depth + self.cut.cloth
 
     def levels(self, *heights):
         """(t, half width, half depth) of the trunk at each height t."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from instructions import describe
 from toydata import jobs_of
 from toydata.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, template
-from instructions import describe
 
 CELL_WIDTH = WIDTH + 4
 CELL_HEIGHT = HEIGHT + 4
