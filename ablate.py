@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import dolls
+import toydata
 import train
 from instructions import TASKS
 from reid import cli, compare, files, history, jobs, pictures
@@ -142,7 +142,7 @@ def variant_of(config, text):
 
 def check_data(config):
     """UserError unless the data is there; ./toy is drawn, once and not in every run."""
-    dolls.provide(config.data)
+    toydata.provide(config.data)
     task = "all" if config.task == "each" else config.task
     open_all(config.data, task, config.val)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import data
-import dolls
+import toydata
 import evaluate
 import losses
 from instructions import TASKS
@@ -566,7 +566,7 @@ def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data and the weights, drawing
     ./toy first if that is what is asked for."""
     if rank == 0:
-        dolls.provide(config.data)
+        toydata.provide(config.data)
     processes.wait()
     find_datasets(config.data)  # a wrong folder is said before weights are looked for
 

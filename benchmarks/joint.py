@@ -1,6 +1,6 @@
 """One model for seven drawn data sets against one model for each: `python benchmarks/joint.py --data ./toy-all`.
 
-Every data set and task gets the same number of steps in both. `python -m dolls --out ./toy-all --sets all` draws them.
+Every data set and task gets the same number of steps in both. `python -m toydata --out ./toy-all --sets all` draws them.
 """
 
 import os
@@ -23,7 +23,7 @@ SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 @dataclass
 class Config:
     """Compares joint with single-task training."""
-    data: str = cli.option("./toy-all", "a folder that `python -m dolls --sets all` drew")
+    data: str = cli.option("./toy-all", "a folder that `python -m toydata --sets all` drew")
     steps: int = cli.option(200, "steps of each data set and task")
     seeds: int = cli.option(3, "seeds 0, 1, ...")
     ids: int = cli.option(16, "identities per batch")

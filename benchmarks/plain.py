@@ -4,7 +4,7 @@ second stage by the weight of the matching logit.
     python benchmarks/plain.py runs/all/last.pt ./toy
 
 mAP and R1 in percent: COCAS+ strict, CUHK-PEDES. A weight is to be chosen on other people than
-those that are reported: `python -m dolls --seed 1 --out ./others`.
+those that are reported: `python -m toydata --seed 1 --out ./others`.
 """
 
 import os

@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
-import dolls
+import toydata
 from model import SIZES, InstructReID, ViT
 from reid.text import EmbeddedTextEncoder
 from reid.folders import open_all
@@ -57,7 +57,7 @@ def feeding(people=64, steps=30):
     """The data path (decode, batch, augment) against the toy model's training step, images a second."""
     config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
     with tempfile.TemporaryDirectory() as folder:
-        dolls.make_toy(f"{folder}/toy", people=people, seed=0)
+        toydata.make_toy(f"{folder}/toy", people=people, seed=0)
         datasets = open_all(f"{folder}/toy", "cc")
         shape = SIZES["tiny"]
         batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)

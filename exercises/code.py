@@ -12,9 +12,9 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def reference():
-    """The sources that a hand-out has: the scripts, reid/ and dolls/."""
+    """The sources that a hand-out has: the scripts, reid/ and toydata/."""
     sources = {}
-    for pattern in ("*.py", "reid/*.py", "dolls/*.py"):
+    for pattern in ("*.py", "reid/*.py", "toydata/*.py"):
         for file in sorted(ROOT.glob(pattern)):
             sources[str(file.relative_to(ROOT))] = file.read_text()
     return sources

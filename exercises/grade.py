@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import dolls
+import toydata
 from exercises import checks, listen
 from exercises.answers import Answers, Wrong, demand
 from exercises.code import (
@@ -166,7 +166,7 @@ class Runner:
         """A folder of people on whom nobody has trained; drawn once."""
         if not self.data:
             self.data = tempfile.mkdtemp(prefix="people-")
-            dolls.make_toy(self.data, listen.PEOPLE, listen.SEED)
+            toydata.make_toy(self.data, listen.PEOPLE, listen.SEED)
         return self.data
 
     def start(self):

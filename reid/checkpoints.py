@@ -29,7 +29,7 @@ from reid.text import EmbeddedTextEncoder, bert_config
 
 
 LAST = "runs/all/last.pt"  # what `python train.py` ends with
-DRAWN = Path(__file__).parents[1] / "dolls" / "trained.pt"  # the same, from where this code is
+DRAWN = Path(__file__).parents[1] / "toydata" / "trained.pt"  # the same, from where this code is
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes at the end of a file: the mark, and the SHA-256 of all before

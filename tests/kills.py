@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import dolls  # noqa: E402
+import toydata  # noqa: E402
 from reid import checkpoints  # noqa: E402
 
 KILLS = 20
@@ -53,7 +53,7 @@ def main():
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        dolls.make_toy(folder / "toy", people=16)
+        toydata.make_toy(folder / "toy", people=16)
         assert start(folder, *FLAGS, "--name", "whole").wait() == 0
         whole = checkpoints.load_checkpoint(folder / "runs/whole/last.pt")
         run = folder / "runs/killed"

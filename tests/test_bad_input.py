@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import data
-import dolls.__main__
+import toydata.__main__
 import evaluate
 import train
 from model import ViT
@@ -133,8 +133,8 @@ def test_an_empty_text(flag, refused):
 
 @pytest.mark.parametrize("module,flag", [
     (evaluate, "--batch=0"), (evaluate, "--ap-window=0"), (evaluate, "--data="),
-    (dolls.__main__, "--people=7"), (dolls.__main__, "--people=1000"),
-    (dolls.__main__, "--sheet=sheet.txt"),
+    (toydata.__main__, "--people=7"), (toydata.__main__, "--people=1000"),
+    (toydata.__main__, "--sheet=sheet.txt"),
 ])
 def test_flags_of_the_other_commands(module, flag, refused):
     refused(module, (flag,), flag.partition("=")[0])
@@ -190,7 +190,7 @@ def test_drawing_into_a_link(target, here, capsys):
     if target == "empty":
         Path("empty").mkdir()
     Path("link").symlink_to(target)
-    assert call(dolls.__main__, "--out", "link", "--people", 8) == 0
+    assert call(toydata.__main__, "--out", "link", "--people", 8) == 0
     assert Path("link").is_symlink() and Path(target, "toy.json").is_file()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-import dolls
+import toydata
 from exercises import answers, checks, code, grade, listen, make, probes
 from exercises.table import EXERCISES
 from model import InstructReID
@@ -504,7 +504,7 @@ class Text(nn.Module):
 
 
 def test_a_model_that_ignores_the_sentence_is_out_of_reach(tmp_path, monkeypatch):
-    dolls.make_toy(tmp_path / "toy", 12, 0)
+    toydata.make_toy(tmp_path / "toy", 12, 0)
     torch.manual_seed(0)
     found = {}
     for editing in (True, False):

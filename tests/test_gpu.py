@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import data
-import dolls
+import toydata
 import evaluate
 import losses
 import train
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    dolls.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    toydata.make_toy(folder / "toy", people=8, seed=0, workers=1)
     write_bert(folder / "bert")
     return folder
 

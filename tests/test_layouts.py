@@ -13,7 +13,7 @@ import torch
 
 import data
 import evaluate
-import dolls
+import toydata
 import train
 from instructions import gallery_instruction, query_instruction
 from model import TextEncoder
@@ -335,7 +335,7 @@ def test_not_all_of_its_sentences_are_kept(monkeypatch):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts") / "toy"
-    dolls.make_toy(folder, people=8, sets="all")
+    toydata.make_toy(folder, people=8, sets="all")
     return folder
 
 

@@ -19,7 +19,7 @@ import torch
 
 from reid import cli
 import data
-import dolls
+import toydata
 import model as irm
 import train
 from reid.folders import open_all
@@ -86,7 +86,7 @@ def weights_of(model):
 def recording(tmp_path_factory):
     """`python train.py` with FLAGS on drawn people, from the command line to the last table."""
     folder = tmp_path_factory.mktemp("run")
-    dolls.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    toydata.make_toy(folder / "toy", people=8, seed=0, workers=1)
     bert = write_bert(folder / "bert")
     argv = ["train.py", "--data", folder / "toy", "--text-model", bert, *FLAGS]
     live = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import dolls
+import toydata
 import train
 from reid import checkpoints
 from tests.small_bert import write_bert
@@ -25,7 +25,7 @@ LONGER = 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    dolls.make_toy(folder / "toy", people=8, seed=0, workers=1)
+    toydata.make_toy(folder / "toy", people=8, seed=0, workers=1)
     write_bert(folder / "bert")
     return folder
 

@@ -15,11 +15,11 @@ import pytest
 
 import ablate
 import data
-import dolls
+import toydata
 import evaluate
 import search
 import train
-from dolls import __main__ as dolls_command
+from toydata import __main__ as toydata_command
 from exercises import grade, make
 from reid import checkpoints, cli
 from tests.test_data import put, text
@@ -32,7 +32,7 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "data.py": data,
     "train.py": train,
     "evaluate.py": evaluate,
-    "dolls": dolls_command,
+    "toydata": toydata_command,
     "search.py": search,
     "ablate.py": ablate,
     "exercises make": make,
@@ -98,14 +98,14 @@ def test_files_resolve(page):
     for code in inline(page):
         for name in re.findall(r"(?:^|\s)([\w/]+\.py)(?=$|\s)", code):
             assert (ROOT / name).is_file(), name
-    for name in re.findall(r"`((?:reid|dolls|tests|docs|benchmarks)/)`", page.read_text()):
+    for name in re.findall(r"`((?:reid|toydata|tests|docs|benchmarks)/)`", page.read_text()):
         assert (ROOT / name).is_dir(), name
 
 
 @pages
 def test_names_resolve(page):
     """`file.name` and `package.module.name`, as deep as they go."""
-    modules = {*SCRIPTS, "reid", "dolls"}
+    modules = {*SCRIPTS, "reid", "toydata"}
     for code in inline(page):
         first, *names = code.split(".")
         if first not in modules or not all(name.isidentifier() for name in names):
@@ -208,7 +208,7 @@ def test_python_is_python(page):
 def tiny_run(tmp_path, monkeypatch):
     """A folder with ./toy and runs/all/last.pt, after two steps on few people."""
     monkeypatch.chdir(tmp_path)
-    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
     train.main(train.Config(
         task="cc", data="./toy/LTCC_ReID", name="all", steps=2, ids=4, images=2, warmup=1))
 
@@ -244,7 +244,7 @@ def patched(tmp_path):
     """patched(heading, *command) -> what a command prints in a copy of the code with that diff."""
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
-    for room in ("reid", "dolls"):
+    for room in ("reid", "toydata"):
         shutil.copytree(ROOT / room, tmp_path / room)
 
     def run(heading, *words):
@@ -299,7 +299,7 @@ def test_photos_with_captions(patched, tmp_path):
 
 
 def test_a_task_of_ones_own(patched, tmp_path):
-    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
     printed = patched("A task of your own", "train.py", "--task", "coat", "--data", "toy/LTCC_ReID", *FEW)
     assert "look past the coat" in printed and "do not change clothes" in printed
 
@@ -322,13 +322,13 @@ evaluate.main(evaluate.Config(checkpoint="runs/a/last.pt", pictures=True))
 
 
 def test_a_size_of_ones_own(patched, tmp_path):
-    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
     printed = patched("A size of your own", "train.py", "--size", "square", "--data", "toy/LTCC_ReID", *FEW)
     assert "size square (64x64)" in printed and "cc    LTCC  general" in printed
 
 
 def test_a_backbone_of_ones_own(patched, tmp_path):
-    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
     printed = patched("A backbone of your own", "-c", TRAIN_AND_EVALUATE)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
     assert len(figures) == 2 and figures[0] == figures[1]  # the checkpoint is the trained model
@@ -338,7 +338,7 @@ def test_a_backbone_of_ones_own(patched, tmp_path):
 
 
 def test_an_instruction_encoder_of_ones_own(patched, tmp_path):
-    dolls.make_toy(tmp_path / "toy", people=16, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
     printed = patched("An instruction encoder of your own", "-c", TRAIN_AND_EVALUATE)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
     assert len(figures) == 2 and figures[0] == figures[1]

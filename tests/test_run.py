@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-import dolls
+import toydata
 import evaluate
 import train
 from reid import checkpoints, cli, files, history, pictures
@@ -294,13 +294,13 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
 
 def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):
     with file_limit(500), pytest.raises(cli.UserError, match="toy: File too large"):
-        dolls.make_toy(tmp_path / "toy", people=8, workers=1)
+        toydata.make_toy(tmp_path / "toy", people=8, workers=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_drawn_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to("real")
-    dolls.make_toy(tmp_path / "link", people=8, workers=1)
+    toydata.make_toy(tmp_path / "link", people=8, workers=1)
     assert (tmp_path / "real/toy.json").exists() and (tmp_path / "link").is_symlink()
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import dolls
+import toydata
 import search
 from model import InstructReID
 from reid import checkpoints, photos, pictures, plain
@@ -263,7 +263,7 @@ def test_the_picture_has_ranks_and_no_frames(ask, folder, monkeypatch, instructi
 
 
 def test_a_real_checkpoint_on_drawn_people(tmp_path, command):  # noqa: F811
-    dolls.make_toy(tmp_path / "toy", people=8, seed=0)
+    toydata.make_toy(tmp_path / "toy", people=8, seed=0)
     torch.manual_seed(0)
     model = InstructReID("tiny", {"market": 2}, text=EmbeddedTextEncoder())
     config = {"size": "tiny", "editing": True, "feature": "fused", "task": "all", "data": "toy"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import evaluate
-import dolls
+import toydata
 import train
 from model import InstructReID
 from reid import checkpoints, cli
@@ -26,7 +26,7 @@ FAST = ("--ids", "4", "--images", "4", "--warmup", "5")
 def drawn(tmp_path_factory):
     """A small drawn world, shared by the tests of this file; they do not write into it."""
     folder = tmp_path_factory.mktemp("world") / "toy"
-    dolls.make_toy(folder, people=16, seed=0)
+    toydata.make_toy(folder, people=16, seed=0)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import dolls
+import toydata
 import evaluate
 import search
 from model import InstructReID
@@ -23,7 +23,7 @@ def test_the_shipped_model_is_small_and_nothing_but_a_model():
     assert checkpoints.DRAWN.stat().st_size <= MEGABYTES * 1e6
     state = checkpoints.load_checkpoint(checkpoints.DRAWN)
     assert state.keys() <= {"config", "published", "step", "classes", "model"} and state["classes"] == {}
-    assert state["config"]["data"] == dolls.benchmark.TOY and state["config"]["task"] == "all"
+    assert state["config"]["data"] == toydata.TOY and state["config"]["task"] == "all"
     for name, value in state["model"].items():
         assert not value.is_floating_point() or value.dtype == torch.float16, name
         assert not name.startswith("encoder.text."), "the text tower comes from a package"
@@ -89,9 +89,9 @@ def test_evaluate_takes_it_until_there_is_a_run(command, monkeypatch):  # noqa: 
 
     def few(data):
         drawn.append(data)
-        dolls.make_toy(data, people=8)
+        toydata.make_toy(data, people=8)
 
-    monkeypatch.setattr(dolls, "provide", few)
+    monkeypatch.setattr(toydata, "provide", few)
     code, out, err = command(evaluate, "--task", "cc", "--pictures")
     assert code == 0 and "no runs/all/last.pt yet" in err and drawn == ["./toy"], err
     assert "LTCC" in out and Path("runs/gates.png").exists()

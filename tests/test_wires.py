@@ -1,4 +1,4 @@
-"""How the pieces are put together: Eq. 1-4, E_i, E_f, the sampler, the drawn people.
+"""How the pieces are put together: Eq. 1-4, E_i, E_f, the sampler.
 
 What is expected is computed by hand, one image and one head at a time; a test that fails names the
 mistake. Letters as in model.py: b batch, n image tokens, t instruction tokens, d width, h heads, c
@@ -6,8 +6,7 @@ width of one head, k width of the pooled instruction.
 """
 
 import copy
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
@@ -15,8 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import PKSampler
-from dolls import benchmark
-from dolls.trees import TREES
 from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT)
 from reid.records import Record
 from reid.text import text_model
@@ -397,46 +394,3 @@ def test_people_left_over_by_p_come_in_other_epochs():
     due = epochs * steps * ids_per_batch / people
     rarest = min(drawn.values())
     assert rarest > 0.8 * due, f"somebody comes in {rarest} batches, {due:.0f} are due to each"
-
-
-# ---- drawn people ----
-
-@pytest.mark.parametrize("data_set", list(TREES))
-def test_nobody_is_drawn_twice(data_set):
-    """Neither twice in training, nor in training and in test."""
-    jobs = benchmark.jobs_of(data_set, Path(), 40, seed=0)
-    owners = defaultdict(list)
-    for job in jobs:
-        owners[job.body].append(f"{job.role} {job.label}")
-    twice = [names for names in owners.values() if len(names) > 1]
-    assert not twice, f"{data_set}: one and the same body is {' and '.join(twice[0])}"
-
-
-def test_data_sets_have_people_of_their_own():
-    owners = defaultdict(set)
-    for data_set in TREES:
-        for job in benchmark.jobs_of(data_set, Path(), 40, seed=0):
-            owners[job.body].add(data_set)
-    shared = [sorted(names) for names in owners.values() if len(names) > 1]
-    assert not shared, f"the same person is drawn for {' and '.join(shared[0])}"
-
-
-def test_every_gallery_image_of_an_outfit_has_a_caption_of_its_own(tmp_path):
-    """One caption for all images of an outfit would make li of Real2 a search for sentences."""
-    jobs = benchmark.jobs_of("real2", tmp_path, 16, seed=0)
-    lists = defaultdict(list)
-    for rows in map(benchmark._draw, jobs):
-        for name, entry in rows:
-            lists[name].append(entry)
-    captions = dict(lists["datalist/runner_real2_v1_gpt.json"])
-
-    sentences_of = defaultdict(list)
-    for row in lists["datalist/gallery_attr.txt"]:
-        image, key, pid, clothes, _ = row.split()
-        assert key == image, f"the gallery image {image} is described by the sentence of {key}"
-        sentences_of[pid, clothes].append(captions[key])
-    assert len(sentences_of) == 3 * len(jobs)
-    for (pid, clothes), sentences in sentences_of.items():
-        words = f"person {pid}, clothes {clothes}: all gallery images have one caption, {sentences}"
-        assert len(sentences) == 3
-        assert len(set(sentences)) > 1, words

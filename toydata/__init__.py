@@ -1,4 +1,20 @@
-"""Who is in which data set, and the drawing of them all into one folder."""
+"""The embedded benchmark: drawn people, written to disk in the layouts of real data sets.
+
+people.py    who people are and what they wear
+figure.py    where the parts of a person in a pose are
+drawing.py   how they are drawn
+cameras.py   the cameras, and the pictures they take
+trees.py     the folders and lists of each data set
+sheet.py     a contact sheet
+trained.pt   what `python train.py` made of them: `python -m reid.checkpoints` wrote it
+
+In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor
+the clothes alone tell which picture is asked for.
+
+    python -m toydata --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
+    python -m toydata --out ./toy-all --sets all  # eight more, with a quarter of the people each
+    python -m toydata --sheet sheet.png  # only a contact sheet
+"""
 
 import json
 import multiprocessing
@@ -7,33 +23,12 @@ import random
 from pathlib import Path
 
 from reid import cli, files
-from dolls.people import draw_body, dress
-from dolls.trees import FIVE, TREES, Job
+from toydata.people import draw_body, dress
+from toydata.trees import FIVE, TREES, Job
 
 VERSION = 3  # of the pictures; in toy.json
 TOY = "./toy"
 WEARERS = 4  # people who share an outfit where people change clothes
-
-
-def make_toy(out, people=400, seed=0, workers=None, sets="five"):
-    """Writes the trees into the folder `out`, which appears only when complete.
-
-    people: in each of the five, 3/4 to train and 1/4 to test on. workers: processes, which do not
-    change a byte. sets: "all" adds the other layouts, with a quarter of the people, and leaves
-    every byte of the five as it is.
-    UserError when `out` holds something already, and when there are too few or too many people.
-    """
-    out = Path(out).resolve()  # a link to an empty folder, or to nothing, is followed
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise cli.UserError(
-            f"--out {out} is not an empty folder; name another one or remove it first")
-    if not 8 <= people <= 999:
-        raise cli.UserError(
-            f"--people {people}: needs 8 to 999, the ids that LTCC's file names can hold")
-
-    out = out.resolve()  # a link stays, and its folder is filled
-    with files.filling(out) as folder:
-        _write(folder, people, seed, workers, sets)
 
 
 def provide(data):
@@ -41,6 +36,21 @@ def provide(data):
     if data == TOY and not Path(data).exists():
         print(f"drawing people into {data}", flush=True)
         make_toy(data)
+
+
+def make_toy(out, people=400, seed=0, workers=None, sets="five"):
+    """Writes the trees into the folder `out`, which appears only when complete.
+
+    people: 8 to 999 in each of the five, 3/4 to train and 1/4 to test on. workers: processes, which
+    do not change a byte. sets: "all" adds the other layouts, with a quarter of the people, and
+    leaves every byte of the five as it is. UserError when `out` holds something already.
+    """
+    out = Path(out).resolve()  # a link stays: the folder that it leads to is filled
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise cli.UserError(
+            f"--out {out} is not an empty folder; name another one or remove it first")
+    with files.filling(out) as folder:
+        _write(folder, people, seed, workers, sets)
 
 
 def _write(root, people, seed, workers, sets):
@@ -58,29 +68,27 @@ def _write(root, people, seed, workers, sets):
     with multiprocessing.Pool(workers or os.cpu_count(), cli.leave_signals_to_parent) as pool:
         drawn = pool.imap(_draw, jobs, chunksize=4)
         bar = cli.progress(drawn, "drawing people", total=len(jobs), unit="person")
-        for rows, job in zip(bar, jobs):
-            for name, entry in rows:
+        for entries, job in zip(bar, jobs):
+            for name, entry in entries:
                 lists.setdefault(job.folder / name, []).append(entry)
 
     for file, entries in lists.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_list_text(file, entries))
     (root / "CUHK-PEDES/readme.txt").write_text("Drawn people in the layout of CUHK-PEDES.\n")
-
     marker = {"people": people, "seed": seed, "version": VERSION}
     (root / "toy.json").write_text(json.dumps(marker) + "\n")
 
 
 def _draw(job):
-    rng = random.Random(f"{job.seed}:{job.data_set}:{job.pid} pictures")
-    return TREES[job.data_set].write(job, rng)
+    job.rng = random.Random(f"{job.seed}:{job.data_set}:{job.pid} pictures")
+    TREES[job.data_set].write(job)
+    return job.entries
 
 
 def _list_text(file, entries):
-    if file.name.startswith("runner"):  # COCAS+: image -> sentence
-        return json.dumps(dict(entries), indent=1)
-    if file.suffix == ".json":
-        return json.dumps(entries, indent=1)
+    if file.suffix == ".json":  # COCAS+: image -> sentence
+        return json.dumps(dict(entries) if file.name.startswith("runner") else entries, indent=1)
     if file.name == "test_id.txt":  # LLCM: one line
         return ",".join(entries)
     return "".join(f"{entry}\n" for entry in entries)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dolls.benchmark import jobs_of
-from dolls.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, crop, open_jpeg, template
 from instructions import describe
+from toydata import jobs_of
+from toydata.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, template
 
 CELL_WIDTH = WIDTH + 4
 CELL_HEIGHT = HEIGHT + 4
@@ -37,29 +37,22 @@ def contact_sheet(seed=0, rows=6):
 
     people = jobs_of("real2", Path(), 4 * rows, seed)  # a quarter of them is there to test on
     for row, job in enumerate(people):
-        rng = random.Random(f"{seed}:sheet {row}")
+        job.rng = random.Random(f"{seed}:sheet {row}")
         top = LABEL + row * (CELL_HEIGHT + LABEL)
 
         for outfit, worn in enumerate(job.outfits):
             left = MARGIN + outfit * GROUP
-            cams = rng.sample(range(1, 12), 3)
-            shots = [job.shoot(outfit, cam, rng) for cam in cams]
+            shots = [job.shoot(outfit, cam) for cam in job.rng.sample(range(1, 12), 3)]
             sheet.paste(template(worn), (left, top))
-            first = shots[0]
-            sheet.paste(crop(first), (left, top + CROP_TOP))
+            sheet.paste(shots[0].crop(), (left, top + CROP_TOP))
             for k, shot in enumerate(shots, 1):
-                picture = open_jpeg(shot.jpeg)
-                sheet.paste(picture, (left + k * CELL_WIDTH, top))
-
+                sheet.paste(shot.picture(), (left + k * CELL_WIDTH, top))
             if outfit == 0:
-                sentence = describe(first.attributes, rng)
-                below = top + CELL_HEIGHT - 1
-                pen.text((left, below), sentence, GREY, font)
+                sentence = describe(shots[0].attributes, job.rng)
+                pen.text((left, top + CELL_HEIGHT - 1), sentence, GREY, font)
 
-        left = MARGIN + 3 * GROUP
         for outfit in range(2):
-            cam = rng.randint(1, 11)
-            shot = job.shoot(outfit, cam, rng, infrared=True)
-            picture = open_jpeg(shot.jpeg)
-            sheet.paste(picture, (left + outfit * CELL_WIDTH, top))
+            left = MARGIN + 3 * GROUP + outfit * CELL_WIDTH
+            shot = job.shoot(outfit, job.rng.randint(1, 11), infrared=True)
+            sheet.paste(shot.picture(), (left, top))
     return sheet

@@ -1,18 +1,19 @@
-"""The command line: `python -m dolls --help`."""
+"""The command line: `python -m toydata --help`."""
 
 import sys
 from dataclasses import dataclass
 
 from reid import cli, files
-from dolls.benchmark import make_toy
-from dolls.sheet import contact_sheet
+from toydata import make_toy
+from toydata.sheet import contact_sheet
 
 
 @dataclass
 class Config:
-    """Draws the toy data sets. `python -m dolls --out ./toy` draws those that train.py asks for,
-    `python -m dolls --out ./toy-all --sets all` every layout, `python -m dolls --sheet sheet.png`
-    an overview of people, outfits and cameras. The same --people and --seed give the same bytes.
+    """Draws the toy data sets. `python -m toydata --out ./toy` draws those that train.py asks for,
+    `python -m toydata --out ./toy-all --sets all` every layout,
+    `python -m toydata --sheet sheet.png` an overview of people, outfits and cameras.
+    The same --people and --seed give the same bytes.
     """
     out: str = cli.option("./toy", "folder to write; must be empty or not exist yet")
     people: int = cli.option(
@@ -34,5 +35,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m dolls"  # what usage and errors call the program; it would be __main__.py
+    sys.argv[0] = "-m toydata"  # what usage and errors call the program; it would be __main__.py
     cli.run(main, Config)

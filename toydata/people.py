@@ -9,36 +9,38 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from instructions import ATTRIBUTES
 
 # Traits: who somebody is
 
 @dataclass(frozen=True)
 class Body:
-    gender: str  # "female" or "male"
-    age: str  # "child", "adult" or "old"
-    height: float  # in cm; every length below is a share of it
-    shoulders: float  # half widths
-    waist: float
-    hips: float
-    belly: float  # half depth at the waist
-    legs: float  # height of the crotch
-    arms: float
-    limb: float  # half thickness
-    head: float
-    face: float  # width of the head over its height
-    neck: float
-    stance: float  # half distance of the feet
-    stoop: float  # forward lean of the back, in radians
-    skin: tuple
-    hair: tuple
-    hair_name: str  # a phrase of the attribute "hair color"
-    hair_style: str  # one of HAIR_LENGTHS
-    hair_length: float  # below the middle of the head, in half heads
-    volume: float
-    fringe: float  # 0 = high forehead, 1 = down to the brows
-    beard: str  # "", "moustache" or "beard"
-    glasses: bool
-    brow: float  # thickness
+    """The traits of a person. The defaults are those of a shop's mannequin."""
+    gender: str = "female"  # or "male"
+    age: str = "adult"  # or "child" or "old"
+    height: float = 170  # in cm; every length below is a share of it
+    shoulders: float = 0.125  # half widths
+    waist: float = 0.088
+    hips: float = 0.1
+    belly: float = 0.08  # half depth at the waist
+    legs: float = 0.47  # height of the crotch
+    arms: float = 0.38
+    limb: float = 0.028  # half thickness
+    head: float = 0.14
+    face: float = 0.8  # width of the head over its height
+    neck: float = 0.02
+    stance: float = 0.06  # half distance of the feet
+    stoop: float = 0  # forward lean of the back, in radians
+    skin: tuple | None = None  # RGB; None is not drawn, and without skin there is no head
+    hair: tuple | None = None
+    hair_name: str = ""  # a phrase of the attribute "hair color"
+    hair_style: str = "bald"  # one of HAIR_LENGTHS
+    hair_length: float = 0  # below the middle of the head, in half heads
+    volume: float = 1
+    fringe: float = 0  # 0 = high forehead, 1 = down to the brows
+    beard: str = ""  # "", "moustache" or "beard"
+    glasses: bool = False
+    brow: float = 1  # thickness
 
 
 AGES = {"child": 0.12, "adult": 0.7, "old": 0.18}  # age -> share of the people
@@ -56,16 +58,17 @@ SKINS = (  # dark to pale
     (214, 166, 130),
     (248, 212, 188),
 )
+BLACK, OTHER, WHITE, YELLOW = ATTRIBUTES["hair color"]
 HAIRS = (
-    ("black hair", (22, 20, 24)),
-    ("agnostic color hair", (74, 44, 24)),
-    ("agnostic color hair", (128, 78, 40)),
-    ("agnostic color hair", (176, 66, 22)),
-    ("yellow hair", (226, 184, 84)),
+    (BLACK, (22, 20, 24)),
+    (OTHER, (74, 44, 24)),
+    (OTHER, (128, 78, 40)),
+    (OTHER, (176, 66, 22)),
+    (YELLOW, (226, 184, 84)),
 )
 GREYS = (
-    ("agnostic color hair", (132, 132, 136)),
-    ("white hair", (232, 232, 236)),
+    (OTHER, (132, 132, 136)),
+    (WHITE, (232, 232, 236)),
 )
 HAIR_LENGTHS = {  # style -> range; it shows only where hair hangs: bob, long, ponytail
     "bald": (1.5, 3.2),
@@ -75,10 +78,10 @@ HAIR_LENGTHS = {  # style -> range; it shows only where hair hangs: bob, long, p
     "bun": (1.5, 3.2),
     "ponytail": (1.5, 3.2),
 }
-# share of each style, in the order above
-WOMEN_HAIR_STYLES = (0, 0.22, 0.22, 0.3, 0.13, 0.13)
-MEN_HAIR_STYLES = (0.2, 0.6, 0.1, 0.12, 0.02, 0.02)
-BOYS_HAIR_STYLES = (0, 0.6, 0.1, 0.12, 0.02, 0.02)
+HAIR_STYLES = {  # gender -> share of each style, in the order above
+    "female": (0, 0.22, 0.22, 0.3, 0.13, 0.13),
+    "male": (0.2, 0.6, 0.1, 0.12, 0.02, 0.02),
+}
 
 
 def draw_body(rng):
@@ -90,13 +93,9 @@ def draw_body(rng):
     build = rng.uniform(0, 1)  # slim to stout; the widths vary around it
 
     hair_name, hair = rng.choice(GREYS if age == "old" else HAIRS)
-    if grown_man:
-        style_shares = MEN_HAIR_STYLES
-    elif male:
-        style_shares = BOYS_HAIR_STYLES
-    else:
-        style_shares = WOMEN_HAIR_STYLES
-    [hair_style] = rng.choices(tuple(HAIR_LENGTHS), style_shares)
+    bald_share, *shares = HAIR_STYLES[gender]
+    shares = (0 if age == "child" else bald_share, *shares)
+    [hair_style] = rng.choices(tuple(HAIR_LENGTHS), shares)
     bearded = grown_man and rng.random() < 0.5
 
     return Body(
@@ -116,7 +115,7 @@ def draw_body(rng):
         stance=rng.uniform(0.025, 0.085),
         stoop=rng.uniform(*STOOPS[age]),
         skin=_skin(rng),
-        hair=tuple(max(0, channel + rng.randint(-14, 14)) for channel in hair),
+        hair=tint(hair, 14, rng),
         hair_name=hair_name,
         hair_style=hair_style,
         hair_length=rng.uniform(*HAIR_LENGTHS[hair_style]),
@@ -137,8 +136,14 @@ def _skin(rng):
 
 
 def between(start, end, share):
-    """The colour or point that lies `share` of the way from start to end."""
+    """The numbers that lie `share` of the way from those of start to those of end."""
     return tuple(a + share * (b - a) for a, b in zip(start, end))
+
+
+def tint(colour, spread, rng, light=0):
+    """An RGB near another one: as much lighter, and each channel off by at most `spread`."""
+    channels = [channel + light + rng.randint(-spread, spread) for channel in colour]
+    return tuple(min(255, max(0, channel)) for channel in channels)
 
 
 # Outfits: what somebody wears
@@ -172,26 +177,25 @@ COLOURS = {
     "white": (240, 240, 236),
     "yellow": (240, 204, 44),
 }
+_, LONG, SHORT, BARE = ATTRIBUTES["coat length"]
 COAT_LENGTHS = {  # coat style -> the lengths to choose from
-    "business suit": ("long sleeve coat",),
-    "dress": ("long sleeve coat", "short sleeve coat", "bareback coat"),
-    "jacket": ("long sleeve coat",),
-    "long coat": ("long sleeve coat",),
-    "shirt": ("long sleeve coat", "short sleeve coat"),
-    "sweater": ("long sleeve coat",),
-    "t-shirt": ("short sleeve coat", "short sleeve coat", "bareback coat"),
+    "business suit": (LONG,),
+    "dress": (LONG, SHORT, BARE),
+    "jacket": (LONG,),
+    "long coat": (LONG,),
+    "shirt": (LONG, SHORT),
+    "sweater": (LONG,),
+    "t-shirt": (SHORT, SHORT, BARE),
 }
-THINGS = {  # attribute -> its phrases and their weights
-    "trousers length": (("trousers", "shorts trousers", "skirt"), (5, 2, 1)),
-    "shoes style": (("boots", "leather shoes", "sandal", "walking shoes"), (1, 1, 1, 1)),
-    "bag style": (
-        ("without bag", "backpack", "hand bag", "shoulder bag", "waist pack", "trolley"),
-        (5, 2, 2, 2, 1, 1),
-    ),
-    "cap style": (("without hat", "with hat"), (4, 1)),
-    "glass style": (("without glasses", "with sunglasses"), (9, 1)),
-    "glove": (("without glove", "with glove"), (7, 1)),
-    "umbrella": (("without umbrella", "with umbrella"), (24, 1)),
+THINGS = {  # attribute -> {phrase: weight}
+    "trousers length": {"trousers": 5, "shorts trousers": 2, "skirt": 1},
+    "shoes style": dict.fromkeys(ATTRIBUTES["shoes style"], 1),
+    "bag style": {"without bag": 5, "backpack": 2, "hand bag": 2, "shoulder bag": 2,
+                  "waist pack": 1, "trolley": 1},
+    "cap style": {"without hat": 4, "with hat": 1},
+    "glass style": {"without glasses": 9, "with sunglasses": 1},
+    "glove": {"without glove": 7, "with glove": 1},
+    "umbrella": {"without umbrella": 24, "with umbrella": 1},
 }
 
 
@@ -208,8 +212,8 @@ def draw_outfit(rng):
 
     # What a sentence can say of it.
     attributes = {}
-    for key, (phrases, weights) in THINGS.items():
-        [attributes[key]] = rng.choices(phrases, weights)
+    for key, weights in THINGS.items():
+        [attributes[key]] = rng.choices(tuple(weights), weights.values())
     for part in ("coat", "trousers", "shoes"):
         attributes[f"{part} color"] = f"{colour_names[part]} {part}"
     attributes["coat style"] = style
@@ -221,7 +225,7 @@ def draw_outfit(rng):
     colours = {}
     infrared = {}
     for part, name in colour_names.items():
-        colours[part] = _cloth(COLOURS[name], rng)
+        colours[part] = tint(COLOURS[name], 5, rng, light=rng.randint(-14, 14))
         material = rng.uniform(35, 235)
         infrared[part] = 0.3 * sum(colours[part]) / 3 + 0.7 * material
 
@@ -230,12 +234,6 @@ def draw_outfit(rng):
     colours["sleeve"] = colours[sleeve]
     infrared["sleeve"] = infrared[sleeve]
     return Outfit(attributes, colours, infrared, pattern)
-
-
-def _cloth(colour, rng):
-    light = rng.randint(-14, 14)
-    dyed = [channel + light + rng.randint(-5, 5) for channel in colour]
-    return tuple(min(255, max(0, channel)) for channel in dyed)
 
 
 def dress(bodies, rng, count=1, wearers=0):
@@ -297,7 +295,7 @@ def attributes_of(body, outfit, yaw):
         "gender code": body.gender,
         "age": body.age,
         "hair style": hair_style,
-        "hair color": "agnostic color hair" if body.hair_style == "bald" else body.hair_name,
+        "hair color": OTHER if body.hair_style == "bald" else body.hair_name,
         "glass style": glasses,
         "person angle": angle,
         "pose": "stoop" if body.stoop > 0.35 else "stand",

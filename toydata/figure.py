@@ -3,17 +3,28 @@
 import math
 from typing import NamedTuple
 
+from toydata.people import between
+
 # sides as seen from the front
 LEFT = -1
 RIGHT = 1
 
-CLOTH_THICKNESS = {
-    "business suit": 0.006,
-    "jacket": 0.012,
-    "long coat": 0.014,
-    "sweater": 0.008,
-}  # coat style -> share of the height
-THIN_CLOTH = 0.003  # of other styles
+
+class Cut(NamedTuple):
+    """The shape of a coat. Lengths are shares of the height of its wearer."""
+    cloth: float = 0.003  # thickness
+    drop: float = 0.035  # of the hem below the hips
+    legs: float = 0  # shares of the legs that the hem lies lower still
+    flare: float = 1.03  # width at the hem over the width of the body there
+
+
+CUTS = {  # coat style -> Cut; other styles have the default
+    "business suit": Cut(0.006, 0.07),
+    "dress": Cut(drop=0, legs=0.5, flare=1.5),
+    "jacket": Cut(0.012),
+    "long coat": Cut(0.014, 0, 0.6, 1.2),
+    "sweater": Cut(0.008),
+}
 
 
 class Pose(NamedTuple):
@@ -29,20 +40,23 @@ class Figure:
     """A body in clothes and in a pose.
 
     Body coordinates: x across (positive on the side RIGHT), y up from the ground, z forward, in
-    shares of the height. A joint is (x, y, z), a point is (x, y) on the canvas. Heights on the
-    trunk are levels t: 0 at the hips, 1 at the shoulders, below 0 towards the knees.
+    shares of the height. A joint is (x, y, z), a point on the canvas is the complex number x + yj,
+    y downwards. Heights on the trunk are levels t: 0 at the hips, 1 at the shoulders, below 0
+    towards the knees.
     """
 
     def __init__(self, body, coat_style, pose):
         self.body = body
         self.pose = pose
-        self.cloth = CLOTH_THICKNESS.get(coat_style, THIN_CLOTH)
+        self.style = coat_style
+        self.cut = CUTS.get(coat_style, Cut())
 
         self.cos = math.cos(pose.yaw)
         self.sin = math.sin(pose.yaw)
         self.profile = abs(self.sin) > 0.5
         self.tall = body.height * pose.scale  # pixels from sole to crown
         self.torso = 1 - body.head - body.neck - body.legs
+        self.hem = -(self.cut.drop + self.cut.legs * body.legs) / self.torso  # level of the coat's
 
         self.arms = {LEFT: self.arm(LEFT), RIGHT: self.arm(RIGHT)}
         self.legs = {LEFT: self.leg(LEFT), RIGHT: self.leg(RIGHT)}
@@ -51,9 +65,7 @@ class Figure:
     def at(self, x, y, z):
         """Body coordinates -> canvas."""
         right = x * self.cos + z * self.sin
-        canvas_x = self.pose.x + right * self.tall
-        canvas_y = self.pose.ground - y * self.tall
-        return canvas_x, canvas_y
+        return complex(self.pose.x + right * self.tall, self.pose.ground - y * self.tall)
 
     def points(self, joints):
         return [self.at(*joint) for joint in joints]
@@ -70,11 +82,11 @@ class Figure:
     # The trunk
 
     def spine(self, t):
-        """(y, z) of the back at a level; below the hips it hangs straight down."""
+        """(x, y, z) of the back at a level; below the hips it hangs straight down."""
         lean = self.body.stoop if t > 0 else 0
         y = self.body.legs + t * self.torso * math.cos(lean)
         z = t * self.torso * math.sin(lean)
-        return y, z
+        return 0, y, z
 
     def girth(self, t):
         """Half width and half depth of the clothed trunk at a level."""
@@ -89,14 +101,10 @@ class Figure:
         )
 
         t = min(max(t, 0), 1)
-        for (t0, width0, depth0), (t1, width1, depth1) in zip(knots, knots[1:]):
-            if t <= t1:
-                break
-        share = (t - t0) / (t1 - t0)
-
-        width = width0 + share * (width1 - width0) + self.cloth
-        depth = depth0 + share * (depth1 - depth0) + self.cloth
-        return width, depth
+        for (low, *below), (high, *above) in zip(knots, knots[1:]):
+            if t <= high:
+                width, depth = between(below, above, (t - low) / (high - low))
+                return width + self.cut.cloth, depth + self.cut.cloth
 
     def levels(self, *heights):
         """(t, half width, half depth) of the trunk at each height t."""
@@ -106,18 +114,15 @@ class Figure:
         """Canvas points of the trunk's silhouette; edge: LEFT, RIGHT or between them."""
         points = []
         for t, width, depth in levels:
-            y, z = self.spine(t)
-            x, y = self.at(0, y, z)
             half = math.hypot(width * self.cos, depth * self.sin) * self.tall
-            points.append((x + half * edge, y))
+            points.append(self.at(*self.spine(t)) + half * edge)
         return points
 
     def chest(self, t, x=0.0):
         """A canvas point on the middle of the chest, or of the back for somebody who turns it."""
         _, depth = self.girth(t)
-        front = math.copysign(depth, self.cos) * 0.92
-        y, z = self.spine(t)
-        return self.at(x, y, z + front)
+        _, y, z = self.spine(t)
+        return self.at(x, y, z + math.copysign(depth, self.cos) * 0.92)
 
     # Limbs and head
 
@@ -127,16 +132,13 @@ class Figure:
         swing = -side * self.pose.stride * 0.9 + 0.06
         spread = self.pose.spread
 
-        shoulder = body.shoulders + self.cloth - body.limb * 0.4
-        x = side * shoulder
-        y, z = self.spine(0.89)
+        _, y, z = self.spine(0.89)
+        x = side * (body.shoulders + self.cut.cloth - body.limb * 0.4)
         joints = [(x, y, z)]
-
-        # The forearm is bent forward a little.
-        for share, bend in ((0.48, 0), (0.52, 0.22)):
-            x = x + side * math.sin(spread) * body.arms * share
-            y = y - math.cos(swing) * body.arms * share
-            z = z + math.sin(swing + bend) * body.arms * share
+        for share, bend in ((0.48, 0), (0.52, 0.22)):  # the forearm is bent forward a little
+            x += side * math.sin(spread) * body.arms * share
+            y -= math.cos(swing) * body.arms * share
+            z += math.sin(swing + bend) * body.arms * share
             joints.append((x, y, z))
         return joints
 
@@ -146,25 +148,21 @@ class Figure:
         hip_x = body.hips * 0.52
         foot_x = max(body.stance, body.limb * 1.3)
         foot_z = math.sin(side * self.pose.stride) * body.legs
-        lift = max(0, -foot_z) * 0.04 * abs(self.sin)  # of the hind heel, as a profile shows it
-        foot_y = 0.035 + lift
-
-        hip = (side * hip_x, body.legs, 0)
-        knee_x = side * (hip_x + foot_x) / 2
         knee_z = foot_z / 2 + abs(foot_z) * 0.12  # knees bend forward
-        knee = (knee_x, body.legs / 2, knee_z)
-        ankle = (side * foot_x, foot_y, foot_z)
-        return [hip, knee, ankle]
+        lift = max(0, -foot_z) * 0.04 * abs(self.sin)  # of the hind heel, as a profile shows it
+        return [
+            (side * hip_x, body.legs, 0),
+            (side * (hip_x + foot_x) / 2, body.legs / 2, knee_z),
+            (side * foot_x, 0.035 + lift, foot_z),
+        ]
 
     def place_head(self):
         """The middle of the head on the canvas and half its width and height in pixels."""
         body = self.body
         lean = body.stoop * 1.3
         reach = body.neck + body.head / 2
-        y, z = self.spine(1.0)
-        y = y + reach * math.cos(lean)
-        z = z + reach * math.sin(lean) + 0.01
-        self.head = self.at(0, y, z)
+        _, y, z = self.spine(1.0)
+        self.head = self.at(0, y + reach * math.cos(lean), z + reach * math.sin(lean) + 0.01)
 
         self.head_ry = body.head / 2 * self.tall
         width = self.head_ry * body.face * self.cos
@@ -176,10 +174,8 @@ class Figure:
 
         angle: radians from the nose; height: below the middle, in half heads.
         """
-        x, y = self.head
-        turn = self.pose.yaw + angle
-        across = math.sin(turn) * self.head_rx * 0.92
-        return x + across, y + height * self.head_ry
+        across = math.sin(self.pose.yaw + angle) * self.head_rx * 0.92
+        return self.head + complex(across, height * self.head_ry)
 
     def face_shows(self, angle):
         """Whether that part of the face is turned to the camera."""
@@ -192,14 +188,17 @@ class Figure:
         trunk = self.levels(0, 0.4, 0.94)
         points = []
         for side in (LEFT, RIGHT):
-            points += self.points(self.arms[side])
-            points += self.points(self.legs[side])
+            points += self.points(self.arms[side] + self.legs[side])
             points += self.outline(trunk, side)
-        xs = [x for x, _ in points]
+        xs = [point.real for point in points]
 
         edge = self.body.limb * self.tall
-        neck, _ = self.spine(1.03)
-        _, top = self.at(0, neck, 0)
-        left = min(xs) - edge
-        right = max(xs) + edge
-        return left, top, right, self.pose.ground + 1
+        top = self.at(*self.spine(1.03)).imag
+        return min(xs) - edge, top, max(xs) + edge, self.pose.ground + 1
+
+
+def around(point, half_width, top, bottom):
+    """The box on the canvas around a point; top and bottom are measured downwards from it."""
+    left = point.real - half_width
+    right = point.real + half_width
+    return left, point.imag + top, right, point.imag + bottom

@@ -3,20 +3,22 @@
 import io
 import math
 import random
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dolls.drawing import Doll, paints, shade
-from dolls.figure import Pose
-from dolls.people import Body, attributes_of
+from toydata.drawing import Doll, paints, shade
+from toydata.figure import Pose, around
+from toydata.people import Body, attributes_of, tint
 
 WIDTH = 64  # of the picture of a person
 HEIGHT = 128
 CLOTHES_SIZE = (64, 64)  # of crops and shop pictures
-ZOOM = 2  # drawn this much larger, then averaged down
+ZOOM = 2  # drawn on a canvas this much larger, then averaged down
+CANVAS = (WIDTH * ZOOM, HEIGHT * ZOOM)
 PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
 DIRECTIONS = (0, math.pi / 2, -math.pi / 2, math.pi)  # front, right, left, back
 
@@ -56,12 +58,12 @@ def camera(seed, number):
 
 def _draw_place(rng):
     """A wall with doors, windows and pillars, a floor with lines; lit from an end, blurred."""
-    wide = WIDTH * ZOOM * 2
-    high = HEIGHT * ZOOM + 40
+    wide = CANVAS[0] * 2
+    high = CANVAS[1] + 40
     wall_tone = rng.randint(80, 205)
     floor_tone = rng.randint(70, 190)
-    wall = _tinted(wall_tone, rng)
-    floor = _tinted(floor_tone, rng)
+    wall = tint((wall_tone,) * 3, 14, rng)
+    floor = tint((floor_tone,) * 3, 14, rng)
     horizon = int(high * rng.uniform(0.5, 0.78))
 
     image = Image.new("RGB", (wide, high), wall)
@@ -69,8 +71,7 @@ def _draw_place(rng):
     for _ in range(rng.randint(3, 7)):  # doors, windows, pillars
         left = rng.randint(-20, wide)
         top = rng.randint(0, horizon)
-        lighter = rng.randint(-40, 40)
-        colour = tuple(_clip(c + lighter + rng.randint(-18, 18), 255) for c in wall)
+        colour = tint(wall, 18, rng, light=rng.randint(-40, 40))
         right = left + rng.randint(12, 60)
         bottom = top + rng.randint(30, 150)
         pen.rectangle((left, top, right, bottom), fill=colour)
@@ -90,14 +91,6 @@ def _draw_place(rng):
     return image.filter(blur)
 
 
-def _tinted(tone, rng):
-    return tuple(tone + rng.randint(-14, 14) for _ in range(3))
-
-
-def _clip(value, limit):
-    return min(limit, max(0, value))
-
-
 def _to_image(pixels):
     pixels = pixels.clip(0, 255)
     return Image.fromarray(pixels.astype(np.uint8))
@@ -108,7 +101,15 @@ def _to_image(pixels):
 class Shot(NamedTuple):
     jpeg: bytes
     attributes: dict  # what a sentence can say of it
-    box: tuple  # of the worn clothes
+    box: tuple  # of the worn clothes, in pixels
+
+    def picture(self):
+        """An Image (64, 128) of what the file holds."""
+        return Image.open(io.BytesIO(self.jpeg))
+
+    def crop(self):
+        """The worn clothes, cut from the very picture, (64, 64)."""
+        return self.picture().resize(CLOTHES_SIZE, Image.Resampling.BILINEAR, self.box)
 
 
 def shoot(body, outfit, cam, rng, infrared=False):
@@ -117,8 +118,7 @@ def shoot(body, outfit, cam, rng, infrared=False):
     yaw = direction + rng.uniform(-0.5, 0.5)
 
     # The piece of the camera's place that is in view.
-    wide = WIDTH * ZOOM
-    high = HEIGHT * ZOOM
+    wide, high = CANVAS
     left = rng.randint(0, cam.place.width - wide)
     top = rng.randint(0, cam.place.height - high)
     canvas = cam.place.crop((left, top, left + wide, top + high))
@@ -137,33 +137,21 @@ def shoot(body, outfit, cam, rng, infrared=False):
         spread=rng.uniform(0.06, 0.24),
     )
 
-    _draw_shadow(canvas, body, pose)
+    floor = canvas.getpixel((4, canvas.height - 4))
+    shadow = around(complex(pose.x, pose.ground), 0.16 * body.height * scale, -6, 4)
+    ImageDraw.Draw(canvas).ellipse(shadow, fill=shade(floor, 0.72))
     doll = Doll(canvas, body, outfit, paints(body, outfit, infrared), pose)
     doll.draw()
     if rng.random() < 0.1:
         _occlude(canvas, rng)
 
+    limits = (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    pixels = [round(edge / ZOOM) for edge in doll.clothes_box()]
     return Shot(
         jpeg=_photograph(canvas.reduce(ZOOM), cam, rng, infrared),
         attributes=attributes_of(body, outfit, yaw),
-        box=_picture_box(doll),
+        box=tuple(min(limit, max(0, pixel)) for pixel, limit in zip(pixels, limits)),
     )
-
-
-def _draw_shadow(canvas, body, pose):
-    """On the floor, around the feet."""
-    floor = canvas.getpixel((4, canvas.height - 4))
-    half = 0.16 * body.height * pose.scale
-    shadow = (pose.x - half, pose.ground - 6, pose.x + half, pose.ground + 4)
-    pen = ImageDraw.Draw(canvas)
-    pen.ellipse(shadow, fill=shade(floor, 0.72))
-
-
-def _picture_box(doll):
-    """The box of the worn clothes in pixels of the picture."""
-    limits = (WIDTH, HEIGHT, WIDTH, HEIGHT)
-    pixels = [round(edge / ZOOM) for edge in doll.clothes_box()]
-    return tuple(_clip(pixel, limit) for pixel, limit in zip(pixels, limits))
 
 
 def _occlude(canvas, rng):
@@ -173,13 +161,11 @@ def _occlude(canvas, rng):
     pillar = (x - 12, 0, x + 12, high)
     low_left = rng.randint(-60, 20)
     low_top = high - rng.randint(16, 46)
-    low_right = rng.randint(wide - 50, wide + 40)
-    low = (low_left, low_top, low_right, high)
+    low = (low_left, low_top, rng.randint(wide - 50, wide + 40), high)
 
     box = rng.choice((pillar, low))
     grey = rng.randint(60, 190)
-    pen = ImageDraw.Draw(canvas)
-    pen.rectangle(box, fill=(grey, grey, grey))
+    ImageDraw.Draw(canvas).rectangle(box, fill=(grey, grey, grey))
 
 
 def _photograph(image, cam, rng, infrared):
@@ -196,72 +182,25 @@ def _photograph(image, cam, rng, infrared):
     light = 128 * (1 - cam.contrast) + cam.offset + rng.uniform(-7, 7)
     pixels = np.asarray(blurred, np.float32)
     pixels = pixels * np.float32(cam.contrast) + np.float32(light)
-    pixels = pixels * gain + noise
 
     file = io.BytesIO()
-    _to_image(pixels).save(file, "JPEG", quality=cam.quality)
+    _to_image(pixels * gain + noise).save(file, "JPEG", quality=cam.quality)
     return file.getvalue()
 
 
-def open_jpeg(jpeg):
-    """The Image in a file's bytes."""
-    return Image.open(io.BytesIO(jpeg))
-
-
-# Pictures of clothes
-
-def crop(shot):
-    """The worn clothes, cut from the very picture, (64, 64)."""
-    picture = open_jpeg(shot.jpeg)
-    return picture.resize(CLOTHES_SIZE, Image.Resampling.BILINEAR, shot.box)
-
-
-MANNEQUIN = Body(
-    gender="female",
-    age="adult",
-    height=170,
-    shoulders=0.125,
-    waist=0.088,
-    hips=0.1,
-    belly=0.08,
-    legs=0.47,
-    arms=0.38,
-    limb=0.028,
-    head=0.14,
-    face=0.8,
-    neck=0.02,
-    stance=0.06,
-    stoop=0,
-    skin=None,  # not drawn
-    hair=None,
-    hair_name="",
-    hair_style="bald",
-    hair_length=0,
-    volume=1,
-    fringe=0,
-    beard="",
-    glasses=False,
-    brow=1,
-)
-
+# Shop pictures
 
 def template(outfit):
     """A shop's picture of the clothes alone: front, flat, on white, (64, 64)."""
-    wide = WIDTH * ZOOM
-    high = HEIGHT * ZOOM
-    canvas = Image.new("RGB", (wide, high), (255, 255, 255))
-    pose = Pose(
-        yaw=0,
-        stride=0,
-        x=wide / 2,
-        ground=high - 8,
-        scale=ZOOM * PIXELS_PER_CM,
-        spread=0.3,
-    )
+    wide, high = CANVAS
+    canvas = Image.new("RGB", CANVAS, (255, 255, 255))
+    pose = Pose(0, 0, wide / 2, high - 8, scale=ZOOM * PIXELS_PER_CM, spread=0.3)
+    things = {"bag style": "without bag", "glove": "without glove", "umbrella": "without umbrella"}
+    clothes = replace(outfit, attributes=outfit.attributes | things)
 
-    paint = paints(MANNEQUIN, outfit)
-    paint["bag"] = None
+    mannequin = Body()
+    paint = paints(mannequin, clothes)
     paint["linen"] = (226, 226, 226)  # a white shirt would not show on white
-    doll = Doll(canvas, MANNEQUIN, outfit, paint, pose)
+    doll = Doll(canvas, mannequin, clothes, paint, pose)
     doll.draw()
     return canvas.resize(CLOTHES_SIZE, Image.Resampling.BOX, doll.clothes_box())

@@ -1,0 +1,418 @@
+"""The drawn people: deterministic, listed as real data sets are, and true to their captions."""
+
+import json
+import math
+import random
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import toydata
+from instructions import ATTRIBUTES
+from reid import cli
+from toydata import cameras, drawing, people, sheet
+from toydata.figure import Pose
+from toydata.trees import FIVE, TREES, Job
+
+PEOPLE = 24  # 18 to train on, 6 to test on; the other layouts have 8
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy") / "out"
+    toydata.make_toy(folder, PEOPLE, seed=0, sets="all")
+    return folder
+
+
+def content(folder):
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def names(folder):
+    return [path.name for path in sorted(folder.iterdir())]
+
+
+def rows(file):
+    return [line.split() for line in file.read_text().splitlines()]
+
+
+def parsed(folder, pattern):
+    """The groups of each file name in a folder."""
+    return [re.fullmatch(pattern, name).groups() for name in names(folder)]
+
+
+# ---- writing ----
+
+def test_every_byte_depends_on_people_and_seed_alone(tmp_path):
+    toydata.make_toy(tmp_path / "five", 8, 0, workers=1)
+    toydata.make_toy(tmp_path / "all", 8, 0, workers=2, sets="all")
+    five, everything = [content(tmp_path / name) for name in ("five", "all")]
+    assert five == {name: everything[name] for name in five}
+    others = {TREES[name].folder for name in TREES.keys() - set(FIVE)}
+    assert {name.split("/")[0] for name in everything.keys() - five.keys()} == others
+    assert json.loads(five["toy.json"])["people"] == 8
+    bodies = [{job.body for job in toydata.jobs_of("ltcc", tmp_path, 8, seed)} for seed in (0, 1)]
+    assert not bodies[0] & bodies[1]
+
+
+def test_only_the_default_folder_is_drawn_unasked_and_only_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(toydata, "make_toy", lambda out: Path(out).mkdir())
+    for data in ("elsewhere", toydata.TOY, toydata.TOY):
+        toydata.provide(data)
+    assert names(tmp_path) == ["toy"]
+
+
+def test_what_is_there_stays_and_what_is_interrupted_goes(tmp_path, monkeypatch):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(cli.UserError, match="not an empty folder"):
+        toydata.make_toy(tmp_path, 8)
+
+    def stop(folder, *_):
+        (folder / "LTCC_ReID").mkdir()
+        raise KeyboardInterrupt
+    monkeypatch.setattr(toydata, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        toydata.make_toy(tmp_path / "toy", 8)
+    assert names(tmp_path) == ["mine"]
+
+
+def test_contact_sheet():
+    image = sheet.contact_sheet(rows=2)
+    assert 900 <= image.width <= 1100 and len(image.getcolors(10 ** 6)) > 1000
+
+
+# ---- the lists ----
+
+def test_market(root):
+    tree = root / "Market-1501-v15.09.15"
+    pattern = r"(-1|\d{4})_c([1-6])s\d_\d{6}_\d{2}\.jpg"
+    folders = ("bounding_box_train", "query", "bounding_box_test")
+    train, query, gallery = [parsed(tree / folder, pattern) for folder in folders]
+    ids = [{pid for pid, _ in images} for images in (train, query, gallery)]
+    assert not ids[0] & (ids[1] | ids[2]) and ids[2] - ids[1] == {"0000", "-1"}
+    for pid, cam in query:
+        assert (pid, cam) in gallery, "same-camera pictures, which the protocol must remove"
+        assert any(other == pid and seen != cam for other, seen in gallery)
+
+
+def test_ltcc(root):
+    tree = root / "LTCC_ReID"
+    pattern = r"(\d{3})_(\d+)_c(\d{1,2})_(\d{6})\.png"
+    train, query, gallery = [parsed(tree / name, pattern) for name in ("train", "query", "test")]
+    frames = Counter(frame for *_, frame in train + query + gallery)
+    assert set(frames.values()) == {1}
+    assert not {pid for pid, *_ in train} & {pid for pid, *_ in query + gallery}
+    for role, images, outfits in (("train", train, 6), ("test", gallery, 3)):
+        worn = defaultdict(set)
+        for pid, clothes, *_ in images:
+            worn[str(int(pid))].add(clothes)
+        for kind, count in (("change", outfits), ("unchange", 1)):
+            listed = (tree / f"info/cloth-{kind}_id_{role}.txt").read_text().split()
+            assert set(listed) == {pid for pid in worn if len(worn[pid]) == count}
+    for pid, clothes, cam, _ in query:
+        same = [worn == clothes for other, worn, at, _ in gallery if other == pid and at != cam]
+        assert set(same) == {True, False}, "a hit, and the same person in other clothes"
+
+
+def test_llcm(root):
+    tree = root / "LLCM"
+    pattern = r"(\d{4})_c(\d{2})_s\d+_f\d+_(vis|nir)\.jpg"
+    seen = defaultdict(set)
+    for name in ("train_vis", "train_nir", "test_vis", "test_nir"):
+        for path, _ in rows(tree / f"idx/{name}.txt"):
+            pid, cam, modality = re.fullmatch(pattern, Path(path).name).groups()
+            assert modality == name[-3:] and path.split("/")[-2] == pid
+            seen[name].add(int(pid))
+            assert modality == "vis" or cam != "03"
+            colours = np.asarray(Image.open(tree / path).convert("RGB"), int)
+            assert (modality == "nir") == (np.ptp(colours, 2).max() <= 3), "infrared is grey"
+            if name.startswith("test"):
+                assert path.startswith(f"test_{modality}/cam{int(cam)}/")
+                again = tree / modality / pid / Path(path).name
+                assert (tree / path).read_bytes() == again.read_bytes()
+    ids = {int(pid) for pid in (tree / "idx/test_id.txt").read_text().split(",")}
+    assert ids == seen["test_vis"] == seen["test_nir"]
+    assert not ids & seen["train_vis"] and seen["train_vis"] == seen["train_nir"]
+
+
+def test_cuhk_pedes(root):
+    tree = root / "CUHK-PEDES"
+    entries = json.loads((tree / "reid_raw.json").read_text())
+    splits = defaultdict(set)
+    for entry in entries:
+        splits[entry.pop("split")].add(entry["id"])
+        assert (tree / "imgs" / entry["file_path"]).is_file() and len(set(entry["captions"])) == 2
+    assert list(splits) == ["train", "val", "test"]
+    assert sorted(pid for ids in splits.values() for pid in ids) == list(range(1, PEOPLE + 1))
+    assert json.loads((tree / "caption_all.json").read_text()) == entries
+
+
+@pytest.mark.parametrize("tree", ["COCAS/real1", "OmniReID", "ltcc"])
+def test_a_training_image_has_a_crop_a_shop_picture_and_words(root, tree):
+    lists = root / tree / "datalist"
+    pictures = defaultdict(list)
+    for image, instruction, *numbers in rows(lists / "train_ctcc.txt"):
+        assert (root / tree / image).is_file() and (root / tree / instruction).is_file()
+        pictures[image, *numbers].append(instruction.split("/")[0])
+    assert all(kinds == ["croped_clothes", "templates"] for kinds in pictures.values())
+    if tree != "ltcc":
+        described = rows(lists / "train_attr.txt")
+        words = {(image, *numbers) for image, key, *numbers in described if key == image}
+        assert words == pictures.keys(), "the same person and outfit, whatever the task"
+
+
+def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
+    """What asks with both needs: row n of either list of Real2 is the same query."""
+    lists = root / "COCAS/real2/datalist"
+    names = ("query", "gallery", "query_attr", "gallery_attr")
+    query, gallery, described_query, described_gallery = [rows(lists / f"{n}.txt") for n in names]
+    for pictures, words in ((query, described_query), (gallery, described_gallery)):
+        assert [row[:1] + row[2:] for row in pictures] == [row[:1] + row[2:] for row in words]
+
+    sentences = json.loads((lists / "runner_real2_v1_gpt.json").read_text())
+    captions = defaultdict(set)
+    for image, key, _, clothes, _ in described_gallery:
+        assert image == key
+        captions[clothes].add(sentences[key])
+    assert min(map(len, captions.values())) > 1, "one caption of an outfit: a search for sentences"
+    for _, key, pid, clothes, _ in described_query:
+        assert int(clothes) == int(pid) * 3 + int(Path(key).name.split("_")[1]) - 1
+        assert sentences[key] not in set.union(*captions.values())
+
+
+@pytest.mark.parametrize("tree,suffix", [
+    ("COCAS/real2/datalist", ""), ("OmniReID/datalist", ""), ("COCAS-Real2", ""),
+    ("ltcc/datalist", "_ctcc")])
+def test_each_query_for_clothes_has_a_hit_and_a_trap(root, tree, suffix):
+    gallery = [row[-3:] for row in rows(root / tree / f"gallery{suffix}.txt")]
+    queries = rows(root / tree / f"query{suffix}.txt")
+    assert len(gallery) == 3 * len(queries)
+    folder = root / tree.removesuffix("/datalist")
+    for image, shop_picture, pid, clothes, cam in queries:
+        assert (folder / image).is_file() and (folder / shop_picture).is_file()
+        assert Path(shop_picture).stem.endswith(clothes)
+        worn = int(Path(image).name.split("_")[1])
+        assert int(clothes) != (worn if suffix else 3 * int(pid) + worn - 1)
+        hits = [other == clothes for who, other, at in gallery if who == pid and at != cam]
+        assert set(hits) == {True, False}
+
+
+# ---- the people ----
+
+def test_nobody_is_drawn_twice():
+    """Neither in one data set, in training and in test, nor in two data sets."""
+    bodies = [job.body for name in TREES for job in toydata.jobs_of(name, Path(), 40, seed=0)]
+    assert len(bodies) == len(set(bodies))
+
+
+def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
+    wardrobe = [job.outfits for job in toydata.jobs_of("real1", Path(), 80, seed=0)]
+    for a, b, c in wardrobe:
+        assert not (a.clashes(b) or b.clashes(c) or a.clashes(c))
+    wearers = Counter(id(outfit) for outfits in wardrobe for outfit in outfits)
+    assert 35 <= len(wearers) <= 60
+    assert sum(count > 1 for count in wearers.values()) >= 0.9 * len(wearers)
+
+
+def test_ltcc_has_people_who_never_change():
+    kinds = [len(job.outfits) for job in toydata.jobs_of("ltcc", Path(), 60, 0)]
+    assert Counter(kinds[:45]) == {6: 42, 1: 3} and Counter(kinds[45:]) == {3: 14, 1: 1}
+
+
+def test_each_attribute_has_a_phrase_of_the_table():
+    rng = random.Random(0)
+    for _ in range(200):
+        body = people.draw_body(rng)
+        attributes = people.attributes_of(body, people.dress([body], rng)[0][0], rng.uniform(0, 7))
+        assert attributes.keys() == ATTRIBUTES.keys()
+        assert all(phrase in ATTRIBUTES[key] for key, phrase in attributes.items())
+        worn = {attributes["trousers length"], attributes["coat style"]}
+        assert body.gender == "female" or not worn & {"skirt", "dress"}
+
+
+# ---- what captions say is drawn ----
+
+SAID = {  # what is read out of a caption
+    "side": r"from the (\w+)\.|the (\w+) is towards",
+    "coat color": r"(\w+) (?:long sleeve|short sleeve|bareback)",
+    "coat length": r"(long sleeve|short sleeve|bareback) ",
+    "coat style": r"(?:sleeve|bareback) (business suit|long coat|[\w-]+)",
+    "trousers color": r"(\w+) (?:trousers|shorts|skirt)",
+    "trousers length": r"\w+ (trousers|shorts|skirt)",
+    "shoes color": r"(\w+) (?:boots|leather shoes|sandals|walking shoes)",
+    "shoes style": r"\w+ (boots|leather shoes|sandal|walking shoes)",
+    "bag style": r"a (backpack|hand bag|shoulder bag|waist pack|trolley)",
+    "cap style": r"a (hat)",
+    "glass style": r"\b(glasses|sunglasses)",
+    "glove": r"(glove)s",
+    "umbrella": r"an (umbrella)",
+    "noun": r"\b(man|boy|woman|girl)\b",
+    "bald": r"(bald) head",
+    "hair color": r"(black|white|yellow) hair",
+    "pose": r"pose: (stoop)",
+}
+
+
+def said(caption):
+    found = {key: re.search(pattern, caption) for key, pattern in SAID.items()}
+    return {key: match and next(filter(None, match.groups())) for key, match in found.items()}
+
+
+def to_be_said(doll):
+    """What `said` must find: of the figure that was drawn and of its paints."""
+    body = doll.body
+    facts = {key: doll.wears[key].removeprefix("with ") for key in SAID if key in doll.wears}
+    facts = {key: None if fact.startswith("without") else fact for key, fact in facts.items()}
+    facts["coat length"] = facts["coat length"].removesuffix(" coat")
+    facts["trousers length"] = facts["trousers length"].removesuffix(" trousers")
+    for part in ("coat", "trousers", "shoes"):
+        facts[f"{part} color"] = nearest(people.COLOURS, doll.paint[part])
+
+    facts["side"] = "front" if doll.cos > 0.7 else "back" if doll.cos < -0.7 else "side"
+    if facts["side"] == "back":
+        facts["glass style"] = None
+    elif body.glasses:
+        facts["glass style"] = "glasses"
+    child, adult = {"male": ("boy", "man"), "female": ("girl", "woman")}[body.gender]
+    facts["noun"] = child if body.height < 145 and body.stoop < 0.25 else adult
+    facts["bald"] = "bald" if body.hair_style == "bald" else None
+    hairs = {rgb: name.split()[0] for name, rgb in people.HAIRS + people.GREYS}
+    hair = hairs[tuple(nearest({rgb: rgb for rgb in hairs}, doll.paint["hair"]))]
+    facts["hair color"] = None if facts["bald"] or hair == "agnostic" else hair
+    facts["pose"] = "stoop" if body.stoop > 0.35 else None
+    return facts
+
+
+def nearest(colours, rgb):
+    return min(colours, key=lambda name: math.dist(colours[name], rgb))
+
+
+@pytest.mark.parametrize("data_set", ["cuhk-pedes", "real2"])
+def test_a_caption_is_true_of_the_figure_that_is_drawn(data_set, monkeypatch, tmp_path):
+    dolls = []
+    pictures = {}
+    draw = drawing.Doll.draw
+    monkeypatch.setattr(drawing.Doll, "draw", lambda doll: dolls.append(doll) or draw(doll))
+    monkeypatch.setattr(Job, "save", lambda job, path, image: pictures.update({path: dolls[-1]}))
+    jobs = toydata.jobs_of(data_set, tmp_path, 60, 0)
+    entries = [entry for job in jobs
+               for file, entry in toydata._draw(job) if "raw" in file or "runner" in file]
+    if data_set == "cuhk-pedes":
+        entries = [(f"imgs/{entry['file_path']}", caption)
+                   for entry in entries for caption in entry["captions"]]
+    assert len(entries) > 200
+    worn = {f"{job.pid:04d}_{number}": outfit.attributes
+            for job in jobs for number, outfit in enumerate(job.outfits, 1)}
+    for image, caption in entries:
+        if data_set == "real2":
+            assert pictures[image].wears is worn[Path(image).name[:6]]
+        facts = to_be_said(pictures[image])
+        if image.endswith("wanted.jpg"):
+            facts["side"] = None  # who asks does not know it
+        assert said(caption) == facts, caption
+
+
+def area(part, yaw=0.3, hair="short", **attributes):
+    """The pixels in which a part shows on somebody who wears `attributes` and turns by `yaw`."""
+    plain = {key: next(iter(weights)) for key, weights in people.THINGS.items()}
+    plain |= {"coat style": "t-shirt", "coat length": "bareback coat"}
+    given = {key.replace("_", " "): phrase for key, phrase in attributes.items()}
+    outfit = people.draw_outfit(random.Random(0))
+    outfit = replace(outfit, attributes=outfit.attributes | plain | given, pattern=0)
+    body = people.Body(skin=(1, 1, 1), hair=(1, 1, 1), hair_style=hair, hair_length=3.0, volume=1.2)
+    paint = dict.fromkeys(drawing.paints(body, outfit), (1, 1, 1)) | {part: (190, 190, 190)}
+
+    canvas = Image.new("RGB", cameras.CANVAS)
+    wide, high = cameras.CANVAS
+    drawing.Doll(canvas, body, outfit, paint, Pose(yaw, 0.3, wide / 2, high - 8, 1.1, 0.2)).draw()
+    return int((np.asarray(canvas)[..., 0] > 100).sum())
+
+
+@pytest.mark.parametrize("yaw", [0.3, math.pi / 2, -math.pi / 2, math.pi - 0.3])
+def test_what_a_caption_names_shows_in_pixels(yaw):
+    bags = [area("bag", yaw, bag_style=style) for style in people.THINGS["bag style"]]
+    assert bags[0] == 0 and min(bags[1:]) > 20 and len(set(bags)) == len(bags)
+    shoes = {area("shoes", yaw, shoes_style=style) for style in people.THINGS["shoes style"]}
+    coats = {area("coat", yaw, coat_style=style) for style in people.COAT_LENGTHS}
+    assert len(shoes) == 4 and len(coats) >= 5
+    for part, key in (("hat", "cap style"), ("things", "glove"), ("things", "umbrella")):
+        without, with_it = people.THINGS[key]
+        assert area(part, yaw, **{key: without}) == 0 and area(part, yaw, **{key: with_it}) > 20
+    glasses = [area("frame", yaw, glass_style=style) for style in people.THINGS["glass style"]]
+    assert (glasses[1] > glasses[0] + 20) == (math.cos(yaw) > -0.25)
+
+    sleeves = [area("sleeve", yaw, coat_length=length) for length in reversed(
+        ATTRIBUTES["coat length"][1:])]
+    assert sleeves[0] == 0 < 100 + sleeves[1] < sleeves[2] - 100
+    legs = [area("skin", yaw, trousers_length=kind) for kind in people.THINGS["trousers length"]]
+    assert min(legs[1:]) > legs[0] + 100 and legs[1] != legs[2]
+    hair = [area("hair", yaw, style) for style in ("bald", "short", "long")]
+    assert hair[0] == 0 < 60 + hair[1] < hair[2]
+
+
+def test_coats_differ_by_what_is_on_them():
+    pictures = []
+    for style in people.COAT_LENGTHS:
+        parts = ("accent", "dark", "metal", "linen")
+        pictures.append(tuple(area(part, coat_style=style) for part in parts))
+    assert len(set(pictures)) == len(people.COAT_LENGTHS)
+
+
+def test_a_shop_picture_shows_the_clothes_and_nothing_else():
+    rng = random.Random(0)
+    for _ in range(40):
+        outfit = people.draw_outfit(rng)
+        picture = cameras.template(outfit)
+        seen = {pixel for _, pixel in picture.getcolors(64 * 64)}
+        assert {outfit.colours[part] for part in ("coat", "trousers", "shoes")} <= seen
+        carried = {key: ATTRIBUTES[key][0] for key in ("bag style", "umbrella", "glove")}
+        loaded = replace(outfit, attributes=outfit.attributes | carried)
+        assert cameras.template(loaded) == picture
+
+
+def test_a_crop_is_of_the_clothes():
+    shares = []
+    rng = random.Random(0)
+    for number in range(60):
+        body = people.draw_body(rng)
+        [outfit] = people.dress([body], rng)[0]
+        shot = cameras.shoot(body, outfit, cameras.camera(0, number % 6), rng)
+        for picture, size in ((shot.picture(), (64, 128)), (shot.crop(), (64, 64))):
+            assert picture.size == size
+            off = np.asarray(picture, float) - outfit.colours["coat"]
+            shares.append((np.abs(off).max(2) < 50).mean())
+    assert sum(shares[1::2]) > 1.5 * sum(shares[::2])
+
+
+def test_nothing_but_the_person_tells_who_it_is(monkeypatch, tmp_path):
+    """Pictures without their person: neither place nor light repeats across cameras."""
+    monkeypatch.setattr(drawing.Doll, "draw", lambda doll: None)
+    taken = []
+    shoot = Job.shoot
+
+    def spy(job, outfit, cam):
+        shot = shoot(job, outfit, cam)
+        taken.append((job.pid, cam, np.asarray(shot.picture().convert("L").reduce(4), float)))
+        return shot
+    monkeypatch.setattr(Job, "shoot", spy)
+    for job in toydata.jobs_of("real2", tmp_path, 80, seed=0):
+        toydata._draw(job)
+
+    pids, cams, pictures = map(np.array, zip(*taken))
+    places = {cam: pictures[cams == cam].mean(0) for cam in set(cams)}
+    for cam, place in places.items():
+        pictures[cams == cam] -= place
+        assert sum(np.abs(place - other).mean() < 8 for other in places.values()) <= 2
+    apart = cams[:, None] != cams
+    same = apart & (pids[:, None] == pids)
+    light = pictures.mean((1, 2))
+    distance = np.abs(pictures[:, None] - pictures).mean((2, 3))
+    for measure in (distance, (light[:, None] - light) ** 2):
+        assert measure[same].mean() == pytest.approx(measure[apart & ~same].mean(), rel=0.06)
