@@ -54,6 +54,11 @@ SENTENCES = {
 
 # ---- tasks ----
 
+class Ask(NamedTuple):
+    words: str | None = None
+    picture: str | None = None
+
+
 class Task(NamedTuple):
     """All that differs between tasks. It has `sentences`, or else `asks` and `carries`.
 
@@ -69,11 +74,7 @@ class Task(NamedTuple):
     data_of: str | None = None  # the task whose data sets and protocols it shares, if any
     tag: str = ""  # the released code's name of the task, in the names of its lists
     share: int = 1  # its steps in a round of the toy preset
-
-    @property
-    def described(self):
-        """Whether each image has words of its own."""
-        return not self.sentences and not self.pictures
+    described: bool = False  # asks hold words of the record's own
 
 
 def wanted_picture(record):
@@ -129,17 +130,34 @@ TASKS = {
         asks=wanted_words,
         carries=nothing,
         text_only=True,
+        described=True,
         tag="t2i",
         share=5,
     ),
     "li": Task(
         asks=wanted_words,
         carries=own_words,
+        described=True,
         targets=("wanted clothes",),
         tag="attr",
         share=6,
     ),
+    "both": Task(
+        asks=lambda record: Ask(wanted_words(record), wanted_picture(record)),
+        carries=lambda record: Ask(own_words(record), own_picture(record)),
+        described=True,
+        pictures=True,
+        targets=("wanted clothes",),
+        share=0,
+    ),
 }
+
+
+def asked_tasks(name):
+    """{name: row} of the tasks that `all` asks for, or of the one that is named."""
+    if name != "all":
+        return {name: TASKS[name]}
+    return {task: row for task, row in TASKS.items() if row.share}
 
 
 # ---- who gets which instruction ----

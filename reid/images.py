@@ -16,6 +16,19 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+@functools.cache
+def image_suffixes():
+    """The endings, such as .jpg, of the files that Pillow reads."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
+
+
+def is_image(name):
+    """Whether a file's name is that of an image; `._name.jpg`, which macOS adds, is not."""
+    name = Path(name)
+    return name.suffix.lower() in image_suffixes() and not name.name.startswith(".")
+
+
 def load_image(path, size):
     """An image file as a uint8 tensor (3 h w) of `size` (h, w).
 
@@ -61,8 +74,7 @@ def normalise(images):
 
 @functools.cache
 def mean_and_std(device):
-    """(3 1 1) each, for pixels from 0 to 255; made once, as a GPU waits for every list of numbers.
-    """
+    """(3 1 1) each, for pixels from 0 to 255; kept, as a GPU waits for every list of numbers."""
     with torch.inference_mode(False):  # training uses them too
         mean = torch.tensor(MEAN, device=device).mul(255).view(3, 1, 1)
         std = torch.tensor(STD, device=device).mul(255).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Protocols: who asks, who answers, what is left out of a ranking and what is a hit.
+"""Protocols: which queries, which gallery, what is left out of a ranking and what is a hit.
 
 Letters in shapes: q queries, g gallery images.
 """
@@ -14,10 +14,8 @@ TRIALS = 10
 
 
 class Columns(NamedTuple):
-    """What a protocol may look at, as arrays over records.
+    """What a protocol may look at, as arrays over records; NaN = unknown, which equals nothing."""
 
-    NaN = unknown, which equals nothing, not even NaN.
-    """
     pid: np.ndarray
     cam: np.ndarray
     clothes: np.ndarray
@@ -27,20 +25,15 @@ class Columns(NamedTuple):
 
 def columns(queries, gallery):
     """Columns of both sides, (q 1) and (g): a comparison of the two broadcasts to (q g)."""
-    codes = {}
-
-    def code(value):
-        if value is None:
-            return np.nan
-        return codes.setdefault(value, len(codes))
+    codes = {}  # value -> number
 
     def side(records):
         rows = []
         for record in records:
-            cam = code(record.cam)
-            clothes = code(record.clothes)
-            target = code(record.target_clothes)
-            rows.append((record.pid, cam, clothes, target, record.junk))
+            known = (record.cam, record.clothes, record.target_clothes)
+            row = [np.nan if value is None else codes.setdefault(value, len(codes))
+                   for value in known]
+            rows.append((record.pid, *row, record.junk))
         return Columns(*np.array(rows, float).reshape(-1, 5).T)
 
     q = side(queries)
@@ -88,7 +81,7 @@ def seen_by(*cams):
     return lambda record: record.cam in cams
 
 
-# ---- cells of which a trial takes one image each: Record -> key ----
+# ---- cells, of which a trial takes one image each: Record -> key ----
 
 def person(record):
     return record.pid
@@ -108,7 +101,7 @@ class Protocol(NamedTuple):
     in_gallery: Callable = anything  # Record -> bool
     cell: Callable | None = None  # Record -> key: a trial's gallery has one image of each cell
     people: bool = False  # the CMC ranks people, not images
-    transposed: bool = False  # the queries are drawn instead of the gallery
+    transposed: bool = False  # the queries are sampled instead of the gallery
     named: bool = False  # evaluated only if asked for by name
 
 
@@ -150,36 +143,24 @@ def masks(protocol, q, g):
 
 
 def trials(protocol, queries, gallery):
-    """[(indices of the queries, indices of the gallery)] of each trial.
-
-    A single one where nothing is drawn.
-    """
+    """[(indices of the queries, indices of the gallery)] of each trial; one if none is random."""
     query_indices = [i for i, record in enumerate(queries) if protocol.is_query(record)]
     gallery_indices = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
     if not protocol.cell:
         return [(query_indices, gallery_indices)]
 
+    records = queries if protocol.transposed else gallery
+    indices = query_indices if protocol.transposed else gallery_indices
     pairs = []
     for seed in range(TRIALS):
-        if protocol.transposed:
-            drawn = _drawn(queries, query_indices, seed, protocol.cell)
-            pairs.append((drawn, gallery_indices))
-        else:
-            drawn = _drawn(gallery, gallery_indices, seed, protocol.cell)
-            pairs.append((query_indices, drawn))
+        sample = trial_gallery([records[i] for i in indices], seed, protocol.cell)
+        sample = [indices[i] for i in sample]
+        pairs.append((sample, gallery_indices) if protocol.transposed else (query_indices, sample))
     return pairs
 
 
-def _drawn(records, indices, seed, cell):
-    pool = [records[i] for i in indices]
-    return [indices[i] for i in trial_gallery(pool, seed, cell)]
-
-
 def trial_gallery(records, seed, cell=person_and_camera):
-    """Indices of one of the records of every cell.
-
-    Drawn with the seeds and in the order of LLCM's published code.
-    """
+    """Indices of one record of every cell, with the seeds and in the order of LLCM's own code."""
     rng = random.Random(seed)
     by_path = sorted(range(len(records)), key=lambda i: records[i].path)
     cells = defaultdict(list)
