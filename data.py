@@ -17,10 +17,10 @@ import torch
 from einops import rearrange
 from torch.utils.data import DataLoader, get_worker_info
 
-from instructions import TASKS, training_instructions
+from instructions import TASKS, asked_tasks, training_instructions
 from reid import cli
 from reid.cli import UserError
-from reid.folders import check, counts_table, open_all
+from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, Streamed, column
 
@@ -368,7 +368,8 @@ class Config:
 
 
 def main(config):
-    datasets = open_all(config.path, config.task)
+    datasets = open_all(config.path, asked_tasks(config.task))
+    print_notes(datasets)
     for dataset in datasets:
         print(counts_table(dataset))
     bad = check(datasets)

@@ -18,7 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 
 import dolls
-from instructions import TASKS, gallery_instruction, query_instruction
+from instructions import TASKS, asked_tasks, gallery_instruction, query_instruction
 from losses import all_bits
 from reid import checkpoints, cli, pictures
 from reid.cli import UserError
@@ -29,7 +29,6 @@ from reid.features import (
 )
 from reid.folders import open_all
 from reid.images import load_image, normalise
-from reid.layouts import protocols_of
 from reid.plain import CLOTHES, PERSON, PLAIN, SHARES, joined
 from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
@@ -352,7 +351,7 @@ def evaluate_task(features, dataset, ranking=Ranking(), each=False):
 
 def chosen_protocols(dataset, name=None):
     """Those that are evaluated by default, or the one of that name. UserError if there is none."""
-    known = protocols_of(dataset)
+    known = dataset.protocols
     if name is None:
         return [protocol for protocol in known if not protocol.named]
     chosen = [protocol for protocol in known if protocol.name == name]
@@ -670,7 +669,7 @@ def pictured_protocol(dataset, queries, gallery):
     looks_for_others = "other clothes" in TASKS[dataset.task].targets
     if looks_for_others and any(answerable(OTHER_CLOTHES, queries, gallery)):
         return OTHER_CLOTHES
-    return protocols_of(dataset)[0]
+    return dataset.protocols[0]
 
 
 def draw(features, datasets, folder):
@@ -827,12 +826,12 @@ def tested_datasets(path, task, protocol=None):
 
     UserError if there is none.
     """
-    datasets = open_all(path, task)
+    datasets = open_all(path, asked_tasks(task))
     tested = [dataset for dataset in datasets if dataset.tested]
     if not tested:
         first = datasets[0]
         raise UserError(f"{first.root}: {first.title} has no test split; give another --data")
-    named = [dataset for dataset in tested if protocol in names_of(protocols_of(dataset))]
+    named = [dataset for dataset in tested if protocol in names_of(dataset.protocols)]
     if protocol and not named:
         chosen_protocols(tested[0], protocol)  # says which ones it has
     return named if protocol else tested

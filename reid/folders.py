@@ -16,16 +16,9 @@ from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-IMAGE_FOLDER = 50  # a folder with more files than this holds images, not data sets
-
-
-# ---- finding ----
 
 def find_datasets(path):
-    """[(name, root)] of the known data sets at `path` or at most SEARCH_DEPTH levels below.
-
-    UserError if there are none.
-    """
+    """[(name, root)] of the known data sets at `path` or below; UserError if there are none."""
     if not Path(path).is_dir():
         raise UserError(f"{path}: no such folder")
 
@@ -35,11 +28,11 @@ def find_datasets(path):
         deeper = []
         for folder in level:
             name = recognise(folder)
-            parts = LAYOUTS[name].parts if name else ()
             if name:
                 found.append((name, folder))
-            if parts or not name:  # else all its folders are its own
-                own = [part for part in parts if (folder / part / "datalist").exists()]
+            parts = LAYOUTS[name].parts if name else ()
+            own = [part for part in parts if (folder / part / "datalist").exists()]
+            if parts or not name:  # else all folders in it are its own
                 deeper += [each for each in _subfolders(folder) if each.name not in own]
         level = deeper
 
@@ -55,19 +48,9 @@ def find_datasets(path):
 
 
 def _subfolders(folder):
-    folders = []
-    files = 0
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            folders.append(folder / entry.name)
-            continue
-        files += 1
-        if files > IMAGE_FOLDER:  # tens of thousands may follow
-            return []
-    return sorted(each for each in folders if not each.name.startswith((".", "__MACOSX")))
+    return [each for each in sorted(folder.iterdir())
+            if each.is_dir() and not each.name.startswith((".", "__MACOSX"))]
 
-
-# ---- opening ----
 
 def open_all(path, tasks, val=False):
     """[Dataset] of every data set at or below `path`, one for each of the tasks that it serves.
@@ -76,12 +59,12 @@ def open_all(path, tasks, val=False):
     is there. val: validation splits are trained on too.
     """
     found = find_datasets(path)
-    keys = [(name, root.name if LAYOUTS[name].lists else "") for name, root in found]
-    for key in keys:
-        twins = ", ".join(str(root) for other, (_, root) in zip(keys, found) if other == key)
-        if keys.count(key) > 1:
-            raise UserError(f"{path}: {LAYOUTS[key[0]].title} is there more than once "
-                            f"({twins}); name one of them")
+    for name, root in found:
+        twins = [str(other) for twin, other in found
+                 if twin == name and (not LAYOUTS[name].lists or other.name == root.name)]
+        if len(twins) > 1:
+            raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
+                            f"({', '.join(twins)}); name one of them")
 
     chosen = []
     for name, root in found:
@@ -104,10 +87,11 @@ def _open(name, root, task, row, val):
 
     key = row.data_of or task
     protocols = usual_protocols(row) if layout.lists else layout.protocols.get(key, ())
-    extra = not layout.lists and key not in layout.protocols
-    dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, extra)
+    is_extra = task in layout.extra  # tested under its own tasks alone
+    dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
     dataset = dataset._replace(title=f"{dataset.title} {dataset.variant}".rstrip())
-    dataset = dataset._replace(notes=(*oddities(dataset), *_unread(dataset)))
+    notes = [f"{dataset.title} in {root}: {odd}" for odd in oddities(dataset) + _unread(dataset)]
+    dataset = dataset._replace(notes=tuple(notes))
 
     if val and dataset.split("val"):
         trained_on = [replace(record, role="train") for record in dataset.split("val")]
@@ -147,8 +131,6 @@ def without_overlap(datasets):
     return kept
 
 
-# ---- what is odd ----
-
 def print_notes(datasets):
     """What is odd about the data sets, a line each on stderr."""
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
@@ -164,7 +146,7 @@ def oddities(dataset):
         return []
     layout = LAYOUTS[dataset.layout]
     people = {}
-    compared = 0
+    is_as_published = []
     odd = []
     for role in ("train", "val", "query", "gallery", "test"):
         records = dataset.split(role)
@@ -172,31 +154,23 @@ def oddities(dataset):
         counted = len(records), len(people[role])
         wanted = layout.published.get(f"{dataset.variant} {role}", layout.published.get(role))
         if records and wanted:
-            compared += 1
-            if counted != (wanted[0], wanted[1] or counted[1]):
-                odd.append(f"{role} {counted[0]} images of {counted[1]} ids "
-                           f"(published {wanted[0]} of {wanted[1]})")
-    if len(odd) == compared > 1:
+            is_as_published.append(counted == wanted)
+        if records and wanted and counted != wanted:
+            odd.append(f"{role} has {counted[0]} images or captions of {counted[1]} ids, "
+                       f"published are {wanted[0]} of {wanted[1]}")
+    if len(is_as_published) > 1 and not any(is_as_published):
         odd = []
     both = people["train"] & (people["query"] | people["gallery"] | people["test"])
-    if both and not layout.lists and not layout.parts:  # which may number the two apart
+    if both and not layout.lists and not layout.parts:  # lists may number the two apart
         odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
-    return [f"{dataset.title} in {dataset.root}: {each}" for each in odd]
-
-
-def _values(records, name):
-    """The known values of a field, of the records that are not junk."""
-    values = zip(column(records, name), column(records, "junk"))
-    return {value for value, junk in values if not junk} - {None}
+    return odd
 
 
 def _unread(dataset):
-    """[what image files lie among those of the records, or in folders below, without a record]."""
-    if dataset.streamed:
-        return []
+    """[how many image files lie among those of the records, or below, without a record]."""
     known = set()
     folders = set()
-    for record in dataset.records:
+    for record in () if dataset.streamed else dataset.records:
         known |= {record.path, record.template_path, record.crop_path}
         folders.add(os.path.dirname(record.path or ""))
     unread = set()
@@ -205,11 +179,14 @@ def _unread(dataset):
         unread |= {file for file in files if is_image(file) and file not in known}
     if not unread:
         return []
-    return [f"{dataset.title} in {dataset.root}: {len(unread)} image files, such as {min(unread)}, "
-            "are not among its records"]
+    return [f"{len(unread)} image files, such as {min(unread)}, are in no record"]
 
 
-# ---- looking before training ----
+def _values(records, name):
+    """The known values of a field, of the records that are not junk."""
+    values = zip(column(records, name), column(records, "junk"), strict=True)
+    return {value for value, junk in values if not junk} - {None}
+
 
 def counts_table(dataset):
     """Ids, images, cameras and outfits of each split as text."""

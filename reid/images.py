@@ -10,23 +10,17 @@ from PIL import Image, ImageOps
 from reid.cli import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
+SUFFIXES = {  # of the files that Pillow reads, such as .jpg
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 # ImageNet's, for person images and instruction pictures, in training and test alike.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-@functools.cache
-def image_suffixes():
-    """The endings, such as .jpg, of the files that Pillow reads."""
-    known = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
-
-
 def is_image(name):
     """Whether a file's name is that of an image; `._name.jpg`, which macOS adds, is not."""
-    name = Path(name)
-    return name.suffix.lower() in image_suffixes() and not name.name.startswith(".")
+    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")
 
 
 def load_image(path, size):
@@ -47,8 +41,8 @@ def load_image(path, size):
             image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     except Exception as error:  # decoders raise what they like at bytes that they do not expect
-        raise UserError(
-            f"cannot read image {path} ({error}); replace the file or take it off its list")
+        message = f"cannot read image {path} ({error}); replace the file or take it off its list"
+        raise UserError(message) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

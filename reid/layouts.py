@@ -1,24 +1,22 @@
 """The data sets as they lie on disk: each is a reader and a row of LAYOUTS, side by side.
 
-A reader is a file-name pattern and a split rule. The row says how the data set is recognised,
-which protocols its tasks are tested under, and what was published of it. What no source confirms
-is marked UNVERIFIED. A data set of one's own is one more such pair, above the others.
-Tasks are known by their rows of instructions.TASKS, which are passed in.
+A reader is a file-name pattern and a split rule. It is passed the task's row of
+instructions.TASKS. The row here says how the data set is recognised, which protocols its tasks are
+tested under, and what was published of it. What no source confirms is marked UNVERIFIED.
 """
 
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from reid.cli import UserError
 from reid.images import is_image
-from reid.protocols import (
-    GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT, infrared, person,
-    person_and_camera, seen_by, visible)
+from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
 from reid.records import Record, as_captions
 from reid.synth_pedes import Entries
 
@@ -41,9 +39,8 @@ LAYOUTS = {}  # where signs are alike, the more particular comes first
 def recognise(folder):
     """The name of the layout that a folder has, or None."""
     for name, layout in LAYOUTS.items():
-        for sign in layout.signs:
-            if all(glob(entry, root_dir=folder) for entry in sign):
-                return name
+        if any(all(glob(entry, root_dir=folder) for entry in sign) for sign in layout.signs):
+            return name
     return None
 
 
@@ -58,561 +55,12 @@ def tasks_of(name, root, tasks):
     return served
 
 
-# ---- MSMT17 ----
-
-def read_msmt17(root, row):
-    """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label.
-
-    The third field of the name is the camera. V2 has other folders and masked faces; its numbers
-    are not V1's. Labels begin at 0 in training and in test: here the test people follow the 1,041
-    training people.
-    """
-    folders = [name for name in ("train", "mask_train_v2") if (root / name).is_dir()]
-    if len(folders) > 1:
-        raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
-                        "keep each with its own lists")
-    is_v2 = folders == ["mask_train_v2"]
-    name = "msmt17:V2" if is_v2 else "msmt17:V1"
-    train, test = ("mask_train_v2", "mask_test_v2") if is_v2 else ("train", "test")
-
-    records = []
-    for role in ("train", "val", "query", "gallery"):
-        folder, first_pid = (train, 0) if role in ("train", "val") else (test, 1041)
-        there = set(glob("*/*", root_dir=root / folder))
-        for where, (path, label) in read_rows(root / f"list_{role}.txt", (2,)):
-            if path not in there:
-                raise UserError(f"{where}: {path} is not in {root / folder}; take the lists that "
-                                "came with these folders (V1 and V2 differ)")
-            record = named_record(
-                name, role, f"{folder}/{path}", r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_",
-                "0000_000_01_0303morning_0008_0.jpg", where)
-            records.append(replace(record, pid=first_pid + whole_number(label, where)))
-    return records
-
-
-LAYOUTS["msmt17"] = Layout(
-    title="MSMT17",
-    signs=(("mask_train_v2",), ("train", "list_train.txt"), ("list_query.txt", "list_gallery.txt")),
-    read=read_msmt17,
-    protocols={"trad": (GENERAL,)},
-    published={
-        "train": (30248, 1041), "val": (2373, None),
-        "query": (11659, 3060), "gallery": (82161, 3060),
-    },
-)
-
-
-# ---- Market-1501, CUHK03 ----
-
-MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-
-
-def read_cuhk03(root, row):
-    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, view.
-
-    The view, 1 or 2, counts as camera, though there are five pairs of them. Where detected and
-    labeled boxes lie side by side, the detected ones are read, as in the paper: point --data at
-    the other folder to have those.
-    """
-    inside = ""
-    for kind in ("labeled", "detected"):
-        if (root / kind).is_dir():
-            inside = f"{kind}/"
-    if not (root / inside / "bounding_box_train").is_dir():
-        raise UserError(f"{root}: cuhk-03.mat and images extracted from it are not read; take the "
-                        "CUHK03-NP folders detected/ or labeled/, or make them as 'CUHK03 from its "
-                        ".mat' in docs/recipes.md says")
-    kind = "labeled" if "label" in (root / inside).absolute().name else "detected"
-    return read_images(root, f"cuhk03:{kind}", MARKET_FOLDERS,
-                       r"(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.", "0001_c1_1.png", inside=inside)
-
-
-LAYOUTS["cuhk03"] = Layout(
-    title="CUHK03",
-    signs=(
-        ("detected/bounding_box_train",), ("labeled/bounding_box_train",),
-        ("bounding_box_train", "query/*_c[12]_*"),
-        # In these forms it is known, and refused.
-        ("images_detected",), ("images_labeled",), ("1_001_1_01.png",),
-        ("cuhk-03.mat",), ("cuhk03_release",),
-    ),
-    read=read_cuhk03,
-    protocols={"trad": (GENERAL._replace(name="new (767/700)"),)},
-    published={
-        "train": (7365, 767), "query": (1400, 700), "gallery": (5332, 700),
-        "labeled train": (7368, 767), "labeled gallery": (5328, 700),
-    },
-)
-
-
-def read_market(root, row):
-    """`0002_c1s1_000451_03.jpg` = pid, camera. 0000 is a distractor that stays."""
-    return read_images(root, "market", MARKET_FOLDERS, r"(?P<pid>-1|\d+)_c(?P<cam>\d+)s\d",
-                       "0002_c1s1_000451_03.jpg")
-
-
-LAYOUTS["market"] = Layout(
-    title="Market-1501",
-    signs=(("bounding_box_train", "bounding_box_test", "query"),),
-    read=read_market,
-    protocols={"trad": (GENERAL,)},
-    # The gallery is with 3,819 junk files and id 0000.
-    published={"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 751)},
-)
-
-
-# ---- LTCC ----
-
-LTCC_NAME = r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_"
-LTCC_EXAMPLE = "094_1_c9_015923.png"
-
-
-def read_ltcc(root, row, name="ltcc", inside=""):
-    """`094_1_c9_015923.png` = pid, outfit of that person, camera. `test` is the gallery."""
-    folders = {"train": "train", "query": "query", "test": "gallery"}
-    return read_images(root, name, folders, LTCC_NAME, LTCC_EXAMPLE, inside=inside)
-
-
-LAYOUTS["ltcc"] = Layout(
-    title="LTCC",
-    signs=(("train", "query", "test"),),
-    read=read_ltcc,
-    protocols={"cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
-    published={"train": (9576, 77), "query": (493, 75), "gallery": (7050, 75)},
-)
-
-
-def read_ltcc_clothes(root, row):
-    """LTCC_ReID with pictures of clothes and OmniReID lists beside it (Supp. Tab. 2, the ‡).
-
-    ctcc: `datalist/train_ctcc.txt` and, if they are there, `query_ctcc.txt` and `gallery_ctcc.txt`.
-    The released code has no such task: the names of the lists are UNVERIFIED, and so is how they
-    number people. A training image has the numbers of its name, as in cc: they share a classifier.
-    """
-    name = "ltcc-clothes"
-    if not row.pictures:
-        return read_ltcc(root, row, name, "LTCC_ReID/")
-
-    records = []
-    for record in read_list(root, name, row, "", "train"):
-        named = named_record(name, "train", record.path, LTCC_NAME, LTCC_EXAMPLE, record.path)
-        records.append(replace(record, pid=named.pid, cam=named.cam, clothes=named.clothes))
-    if (root / f"datalist/query_{row.tag}.txt").exists():
-        records += read_list(root, name, row, "", "query")
-        records += read_list(root, name, row, "", "gallery")
-    return records
-
-
-LAYOUTS["ltcc-clothes"] = LAYOUTS["ltcc"]._replace(
-    title="LTCC with clothes",
-    signs=(("LTCC_ReID", "datalist/train_ctcc.txt"),),
-    read=read_ltcc_clothes,
-    protocols={**LAYOUTS["ltcc"].protocols, "ctcc": (STRICT, ID_ONLY)},
-)
-
-
-# ---- PRCC ----
-
-def read_prcc(root, row):
-    """`train/092/A_cropped_rgb010.jpg`, `test/C/001/cropped_rgb010.jpg`: the folder is the pid.
-
-    A, B, C is the camera. People wear the same clothes under A and B, others under C. The gallery
-    is A; val shows the people of train.
-    """
-    rgb = "rgb/" if (root / "rgb").is_dir() else ""
-    folders = {"train/*": "train", "val/*": "val"}
-    if not (root / rgb / "val").is_dir():
-        del folders["val/*"]
-    found = read_images(root, "prcc", folders, r"(?P<pid>\d+)/(?P<view>[ABC])_cropped_rgb\d",
-                        "092/A_cropped_rgb010.jpg", inside=rgb)
-
-    folders = {"test/A/*": "gallery", "test/B/*": "query", "test/C/*": "query"}
-    found += read_images(root, "prcc", folders, r"(?P<view>[ABC])/(?P<pid>\d+)/cropped_rgb\d",
-                         "A/001/cropped_rgb010.jpg", inside=rgb)
-    records = []
-    for record in found:
-        outfit = "C" if record.view == "C" else "AB"
-        clothes = f"{record.pid}:{outfit}"
-        records.append(replace(record, cam="ABC".index(record.view), clothes=clothes))
-    return records
-
-
-# Camera 2 (C) sees other clothes than the gallery shows, camera 1 (B) the same.
-PRCC = GENERAL._replace(name="cross multi-shot", is_query=seen_by(2))
-
-LAYOUTS["prcc"] = Layout(
-    title="PRCC",
-    signs=(("rgb/train", "rgb/test"), ("train", "test/A")),
-    read=read_prcc,
-    protocols={"cc": (
-        PRCC,
-        PRCC._replace(name="cross single-shot", cell=person),
-        PRCC._replace(name="same multi-shot", is_query=seen_by(1)),
-        PRCC._replace(name="same single-shot", is_query=seen_by(1), cell=person),
-    )},
-    # The sum of the last two is published, its parts (A 3,384, B 3,543, C 3,873) are UNVERIFIED.
-    published={
-        "train": (17896, 150), "val": (5002, 150), "gallery": (3384, 71), "query": (7416, 71),
-    },
-)
-
-
-# ---- VC-Clothes ----
-
-def read_vc_clothes(root, row):
-    """`0001-02-03-04.jpg` = pid, camera, outfit, frame; how many digits each has is UNVERIFIED."""
-    folders = {"train": "train", "query": "query", "gallery": "gallery"}
-    rule = r"(?P<pid>\d+)-(?P<cam>\d+)-(?P<outfit>\d+)-\d+\."
-    return read_images(root, "vc-clothes", folders, rule, "0001-02-03-04.jpg")
-
-
-LAYOUTS["vc-clothes"] = Layout(
-    title="VC-Clothes",
-    signs=(("train", "query", "gallery"),),
-    read=read_vc_clothes,
-    # Clothes are the same under cameras 2 and 3, others under 4.
-    protocols={"cc": (
-        GENERAL._replace(name="all"),
-        GENERAL._replace(name="cc", is_query=seen_by(3, 4), in_gallery=seen_by(3, 4)),
-        GENERAL._replace(name="sc", is_query=seen_by(2, 3), in_gallery=seen_by(2, 3)),
-        OTHER_CLOTHES._replace(name="all-cc"),
-        SAME_CLOTHES._replace(name="all-sc"),
-    )},
-    published={"train": (9449, 256), "query": (1020, 256), "gallery": (8591, 256)},
-)
-
-
-# ---- LLCM ----
-
-def read_llcm(root, row):
-    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality.
-
-    vis/ and nir/ hold test people, too; who is trained on is in idx/.
-    """
-    rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s(?P<view>\d+)_f\d+_(?P<modality>vis|nir)"
-    example = "0001_c01_s185535_f7010_nir.jpg"
-    records = []
-    for folder in ("vis", "nir"):
-        for where, (path, *_) in read_rows(root / f"idx/train_{folder}.txt", (1, 2)):
-            records.append(named_record("llcm", "train", path, rule, example, where))
-        records += read_images(root, "llcm", {f"test_{folder}/cam*/*": "test"}, rule, example)
-    return records
-
-
-LLCM = GENERAL._replace(name="ir-to-vis", is_query=infrared, in_gallery=visible,
-                        cell=person_and_camera, people=True)
-
-LAYOUTS["llcm"] = Layout(
-    title="LLCM",
-    signs=(("idx", "test_vis", "test_nir"),),
-    read=read_llcm,
-    protocols={"vi": (
-        LLCM,
-        LLCM._replace(name="vis-to-ir", is_query=visible, in_gallery=infrared),
-        # What DEEN's code calls VIS to IR: sampled infrared images against all visible ones.
-        LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True),
-    )},
-    published={"train": (30921, 713), "test": (15846, 351)},  # not 13,909: the total is 46,767
-)
-
-
-# ---- CUHK-PEDES, SYNTH-PEDES ----
-
-def read_cuhk_pedes(root, row):
-    """`reid_raw.json` holds split, id, file and captions.
-
-    A test image is gallery, each of its captions a query. Captions that it lacks come from
-    `caption_all.json`, by file; the ids there follow another numbering.
-    """
-    path = root / "reid_raw.json"
-    if not path.exists():
-        raise UserError(f"{root}: captions in caption_all.json have no split; "
-                        "put reid_raw.json, which has, beside it")
-    entries = _entries(path)
-    elsewhere = {}
-    if not all(entry.get("captions") for entry in entries):
-        for entry in _entries(root / "caption_all.json"):
-            elsewhere[entry["file_path"]] = entry.get("captions")
-
-    roles = {"train": "train", "val": "val", "test": "gallery"}
-    records = []
-    for entry in entries:
-        file = entry["file_path"]
-        role = roles.get(str(entry.get("split")))
-        if role is None:  # caption_all.json under another name
-            raise UserError(f"{path}: {file!a} has no split train, val or test")
-        captions = as_captions(entry.get("captions") or elsewhere.get(file))
-        if not captions:
-            raise UserError(f"{root}: no captions of {file!a} in reid_raw.json or caption_all.json")
-        records.append(
-            Record("cuhk-pedes", role, f"imgs/{file}", entry.get("id"), captions=captions))
-
-    if not {"train", "gallery"} <= {record.role for record in records}:
-        raise UserError(f"{path}: empty split, train and test are both needed; fetch all of it")
-    return records + caption_queries(records)
-
-
-def _entries(path):
-    """The entries of a JSON list, each a dict with a file_path."""
-    entries = read_json(path, list)
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
-            raise UserError(f"{path}: entry {number}, {entry!a:.60}, has no file_path; "
-                            "fetch the file again")
-    return entries
-
-
-LAYOUTS["cuhk-pedes"] = Layout(
-    title="CUHK-PEDES",
-    signs=(("imgs", "reid_raw.json"), ("imgs", "caption_all.json")),
-    read=read_cuhk_pedes,
-    protocols={"t2i": (TEXT,)},
-    published={
-        "train": (34054, 11003), "val": (3078, 1000),
-        "query": (6156, 1000), "gallery": (3074, 1000),
-    },
-    taken_from={"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"},
-)
-
-
-def read_synth_pedes(root, row):
-    """A JSON list of 4.8 million `{id, file_path, captions, prompt_caption}`, all to train on."""
-    path = root / "synthpedes-dataset.json"
-    return Entries(path if path.exists() else root / "synthpedes_dataset.json")
-
-
-LAYOUTS["synth-pedes"] = Layout(
-    title="SYNTH-PEDES",
-    signs=(("synthpedes-dataset.json",), ("synthpedes_dataset.json",)),
-    read=read_synth_pedes,
-    protocols={"t2i": ()},  # training only
-    published={"train": (4791711, 312321)},
-)
-
-
-# ---- COCAS+ ----
-
-def read_cocas(root, row):
-    """OmniReID lists in real1 to train on and in real2 to test on.
-
-    Either may be absent, as real1 is not public. A real2 without lists is no part of it: as
-    its authors publish it, it is one by itself.
-    """
-    if row.text_only:  # the descriptions of li, for words and photos without them to agree on
-        return read_list(root, "cocas", row._replace(text_only=False, tag="attr"), "real1", "train")
-    if row.pictures and row.described:
-        pictured = read_cocas(root, row._replace(described=False, tag="ctcc"))
-        described = read_cocas(root, row._replace(pictures=False, tag="attr"))
-        return _pictured_and_described(root, pictured, described)
-
-    records = []
-    for part, role in (("real1", "train"), ("real2", "query"), ("real2", "gallery")):
-        if (root / part / "datalist").exists():
-            records += read_list(root, "cocas", row, part, role)
-    return records
-
-
-def _pictured_and_described(root, pictured, described):
-    """The pictured Records with the captions of the described ones, as far as they are in both.
-
-    The same image that asks for the same clothes is the same row. UserError if a role is lost.
-    """
-    captions = {}
-    for record in described:
-        captions.setdefault((record.role, record.path, record.target_clothes), record.captions)
-
-    records = []
-    for record in pictured:
-        key = record.role, record.path, record.target_clothes
-        if key in captions:
-            records.append(replace(record, captions=captions[key]))
-    lost = {record.role for record in pictured} - {record.role for record in records}
-    if lost:
-        raise UserError(f"{root}: no {min(lost)} image is both in the lists of ctcc and in those "
-                        "of li, such as train_ctcc.txt and train_attr.txt; compare their rows")
-    return records
-
-
-LAYOUTS["cocas"] = Layout(
-    title="COCAS+",
-    signs=(("real1/datalist",), ("real2/datalist",)),
-    read=read_cocas,
-    protocols=dict.fromkeys(("ctcc", "li", "both"), (STRICT, ID_ONLY)),
-    extra={"t2i": "real1/datalist"},
-    # Tab. 1; how query and gallery divide the 14,449 test images is not published.
-    published={"train": (34469, 2800)},
-    parts=("real1", "real2"),  # in the released code's data folder they lie among the other sets
-)
-
-
-def read_cocas_real2(root, row):
-    """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
-
-    `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
-    pid, clothes, camera. That blanks separate them is UNVERIFIED.
-
-    An image is its own picture of clothes, where the paper has a crop: the crops are not published.
-    The template of its clothes would be a better picture, but the clothes id that leads to it is
-    what `strict` asks for, and query and hit would carry the same file.
-    """
-    records = []
-    for where, (image, template, *numbers) in read_rows(root / "query.txt", (5,)):
-        record = _listed_record("cocas-real2", row, "query", "", image, numbers, where)
-        template = str(PurePosixPath(template))
-        records.append(replace(record, template_path=template, crop_path=record.path))
-
-    for where, (image, *numbers) in read_rows(root / "gallery.txt", (4,)):
-        record = _listed_record("cocas-real2", row, "gallery", "", image, numbers, where)
-        records.append(replace(record, crop_path=record.path))
-    return records
-
-
-LAYOUTS["cocas-real2"] = Layout(
-    title="COCAS+ Real2",
-    signs=(("images", "templates", "query.txt", "gallery.txt"),),
-    read=read_cocas_real2,
-    protocols={"ctcc": (STRICT, ID_ONLY)},  # a gallery image carries itself, not a crop
-    published={"test": (21319, 101)},  # that the lists name all of it is UNVERIFIED
-)
-
-
-# ---- OmniReID lists ----
-
-TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # the released code's names of its tasks
-
-
-def read_omnireid(root, row):
-    """Lists `train.txt`, `query.txt`, `gallery.txt` in datalist/, or with a task's tag.
-
-    `train_attr.txt` is the training list of li, and so on.
-    """
-    there = {role for role in ("train", "query", "gallery")
-             if glob(f"{role}*.txt", root_dir=root / "datalist")}
-    roles = ["query", "gallery"] if there - {"train"} else []
-    if "train" in there or not roles:  # that nothing is there is said by the reader of the list
-        roles.insert(0, "train")
-
-    folder = root.absolute().name.replace(".", "_")  # tells those side by side apart
-    records = []
-    for role in roles:
-        records += read_list(root, f"omnireid:{folder}", row, "", role)
-    return records
-
-
-def _listed_tasks(root, tasks):
-    """Those of the tasks that the names of the lists tell; any one where they tell none."""
-    tags = {task: row.tag for task, row in tasks.items() if row.tag}
-    there = {tag for tag in TAGS.union(tags.values())
-             if glob(f"*_{tag}.txt", root_dir=root / "datalist")}
-    if not there and len(tasks) > 1:
-        known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
-        raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name "
-                        f"them with its tag as in train_attr.txt ({known})")
-    return [task for task, tag in tags.items() if tag in there or not there]
-
-
-LAYOUTS["omnireid"] = Layout(
-    title="OmniReID lists",
-    signs=(("datalist",),),
-    read=read_omnireid,
-    protocols={},
-    lists=True,
-)
-
-
-def read_list(root, name, row, part, role):
-    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist.
-
-    An instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or says nothing.
-    Training rows of one image become one Record.
-    """
-    folder = root / part / "datalist"
-    path = folder / f"{role}_{row.tag}.txt"
-    if not path.exists():
-        path = folder / f"{role}.txt"
-    texts = _caption_texts(folder) if row.described else {}
-
-    records = []
-    for where, (image, instr, *numbers) in read_rows(path, (4, 5)):
-        record = _listed_record(name, row, role, part, image, numbers, where)
-        if row.pictures:
-            record = _with_picture(record, root, part, instr)
-        if row.described and not (row.text_only and role == "gallery"):  # its key is a sentinel
-            record = _with_captions(record, texts, image, instr, where)
-        records.append(record)
-    return _merged(records) if role == "train" else records
-
-
-def _caption_texts(folder):
-    texts = {}
-    files = sorted(glob("*.json", root_dir=folder))
-    for file in files:
-        texts |= read_json(folder / file, dict)
-    if not files:
-        raise UserError(f"{folder}: no caption JSON; it comes with the lists")
-    return texts
-
-
-def _listed_record(name, row, role, part, image, numbers, where):
-    """The Record of a row without its instruction; numbers: pid, outfit and, if known, camera."""
-    pid, outfit, *cam = numbers
-    pid = whole_number(pid, where)
-    cam = whole_number(cam[0], where) if cam else None  # None: no image is left out for it
-    path = str(PurePosixPath(part, image))
-    modality = "ir" if "_nir" in Path(image).name else "rgb"
-    record = Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
-    if role == "query" and "wanted clothes" in row.targets:
-        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
-        # not the one worn.
-        record = replace(record, clothes=None, target_clothes=record.clothes)
-    if role == "query" and row.text_only:
-        record = replace(record, path=None, modality="text")
-    return record
-
-
-def _with_picture(record, root, part, instr):
-    kind = "template_path" if "templates" in Path(instr).parts else "crop_path"
-    record = replace(record, **{kind: str(PurePosixPath(part, instr))})
-    own_crop = str(PurePosixPath(part, "croped_clothes", Path(record.path).name))
-    if record.role == "query" and (root / own_crop).exists():
-        record = replace(record, crop_path=own_crop)
-    return record
-
-
-def _with_captions(record, texts, image, instr, where):
-    """With what a row says; a query asks for it, and its own description follows if it is known."""
-    captions = as_captions(texts.get(instr))
-    if not captions:
-        raise UserError(f"{where}: the caption JSON beside it has no key '{instr}'")
-    own = as_captions(texts.get(image))
-    if record.role == "query" and record.path and own != captions:
-        captions += own
-    return replace(record, captions=captions)
-
-
-def _merged(rows):
-    """One Record per training image, of all its rows; junk is left out."""
-    records = {}
-    for record in rows:
-        known = records.get(record.path, record)
-        captions = []
-        for caption in known.captions + record.captions:
-            if caption not in captions:
-                captions.append(caption)
-        records[record.path] = replace(
-            record,
-            captions=tuple(captions),
-            template_path=known.template_path or record.template_path,
-            crop_path=known.crop_path or record.crop_path,
-        )
-    return [record for record in records.values() if not record.junk]
-
-
 # ---- pieces of readers ----
 
-def read_images(root, name, folders, rule, example, captions=None, inside=""):
+def read_images(root, row, name, folders, rule, example, inside="", captions=None):
     """Records of images whose file names say who is on them, sorted by path within a folder.
 
+    A reader by itself: functools.partial with all but root and row.
     folders: {folder below root / inside, or pattern of some: role}; rule, example: of
     `named_record`. captions: a JSON of {image's path: its sentence, or list of sentences}; those of
     a query (li) are what it asks for and then what it shows.
@@ -621,7 +69,7 @@ def read_images(root, name, folders, rule, example, captions=None, inside=""):
     records = []
     for folder, role in folders.items():
         paths = sorted(filter(is_image, glob(f"{inside}{folder}/*", root_dir=root)))
-        if not paths:
+        if not paths and role != "val":
             raise UserError(f"{root}/{inside}{folder}: empty split, no image there; "
                             "unpack the data set again or correct --data")
         for path in paths:
@@ -670,8 +118,6 @@ def read_rows(path, widths):
 
     widths: the numbers of fields allowed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: list is missing; it comes with the data set's split files")
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
@@ -689,27 +135,499 @@ def read_rows(path, widths):
 def whole_number(text, where):
     try:
         return int(text)
-    except ValueError:
-        raise UserError(f"{where}: pid and camera must be integers, not '{text:.60}'")
+    except ValueError as error:
+        raise UserError(f"{where}: pid and camera must be integers, not '{text:.60}'") from error
 
 
 def read_json(path, kind):
-    """What a JSON file holds, a list or dict as `kind` says."""
-    if not path.is_file():
-        raise UserError(f"{path}: file is missing; it comes with the data set's captions")
+    """What a JSON file holds: a dict, or a list of dicts with a file_path."""
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); fetch it again")
+        raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from error
     if not isinstance(content, kind):
         found = type(content).__name__
         raise UserError(f"{path}: holds a {found}, expected a {kind.__name__}; fetch it again")
+    for entry in content if kind is list else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+            raise UserError(f"{path}: no file_path in {entry!a:.60}; fetch it again")
     return content
 
 
 def read_text(path):
     """The text of a file in UTF-8, with or without a byte order mark."""
+    if not path.is_file():
+        raise UserError(f"{path}: file is missing; it comes with the data set's lists and captions")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding")
+        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
+
+
+def read_list(root, name, row, part, role):
+    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist.
+
+    An instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or says nothing.
+    Training rows of one image become one Record.
+    """
+    folder = root / part / "datalist"
+    path = folder / f"{role}_{row.tag}.txt"
+    if not path.exists():
+        path = folder / f"{role}.txt"
+    texts = {}
+    for file in sorted(glob("*.json", root_dir=folder)) if row.described else ():
+        texts |= read_json(folder / file, dict)
+
+    records = []
+    for where, (image, instr, *numbers) in read_rows(path, (4, 5)):
+        record = _listed_record(name, row, role, part, image, numbers, where)
+        if row.pictures:
+            record = _with_picture(record, root, part, instr)
+        if row.described and not (row.text_only and role == "gallery"):  # its key is a sentinel
+            record = _with_captions(record, texts, image, instr, where)
+        records.append(record)
+    return _merged(records) if role == "train" else records
+
+
+def _listed_record(name, row, role, part, image, numbers, where):
+    """The Record of a row without its instruction; numbers: pid, outfit and, if known, camera."""
+    pid, outfit, *cam = numbers
+    pid = whole_number(pid, where)
+    cam = whole_number(cam[0], where) if cam else None  # None: no image is left out for it
+    path = str(PurePosixPath(part, image))
+    modality = "ir" if "_nir" in Path(image).name else "rgb"
+    record = Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
+    if role == "query" and "wanted clothes" in row.targets:
+        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
+        # not the one worn.
+        record = replace(record, clothes=None, target_clothes=record.clothes)
+    if role == "query" and row.text_only:
+        record = replace(record, path=None, modality="text")
+    return record
+
+
+def _with_picture(record, root, part, instr):
+    kind = "template_path" if "templates" in Path(instr).parts else "crop_path"
+    record = replace(record, **{kind: str(PurePosixPath(part, instr))})
+    own_crop = str(PurePosixPath(part, "croped_clothes", Path(record.path).name))
+    if record.role == "query" and (root / own_crop).exists():
+        record = replace(record, crop_path=own_crop)
+    return record
+
+
+def _with_captions(record, texts, image, instr, where):
+    """With what a row says; a query asks for it, and its own description follows if it is known."""
+    captions = as_captions(texts.get(instr))
+    if not captions:
+        raise UserError(f"{where}: no JSON beside the list has captions under the key '{instr}'")
+    own = as_captions(texts.get(image))
+    if record.role == "query" and record.path and own != captions:
+        captions += own
+    return replace(record, captions=captions)
+
+
+def _merged(rows):
+    """One Record per training image, of all its rows; junk is left out."""
+    records = {}
+    for record in rows:
+        known = records.get(record.path, record)
+        new = tuple(text for text in record.captions if text not in known.captions)
+        records[record.path] = replace(
+            record,
+            captions=known.captions + new,
+            template_path=known.template_path or record.template_path,
+            crop_path=known.crop_path or record.crop_path,
+        )
+    return [record for record in records.values() if not record.junk]
+
+
+# ---- data sets ----
+
+def read_msmt17(root, row):
+    """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label.
+
+    The third field of the name is the camera. V2 has masked faces; its numbers are not V1's.
+    Labels begin at 0 in training and in test: here test people follow the 1,041 training people.
+    """
+    is_v2 = (root / "mask_train_v2").is_dir()
+    if is_v2 and (root / "train").is_dir():
+        raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
+                        "keep each with its own lists")
+    name = "msmt17:V2" if is_v2 else "msmt17:V1"
+    train, test = ("mask_train_v2", "mask_test_v2") if is_v2 else ("train", "test")
+
+    records = []
+    for role in ("train", "val", "query", "gallery"):
+        folder, first_pid = (train, 0) if role in ("train", "val") else (test, 1041)
+        there = set(glob("*/*", root_dir=root / folder))
+        for where, (path, label) in read_rows(root / f"list_{role}.txt", (2,)):
+            if path not in there:
+                raise UserError(f"{where}: {path} is not in {root / folder}; take the lists that "
+                                "came with these folders (V1 and V2 differ)")
+            record = named_record(
+                name, role, f"{folder}/{path}", r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_",
+                "0000_000_01_0303morning_0008_0.jpg", where)
+            records.append(replace(record, pid=first_pid + whole_number(label, where)))
+    return records
+
+
+LAYOUTS["msmt17"] = Layout(
+    title="MSMT17",
+    signs=(("mask_train_v2",), ("train", "list_train.txt"), ("list_query.txt", "list_gallery.txt")),
+    read=read_msmt17,
+    protocols={"trad": (GENERAL,)},
+    published={"train": (30248, 1041), "query": (11659, 3060), "gallery": (82161, 3060)},
+)
+
+
+MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
+
+
+def read_cuhk03(root, row):
+    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, view.
+
+    The view, 1 or 2, counts as camera, though there are five pairs of them. Of detected and labeled
+    boxes the detected ones are read, as in the paper, unless --data is the other folder itself.
+    """
+    there = [f"{kind}/" for kind in ("detected", "labeled") if (root / kind).is_dir()]
+    inside = there[0] if there else ""
+    kind = "labeled" if "label" in (root / inside).absolute().name else "detected"
+    return read_images(root, row, f"cuhk03:{kind}", MARKET_FOLDERS,
+                       r"(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.", "0001_c1_1.png", inside)
+
+
+LAYOUTS["cuhk03"] = Layout(
+    title="CUHK03",
+    signs=(
+        ("detected/bounding_box_train",), ("labeled/bounding_box_train",),
+        ("bounding_box_train", "query/*_c[12]_[0-9]*"),
+    ),
+    read=read_cuhk03,
+    protocols={"trad": (GENERAL._replace(name="new (767/700)"),)},
+    published={
+        "train": (7365, 767), "query": (1400, 700), "gallery": (5332, 700),
+        "labeled train": (7368, 767), "labeled gallery": (5328, 700),
+    },
+)
+
+LAYOUTS["market"] = Layout(
+    title="Market-1501",
+    signs=(("bounding_box_train", "bounding_box_test", "query"),),
+    # `0002_c1s1_000451_03.jpg` = pid, camera. 0000 is a distractor that stays.
+    read=partial(
+        read_images, name="market", folders=MARKET_FOLDERS,
+        rule=r"(?P<pid>-1|\d+)_c(?P<cam>\d+)s\d", example="0002_c1s1_000451_03.jpg"),
+    protocols={"trad": (GENERAL,)},
+    # The gallery is with 3,819 junk files and id 0000.
+    published={"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 751)},
+)
+
+# Pid, outfit of that person, camera. `test` is the gallery.
+LTCC_NAME = {
+    "rule": r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_", "example": "094_1_c9_015923.png"}
+LTCC_FOLDERS = {"train": "train", "query": "query", "test": "gallery"}
+
+LAYOUTS["ltcc"] = Layout(
+    title="LTCC",
+    signs=(("train", "query", "test"),),
+    read=partial(read_images, name="ltcc", folders=LTCC_FOLDERS, **LTCC_NAME),
+    protocols={"cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
+    published={"train": (9576, 77), "query": (493, 75), "gallery": (7050, 75)},
+)
+
+
+def read_ltcc_clothes(root, row):
+    """LTCC_ReID with pictures of clothes and OmniReID lists beside it (Supp. Tab. 2, the ‡).
+
+    ctcc: `datalist/train_ctcc.txt` and, if they are there, `query_ctcc.txt` and `gallery_ctcc.txt`.
+    The released code has no such task: the names of the lists are UNVERIFIED, and so is how they
+    number people. A training image has the numbers of its name, as in cc: they share a classifier.
+    """
+    name = "ltcc-clothes"
+    if not row.pictures:
+        return read_images(root, row, name, LTCC_FOLDERS, **LTCC_NAME, inside="LTCC_ReID/")
+
+    records = []
+    for record in read_list(root, name, row, "", "train"):
+        named = named_record(name, "train", record.path, where=record.path, **LTCC_NAME)
+        records.append(replace(record, pid=named.pid, cam=named.cam, clothes=named.clothes))
+    if (root / f"datalist/query_{row.tag}.txt").exists():
+        records += read_list(root, name, row, "", "query")
+        records += read_list(root, name, row, "", "gallery")
+    return records
+
+
+LAYOUTS["ltcc-clothes"] = LAYOUTS["ltcc"]._replace(
+    title="LTCC with clothes",
+    signs=(("LTCC_ReID", "datalist/train_ctcc.txt"),),
+    read=read_ltcc_clothes,
+    protocols={**LAYOUTS["ltcc"].protocols, "ctcc": (STRICT, ID_ONLY)},
+)
+
+
+def read_prcc(root, row):
+    """`train/092/A_cropped_rgb010.jpg`, `test/C/001/cropped_rgb010.jpg`: the folder is the pid.
+
+    A, B, C is the camera. People wear the same clothes under A and B, others under C. The gallery
+    is A; val shows the people of train.
+    """
+    rgb = "rgb/" if (root / "rgb").is_dir() else ""
+    folders = {"train/*": "train", "val/*": "val"}
+    found = read_images(root, row, "prcc", folders, r"(?P<pid>\d+)/(?P<view>[ABC])_cropped_rgb\d",
+                        "092/A_cropped_rgb010.jpg", rgb)
+
+    folders = {"test/A/*": "gallery", "test/B/*": "query", "test/C/*": "query"}
+    found += read_images(root, row, "prcc", folders, r"(?P<view>[ABC])/(?P<pid>\d+)/cropped_rgb\d",
+                         "A/001/cropped_rgb010.jpg", rgb)
+    records = []
+    for record in found:
+        outfit = "C" if record.view == "C" else "AB"
+        clothes = f"{record.pid}:{outfit}"
+        records.append(replace(record, cam="ABC".index(record.view), clothes=clothes))
+    return records
+
+
+# Camera 2 (C) sees other clothes than the gallery shows, camera 1 (B) the same.
+PRCC = GENERAL._replace(name="cross multi-shot", queries={"cam": (2,)})
+
+LAYOUTS["prcc"] = Layout(
+    title="PRCC",
+    signs=(("rgb/train", "rgb/test"), ("train", "test/A")),
+    read=read_prcc,
+    protocols={"cc": (
+        PRCC,
+        PRCC._replace(name="cross single-shot", cell=("pid",)),
+        PRCC._replace(name="same multi-shot", queries={"cam": (1,)}),
+        PRCC._replace(name="same single-shot", queries={"cam": (1,)}, cell=("pid",)),
+    )},
+    # The sum of the last two is published, its parts (A 3,384, B 3,543, C 3,873) are UNVERIFIED.
+    published={
+        "train": (17896, 150), "val": (5002, 150), "gallery": (3384, 71), "query": (7416, 71),
+    },
+)
+
+LAYOUTS["vc-clothes"] = Layout(
+    title="VC-Clothes",
+    signs=(("train", "query", "gallery"),),
+    # `0001-02-03-04.jpg` = pid, camera, outfit, frame; how many digits each has is UNVERIFIED.
+    read=partial(
+        read_images, name="vc-clothes",
+        folders={"train": "train", "query": "query", "gallery": "gallery"},
+        rule=r"(?P<pid>\d+)-(?P<cam>\d+)-(?P<outfit>\d+)-\d+\.", example="0001-02-03-04.jpg"),
+    # Clothes are the same under cameras 2 and 3, others under 4.
+    protocols={"cc": (
+        GENERAL._replace(name="all"),
+        GENERAL._replace(name="cc", queries={"cam": (3, 4)}, gallery={"cam": (3, 4)}),
+        GENERAL._replace(name="sc", queries={"cam": (2, 3)}, gallery={"cam": (2, 3)}),
+        OTHER_CLOTHES._replace(name="all-cc"),
+        SAME_CLOTHES._replace(name="all-sc"),
+    )},
+    published={"train": (9449, 256), "query": (1020, 256), "gallery": (8591, 256)},
+)
+
+
+def read_llcm(root, row):
+    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality.
+
+    vis/ and nir/ hold test people, too; who is trained on is in idx/.
+    """
+    rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s(?P<view>\d+)_f\d+_(?P<modality>vis|nir)"
+    example = "0001_c01_s185535_f7010_nir.jpg"
+    records = []
+    for folder in ("vis", "nir"):
+        for where, (path, *_) in read_rows(root / f"idx/train_{folder}.txt", (1, 2)):
+            records.append(named_record("llcm", "train", path, rule, example, where))
+        tested = {f"test_{folder}/cam*/*": "test"}
+        records += read_images(root, row, "llcm", tested, rule, example)
+    return records
+
+
+VISIBLE = {"modality": ("rgb",)}
+INFRARED = {"modality": ("ir",)}
+LLCM = GENERAL._replace(name="ir-to-vis", queries=INFRARED, gallery=VISIBLE,
+                        cell=("pid", "cam"), people=True)
+
+LAYOUTS["llcm"] = Layout(
+    title="LLCM",
+    signs=(("idx", "test_vis", "test_nir"),),
+    read=read_llcm,
+    protocols={"vi": (
+        LLCM,
+        LLCM._replace(name="vis-to-ir", queries=VISIBLE, gallery=INFRARED),
+        # What DEEN's code calls VIS to IR: sampled infrared images against all visible ones.
+        LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True),
+    )},
+    published={"train": (30921, 713), "test": (15846, 351)},  # not 13,909: the total is 46,767
+)
+
+
+def read_cuhk_pedes(root, row):
+    """`reid_raw.json` holds split, id, file and captions. A test caption is a query.
+
+    Captions that it lacks come from `caption_all.json`, by file; the ids there are others.
+    """
+    path = root / "reid_raw.json"
+    if not path.exists():
+        raise UserError(f"{root}: captions in caption_all.json have no split; "
+                        "put reid_raw.json, which has, beside it")
+    entries = read_json(path, list)
+    elsewhere = {}
+    if not all(entry.get("captions") for entry in entries):
+        for entry in read_json(root / "caption_all.json", list):
+            elsewhere[entry["file_path"]] = entry.get("captions")
+
+    roles = {"train": "train", "val": "val", "test": "gallery"}
+    records = []
+    for entry in entries:
+        file = entry["file_path"]
+        role = roles.get(str(entry.get("split")))
+        if role is None:  # caption_all.json under another name
+            raise UserError(f"{path}: {file!a} has no split train, val or test")
+        captions = as_captions(entry.get("captions") or elsewhere.get(file))
+        if not captions:
+            raise UserError(f"{root}: no captions of {file!a} in reid_raw.json or caption_all.json")
+        records.append(
+            Record("cuhk-pedes", role, f"imgs/{file}", entry.get("id"), captions=captions))
+
+    if not {"train", "gallery"} <= {record.role for record in records}:
+        raise UserError(f"{path}: empty split, train and test are both needed; fetch all of it")
+    return records + caption_queries(records)
+
+
+LAYOUTS["cuhk-pedes"] = Layout(
+    title="CUHK-PEDES",
+    signs=(("imgs", "reid_raw.json"), ("imgs", "caption_all.json")),
+    read=read_cuhk_pedes,
+    protocols={"t2i": (TEXT,)},
+    published={
+        "train": (34054, 11003), "val": (3078, 1000),
+        "query": (6156, 1000), "gallery": (3074, 1000),
+    },
+    taken_from={"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"},
+)
+
+
+def read_synth_pedes(root, row):
+    """A JSON list of 4.8 million `{id, file_path, captions, prompt_caption}`, all to train on."""
+    return Entries(min(root.glob("synthpedes[-_]dataset.json")))
+
+
+LAYOUTS["synth-pedes"] = Layout(
+    title="SYNTH-PEDES",
+    signs=(("synthpedes[-_]dataset.json",),),
+    read=read_synth_pedes,
+    protocols={"t2i": ()},  # training only
+    published={"train": (4791711, 312321)},
+)
+
+
+def read_cocas(root, row):
+    """OmniReID lists in real1 to train on and in real2 to test on; either may be absent.
+
+    A real2 without lists, as its authors publish it, is a data set by itself.
+    """
+    if row.text_only:  # the descriptions of li, for words and photos without them to agree on
+        return read_list(root, "cocas", row._replace(text_only=False, tag="attr"), "real1", "train")
+    if row.pictures and row.described:
+        pictured = read_cocas(root, row._replace(described=False, tag="ctcc"))
+        described = read_cocas(root, row._replace(pictures=False, tag="attr"))
+        return _in_both(root, pictured, described)
+
+    records = []
+    for part, role in (("real1", "train"), ("real2", "query"), ("real2", "gallery")):
+        if (root / part / "datalist").exists():
+            records += read_list(root, "cocas", row, part, role)
+    return records
+
+
+def _in_both(root, pictured, described):
+    """The pictured Records that are also described, with captions; UserError if a role has none."""
+    def key(record):
+        return record.role, record.path, record.target_clothes
+
+    captions = {key(record): record.captions for record in reversed(described)}
+    records = [replace(record, captions=captions[key(record)])
+               for record in pictured if key(record) in captions]
+    lost = {record.role for record in pictured} - {record.role for record in records}
+    if lost:
+        raise UserError(f"{root}: no {min(lost)} image is both in the lists of ctcc and in those "
+                        "of li, such as train_ctcc.txt and train_attr.txt; compare their rows")
+    return records
+
+
+LAYOUTS["cocas"] = Layout(
+    title="COCAS+",
+    signs=(("real1/datalist",), ("real2/datalist",)),
+    read=read_cocas,
+    protocols=dict.fromkeys(("ctcc", "li", "both"), (STRICT, ID_ONLY)),
+    extra={"t2i": "real1/datalist"},
+    # Tab. 1; how query and gallery divide the 14,449 test images is not published.
+    published={"train": (34469, 2800)},
+    parts=("real1", "real2"),  # in the released code's data folder they lie among the other sets
+)
+
+
+def read_cocas_real2(root, row):
+    """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
+
+    `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
+    pid, clothes, camera. That blanks separate them is UNVERIFIED. Instead of a crop, which is not
+    published, a gallery image is its own picture of clothes; with the template of its clothes it
+    would carry the very file that its query asks with.
+    """
+    records = []
+    for where, (image, template, *numbers) in read_rows(root / "query.txt", (5,)):
+        record = _listed_record("cocas-real2", row, "query", "", image, numbers, where)
+        template = str(PurePosixPath(template))
+        records.append(replace(record, template_path=template, crop_path=record.path))
+
+    for where, (image, *numbers) in read_rows(root / "gallery.txt", (4,)):
+        record = _listed_record("cocas-real2", row, "gallery", "", image, numbers, where)
+        records.append(replace(record, crop_path=record.path))
+    return records
+
+
+LAYOUTS["cocas-real2"] = Layout(
+    title="COCAS+ Real2",
+    signs=(("images", "templates", "query.txt", "gallery.txt"),),
+    read=read_cocas_real2,
+    protocols={"ctcc": (STRICT, ID_ONLY)},  # a gallery image carries itself, not a crop
+)
+
+
+TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # the released code's names of its tasks
+
+
+def read_omnireid(root, row):
+    """Lists `train.txt`, `query.txt`, `gallery.txt` in datalist/, or with a task's tag.
+
+    `train_attr.txt` is the training list of li, and so on.
+    """
+    there = {role for role in ("train", "query", "gallery")
+             if glob(f"{role}*.txt", root_dir=root / "datalist")}
+    roles = ["query", "gallery"] if there - {"train"} else []
+    if "train" in there or not roles:  # that nothing is there is said by the reader of the list
+        roles.insert(0, "train")
+    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
+    return [record for role in roles for record in read_list(root, name, row, "", role)]
+
+
+def _listed_tasks(root, tasks):
+    """Those of the tasks that the names of the lists tell; any one where they tell none."""
+    tags = {task: row.tag for task, row in tasks.items() if row.tag}
+    there = {tag for tag in TAGS.union(tags.values())
+             if glob(f"*_{tag}.txt", root_dir=root / "datalist")}
+    if not there and len(tasks) > 1:
+        known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
+        raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name "
+                        f"them with its tag as in train_attr.txt ({known})")
+    return [task for task, tag in tags.items() if tag in there or not there]
+
+
+LAYOUTS["omnireid"] = Layout(
+    title="OmniReID lists",
+    signs=(("datalist",),),
+    read=read_omnireid,
+    protocols={},
+    lists=True,
+)

@@ -41,76 +41,32 @@ def columns(queries, gallery):
     return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
 
 
-# ---- what is left out, what is a hit: (q, g) -> (q g) bool ----
-
-def same_person(q, g):
-    return q.pid == g.pid
-
-
-def same_camera(q, g):
-    return same_person(q, g) & (q.cam == g.cam)
-
-
-def same_camera_or_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes == g.clothes))
-
-
-def same_camera_or_other_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes != g.clothes))
-
-
-def wanted_clothes(q, g):
-    return same_person(q, g) & (g.clothes == q.target)
-
-
-# ---- who takes part: Record -> bool ----
-
-def anything(record):
-    return True
-
-
-def infrared(record):
-    return record.modality == "ir"
-
-
-def visible(record):
-    return record.modality == "rgb"
-
-
-def seen_by(*cams):
-    return lambda record: record.cam in cams
-
-
-# ---- cells, of which a trial takes one image each: Record -> key ----
-
-def person(record):
-    return record.pid
-
-
-def person_and_camera(record):
-    return record.pid, record.cam
-
-
-# ---- protocols ----
-
 class Protocol(NamedTuple):
+    """removed, positive: (q, g), `columns` -> (q g) bool, asked of images of the query's person."""
+
     name: str
-    removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
-    positive: Callable  # (q, g) -> (q g) bool: a hit
-    is_query: Callable = anything  # Record -> bool
-    in_gallery: Callable = anything  # Record -> bool
-    cell: Callable | None = None  # Record -> key: a trial's gallery has one image of each cell
+    removed: Callable  # left out of that query's ranking, as junk always is
+    positive: Callable = lambda q, g: True  # a hit
+    queries: dict = {}  # field of a Record -> the values that it has in queries
+    gallery: dict = {}  # the same of gallery images
+    cell: tuple[str, ...] = ()  # fields: a trial's gallery has one image of each of their values
     people: bool = False  # the CMC ranks people, not images
     transposed: bool = False  # the queries are sampled instead of the gallery
     named: bool = False  # evaluated only if asked for by name
 
+    def is_query(self, record):
+        return all(getattr(record, field) in values for field, values in self.queries.items())
 
-GENERAL = Protocol("general", removed=same_camera, positive=same_person)
-OTHER_CLOTHES = Protocol("cc", removed=same_camera_or_clothes, positive=same_person)
-SAME_CLOTHES = Protocol("sc", removed=same_camera_or_other_clothes, positive=same_person)
+    def in_gallery(self, record):
+        return all(getattr(record, field) in values for field, values in self.gallery.items())
+
+
+GENERAL = Protocol("general", removed=lambda q, g: q.cam == g.cam)
+OTHER_CLOTHES = Protocol("cc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes == g.clothes))
+SAME_CLOTHES = Protocol("sc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes != g.clothes))
 
 # The right person in other clothes is a wrong answer, or a right one.
-STRICT = Protocol("strict", removed=same_camera, positive=wanted_clothes)
+STRICT = GENERAL._replace(name="strict", positive=lambda q, g: g.clothes == q.target)
 ID_ONLY = GENERAL._replace(name="id-only")
 
 # No cameras are known: nothing is removed.
@@ -137,8 +93,9 @@ def usual_protocols(task):
 
 def masks(protocol, q, g):
     """positive, removed, both (q g) bool. q, g: `columns`."""
-    positive = protocol.positive(q, g)
-    removed = protocol.removed(q, g) | g.junk
+    same_person = q.pid == g.pid
+    positive = same_person & protocol.positive(q, g)
+    removed = same_person & protocol.removed(q, g) | g.junk
     return positive, removed
 
 
@@ -159,11 +116,10 @@ def trials(protocol, queries, gallery):
     return pairs
 
 
-def trial_gallery(records, seed, cell=person_and_camera):
+def trial_gallery(records, seed, cell=("pid", "cam")):
     """Indices of one record of every cell, with the seeds and in the order of LLCM's own code."""
     rng = random.Random(seed)
-    by_path = sorted(range(len(records)), key=lambda i: records[i].path)
     cells = defaultdict(list)
-    for i in by_path:
-        cells[cell(records[i])].append(i)
+    for i in sorted(range(len(records)), key=lambda i: records[i].path):
+        cells[tuple(getattr(records[i], field) for field in cell)].append(i)
     return [rng.choice(cells[key]) for key in sorted(cells)]

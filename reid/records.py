@@ -12,14 +12,11 @@ LARGEST_ID = 2**53  # protocols compare ids as floats
 
 @dataclass(frozen=True)
 class Record:
-    """One image, or one caption that is a query by itself (path None, modality "text").
-
-    Paths start at the data set's root.
-    """
+    """One image, or one caption that is a query by itself (path None, modality "text")."""
 
     dataset: str
     role: str  # train, val, query, gallery; test where the protocol decides on the side (LLCM)
-    path: str | None
+    path: str | None  # as all paths below the data set's root
     pid: int  # as the data set numbers it
     cam: int | None = None  # None = unknown, equal to nothing
     clothes: str | None = None  # "pid:outfit", unique over people
@@ -65,11 +62,7 @@ def _is_text(value):
 
 
 class Streamed(Sequence):
-    """Training Records that are read from a file one by one: too many to be in memory at once."""
-
-    def column(self, name):
-        """One field of all records as a list, without reading them."""
-        raise NotImplementedError
+    """Training Records too many to be in memory; `column(name)` gives a field without reading."""
 
 
 def column(records, name):
