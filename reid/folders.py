@@ -168,9 +168,11 @@ def oddities(dataset):
 
 def _unread(dataset):
     """[how many image files lie among those of the records, or below, without a record]."""
+    layout = LAYOUTS[dataset.layout]
+    is_listed = dataset.streamed or layout.lists or layout.parts  # a list may leave some out
     known = set()
     folders = set()
-    for record in () if dataset.streamed else dataset.records:
+    for record in () if is_listed else dataset.records:
         known |= {record.path, record.template_path, record.crop_path}
         folders.add(os.path.dirname(record.path or ""))
     unread = set()
