@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     protocols: dict  # task -> its protocols, the default first; these are the set's tasks
     published: dict = {}  # role, or "variant role" -> (images or captions, identities or None)
     extra: dict = {}  # task that it trains where several are trained -> the folder that this takes
-    lists: bool = False  # of any task, as their names say; several such sets may lie side by side
+    lists: bool = False  # of any task, said by their names; several such sets may be there
     parts: tuple[str, ...] = ()  # its folders, if other data sets may lie among them
     taken_from: dict = {}  # other data set -> the folder of training images taken from there
 
@@ -45,7 +45,7 @@ def recognise(folder):
 
 
 def tasks_of(name, root, tasks):
-    """Those of `tasks`, {name: row}, that a data set serves; several ask for all that is there."""
+    """Those of `tasks`, {name: row}, that a data set serves; several rows ask for all it has."""
     layout = LAYOUTS[name]
     if layout.lists:
         return _listed_tasks(root, tasks)
@@ -193,7 +193,7 @@ def _listed_record(name, row, role, part, image, numbers, where):
     """The Record of a row without its instruction; numbers: pid, outfit and, if known, camera."""
     pid, outfit, *cam = numbers
     pid = whole_number(pid, where)
-    cam = whole_number(cam[0], where) if cam else None  # None: no image is left out for it
+    cam = whole_number(cam[0], where) if cam else None  # unknown: removes no image
     path = str(PurePosixPath(part, image))
     modality = "ir" if "_nir" in Path(image).name else "rgb"
     record = Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
@@ -216,7 +216,7 @@ def _with_picture(record, root, part, instr):
 
 
 def _with_captions(record, texts, image, instr, where):
-    """With what a row says; a query asks for it, and its own description follows if it is known."""
+    """The Record with its row's description; behind it a query's own, if that is known."""
     captions = as_captions(texts.get(instr))
     if not captions:
         raise UserError(f"{where}: no JSON beside the list has captions under the key '{instr}'")
@@ -613,7 +613,7 @@ def read_omnireid(root, row):
 
 
 def _listed_tasks(root, tasks):
-    """Those of the tasks that the names of the lists tell; any one where they tell none."""
+    """Those of the tasks that the names of the lists say; the one asked for if they say none."""
     tags = {task: row.tag for task, row in tasks.items() if row.tag}
     there = {tag for tag in TAGS.union(tags.values())
              if glob(f"*_{tag}.txt", root_dir=root / "datalist")}

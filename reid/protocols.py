@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
 
     name: str
     removed: Callable  # left out of that query's ranking, as junk always is
-    positive: Callable = lambda q, g: True  # a hit
+    positive: Callable = lambda q, g: q.pid == g.pid  # a hit
     queries: dict = {}  # field of a Record -> the values that it has in queries
     gallery: dict = {}  # the same of gallery images
     cell: tuple[str, ...] = ()  # fields: a trial's gallery has one image of each of their values
