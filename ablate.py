@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import toydata
 import train
-from instructions import TASKS
+from instructions import TASKS, asked_tasks
 from reid import cli, compare, files, history, jobs, pictures
 from reid.cli import UserError, option
 from reid.device import cores
@@ -144,7 +144,7 @@ def check_data(config):
     """UserError unless the data is there; ./toy is drawn, once and not in every run."""
     toydata.provide(config.data)
     task = "all" if config.task == "each" else config.task
-    open_all(config.data, task, config.val)
+    open_all(config.data, asked_tasks(task), config.val)
 
 
 def refuse_twins(variants):
@@ -173,7 +173,7 @@ def models_of(variant, text):
         return {name: variant}
 
     models = {}
-    for dataset in open_all(variant.data, "all", variant.val):
+    for dataset in open_all(variant.data, asked_tasks("all"), variant.val):
         if dataset.tested and dataset.split("train"):
             part = f"{name}-{dataset.name}_{dataset.task}".replace(":", "_")
             models[part] = dataclasses.replace(

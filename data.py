@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from instructions import TASKS, asked_tasks, training_instructions
 from reid import cli
 from reid.cli import UserError
-from reid.folders import check, counts_table, open_all
+from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, Streamed, column
 
@@ -375,6 +375,7 @@ class Config:
 
 def main(config):
     datasets = open_all(config.path, asked_tasks(config.task))
+    print_notes(datasets)
     for dataset in datasets:
         print(counts_table(dataset))
     bad = check(datasets)

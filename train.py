@@ -24,7 +24,7 @@ import data
 import toydata
 import evaluate
 import losses
-from instructions import TASKS
+from instructions import TASKS, asked_tasks
 from model import SIZES, Instruction
 from reid import checkpoints, files, processes, weights
 from reid.cli import (
@@ -34,10 +34,9 @@ from reid.compare import move_queries
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
 from reid.features import Features
 from reid.folders import (
-    counts_table, find_datasets, is_drawn, open_all, without_overlap
+    counts_table, find_datasets, is_drawn, open_all, print_notes, without_overlap
 )
 from reid.history import History
-from reid.layouts import is_extra
 from reid.records import column
 
 
@@ -145,7 +144,7 @@ TOY = dict(
     gate_lr=10.0,
     new_lr=1.0,
     erase=0.0,
-    ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items()),
+    ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task.share),
     workers=0,
     evaluate_every=0,
 )
@@ -504,10 +503,10 @@ def resume(config, device, rank, world):
 
 def datasets_of(config):
     """The data sets that are trained and tested on."""
-    datasets = without_overlap(open_all(config.data, config.task, config.val))
+    datasets = without_overlap(open_all(config.data, asked_tasks(config.task), config.val))
     if config.plain:
         return datasets
-    return [dataset for dataset in datasets if not is_extra(dataset)]
+    return [dataset for dataset in datasets if not dataset.extra]
 
 
 def make_batches(config, datasets, rank, world):
@@ -541,6 +540,7 @@ def prepare(model, config, device):
 def introduce(model, datasets, report, rank):
     """Says what is there, and lets the text tower read every sentence that training can show."""
     if rank == 0:
+        print_notes(datasets)
         print("\n".join([*report, *map(counts_table, datasets)]))
     model.encoder.text.remember(
         sentences_of(datasets),

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 from model import SIZES, InstructReID
 from reid.device import cores
+from instructions import asked_tasks
 from reid.folders import open_all
 from reid.images import load_image
 from reid.text import EmbeddedTextEncoder
@@ -68,7 +69,7 @@ def decoding(kind, height, width, count=100):
 def open_batches(root):
     shape = SIZES["small"]
     return data.Batches(
-        open_all(root, "trad"), shape["size"], shape["picture_size"], *BATCH, seed=0
+        open_all(root, asked_tasks("trad")), shape["size"], shape["picture_size"], *BATCH, seed=0
     )
 
 

@@ -29,9 +29,10 @@ def write(folder, entries):
 def opening(folder):
     """Opens it and draws a batch of 32 x 4, in this process."""
     import data
-    from reid.folders import open_dataset
+    from instructions import asked_tasks
+    from reid.folders import open_all
     before, start = memory(), time.perf_counter()
-    dataset = open_dataset(folder, "t2i")
+    [dataset] = open_all(folder, asked_tasks("t2i"))
     opened = time.perf_counter()
     sampler = data.PKSampler(dataset.split("train"), 32, 4, seed=0)
     batch = [dataset.records[i] for i in sampler.batch(0)]

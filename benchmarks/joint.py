@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
 from reid import cli
+from instructions import asked_tasks
 from reid.folders import find_datasets, open_all
 from reid.history import read_log
 
@@ -38,7 +39,7 @@ def main(config):
         for name, root in find_datasets(config.data):
             if name in SEVEN:
                 (seven / root.name).symlink_to(root.absolute())
-        datasets = open_all(seven)
+        datasets = open_all(seven, asked_tasks("all"))
         os.chdir(folder)  # runs go there
         shares = Counter(dataset.task for dataset in datasets)
         for seed in range(config.seeds):

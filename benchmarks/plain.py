@@ -12,10 +12,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
-from instructions import query_instruction
+from instructions import asked_tasks, query_instruction
 from reid.checkpoints import load_model
 from reid.features import Features, matched_first
-from reid.folders import open_dataset
+from reid.folders import open_all
 from reid.plain import joined
 from reid.protocols import STRICT, TEXT
 
@@ -25,7 +25,7 @@ LOGIT_WEIGHTS = (0, 0.5, 1, 1.5, 2)
 
 def plain_galleries(features, data, task):
     """Prints a row for each weight, with the query's photo and with a stranger's."""
-    dataset = open_dataset(f"{data}/COCAS", task)
+    [dataset] = open_all(f"{data}/COCAS", asked_tasks(task))
     queries, gallery = evaluate.sides(dataset)
     _, (query_person, asked), (person, shown) = evaluate.plain_parts(
         features, dataset, queries, gallery
@@ -44,7 +44,7 @@ def plain_galleries(features, data, task):
 
 def second_stage(features, data):
     """Prints a row for each weight of the logit in similarity / temperature + weight * logit."""
-    dataset = open_dataset(f"{data}/CUHK-PEDES", "t2i")
+    [dataset] = open_all(f"{data}/CUHK-PEDES", asked_tasks("t2i"))
     queries, gallery = evaluate.sides(dataset)
     captions = [query_instruction("t2i", record) for record in queries]
     [feats] = evaluate.side_features(features, dataset, queries, gallery)

@@ -14,6 +14,7 @@ import data
 import toydata
 from model import SIZES, InstructReID, ViT
 from reid.text import EmbeddedTextEncoder
+from instructions import asked_tasks
 from reid.folders import open_all
 from timing import medians
 from train import PRESETS, Config, loss_terms
@@ -58,7 +59,7 @@ def feeding(people=64, steps=30):
     config = dataclasses.replace(Config(), **{**PRESETS["toy"], "task": "cc"})
     with tempfile.TemporaryDirectory() as folder:
         toydata.make_toy(f"{folder}/toy", people=people, seed=0)
-        datasets = open_all(f"{folder}/toy", "cc")
+        datasets = open_all(f"{folder}/toy", asked_tasks("cc"))
         shape = SIZES["tiny"]
         batches = data.Batches(datasets, shape["size"], shape["picture_size"], config.ids, config.images, 0)
         model = InstructReID("tiny", batches.classes, text=EmbeddedTextEncoder()).train()

@@ -11,6 +11,7 @@ import evaluate
 from reid import checkpoints
 from reid.cli import UserError
 from reid.features import Features
+from instructions import asked_tasks
 from reid.folders import open_all
 
 PEOPLE = 120
@@ -23,7 +24,7 @@ def figures(path, data):
     """{"wanted", "own"}: mAP under the right description and under that of the query's clothes."""
     model, config = checkpoints.load_model(path)
     features = Features(model, config["feature"])
-    rows = evaluate.instruction_matrix(features, open_all(data, "li"))
+    rows = evaluate.instruction_matrix(features, open_all(data, asked_tasks("li")))
     return {row["instruction"]: row["mAP"] for row in rows}
 
 

@@ -1,30 +1,24 @@
 """Finds the data sets below a folder, opens them, and says what is odd about them."""
 
 import os
-import warnings
-from collections import Counter
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 from tqdm import tqdm
 
 from reid.cli import UserError
-from reid.images import load_image
-from reid.layouts import LAYOUTS, data_task, recognise, tasks_of
+from reid.images import is_image, load_image
+from reid.layouts import LAYOUTS, recognise, tasks_of
+from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-IMAGE_FOLDER = 50  # a folder with more files than this holds images, not data sets
-
-
-# ---- finding ----
 
 def find_datasets(path):
-    """[(name, root)] of the known data sets at `path` or at most SEARCH_DEPTH levels below.
-
-    UserError if there are none.
-    """
+    """[(name, root)] of the known data sets at `path` or below; UserError if there are none."""
     if not Path(path).is_dir():
         raise UserError(f"{path}: no such folder")
 
@@ -36,108 +30,68 @@ def find_datasets(path):
             name = recognise(folder)
             if name:
                 found.append((name, folder))
-            deeper += _to_search(folder, name)
+            parts = LAYOUTS[name].parts if name else ()
+            own = [part for part in parts if (folder / part / "datalist").exists()]
+            if parts or not name:  # else all folders in it are its own
+                deeper += [each for each in _subfolders(folder) if each.name not in own]
         level = deeper
 
     if not found:
         there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
+        looked_for = []  # LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A)
+        for layout in LAYOUTS.values():
+            signs = " or ".join(", ".join(sign) for sign in layout.signs)
+            looked_for.append(f"{layout.title} ({signs})")
         raise UserError(f"{path}: no known data set in it. "
-                        f"Looked for {_all_signs()}. Found {there}")
+                        f"Looked for {'; '.join(looked_for)}. Found {there}")
     return found
 
 
-def _to_search(folder, name):
-    """The folders in which other data sets may lie; a data set's own are not looked into."""
-    if name is None:
-        return _subfolders(folder)
-    layout = LAYOUTS[name]
-    if not layout.own_folders:
-        return []
-    own = {(folder / inside).parent for inside in layout.own_folders if (folder / inside).exists()}
-    return [other for other in _subfolders(folder) if other not in own]
-
-
 def _subfolders(folder):
-    folders = []
-    files = 0
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            folders.append(folder / entry.name)
-            continue
-        files += 1
-        if files > IMAGE_FOLDER:  # tens of thousands may follow
-            return []
-    return sorted(each for each in folders if not each.name.startswith((".", "__MACOSX")))
+    return [each for each in sorted(folder.iterdir())
+            if each.is_dir() and not each.name.startswith((".", "__MACOSX"))]
 
 
-def _all_signs():
-    """`LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A); ...`"""
-    texts = []
-    for layout in LAYOUTS.values():
-        signs = " or ".join(", ".join(sign) for sign in layout.signs)
-        texts.append(f"{layout.title} ({signs})")
-    return "; ".join(texts)
+def open_all(path, tasks, val=False):
+    """[Dataset] of every data set at or below `path`, one for each of the tasks that it serves.
 
-
-# ---- opening ----
-
-def open_all(path, task="all", val=False):
-    """[Dataset] of every data set at or below `path` that serves `task`; all: one per set and task.
-
-    val: validation splits are trained on too.
+    tasks: {name: row} as instructions.asked_tasks gives them; more than one row asks for all that
+    is there. val: validation splits are trained on too.
     """
     found = find_datasets(path)
-    _refuse_twins(path, found)
+    for name, root in found:
+        twins = [str(other) for twin, other in found
+                 if twin == name and (not LAYOUTS[name].lists or other.name == root.name)]
+        if len(twins) > 1:
+            raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
+                            f"({', '.join(twins)}); name one of them")
 
     chosen = []
     for name, root in found:
-        chosen += [(name, root, each) for each in tasks_of(name, root, task)]
+        chosen += [(name, root, task) for task in tasks_of(name, root, tasks)]
     if not chosen:
-        have = []
-        for name, root in found:
-            have.append(f"{LAYOUTS[name].title} ({' '.join(tasks_of(name, root))})")
-        raise UserError(f"{path}: nothing there for --task {task}; found {', '.join(have)}")
-    return [_open(*each, val) for each in chosen]
+        have = [f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].protocols) or 'of other tasks'})"
+                for name, _ in found]
+        raise UserError(f"{path}: nothing there for --task {' '.join(tasks)}; "
+                        f"found {', '.join(have)}")
+    return [_open(name, root, task, tasks[task], val) for name, root, task in chosen]
 
 
-def _refuse_twins(path, found):
-    """UserError where a data set is there more than once."""
-    counts = Counter()
-    for name, root in found:
-        # Several that may lie side by side have their folders' names.
-        counts[name, root.name if LAYOUTS[name].several else None] += 1
-
-    for (name, _), times in counts.items():
-        if times > 1:
-            twins = ", ".join(str(root) for twin, root in found if twin == name)
-            raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
-                            f"({twins}); name one of them")
-
-
-def open_dataset(path, task):
-    """The one Dataset at or below `path` that serves `task`."""
-    datasets = open_all(path, task)
-    if len(datasets) > 1:
-        roots = ", ".join(str(dataset.root) for dataset in datasets)
-        raise UserError(f"{path}: several data sets serve --task {task} ({roots}); "
-                        "name one of them")
-    return datasets[0]
-
-
-def _open(name, root, task, val):
-    records = LAYOUTS[name].read(root, data_task(task))
+def _open(name, root, task, row, val):
+    layout = LAYOUTS[name]
+    records = layout.read(root, row)
     if not isinstance(records, Streamed):
         records = tuple(records)
         for record in records:
             check_record(record, root)
-    dataset = Dataset(records[0].dataset, LAYOUTS[name].title, task, root, records)
-    dataset = dataset._replace(title=f"{dataset.title} {dataset.variant}".rstrip())
 
-    if not is_drawn(root):
-        odd = oddities(dataset)
-        if odd:
-            warnings.warn(f"{dataset.title} in {root} differs from what was published: "
-                          f"{'; '.join(odd)}", stacklevel=3)
+    key = row.data_of or task
+    protocols = usual_protocols(row) if layout.lists else layout.protocols.get(key, ())
+    is_extra = task in layout.extra  # tested under its own tasks alone
+    dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
+    dataset = dataset._replace(title=f"{dataset.title} {dataset.variant}".rstrip())
+    notes = [f"{dataset.title} in {root}: {odd}" for odd in oddities(dataset) + _unread(dataset)]
+    dataset = dataset._replace(notes=tuple(notes))
 
     if val and dataset.split("val"):
         trained_on = [replace(record, role="train") for record in dataset.split("val")]
@@ -155,75 +109,86 @@ def is_drawn(root):
     return any((each / "toy.json").exists() for each in (folder, *folder.parents[:2]))
 
 
-# ---- what is odd ----
-
-def oddities(dataset):
-    """[what is not as published: numbers of images and people, or people in both splits]."""
-    published = LAYOUTS[dataset.layout].published
-    odd = []
-    people = {}
-    for role in ("train", "val", "query", "gallery", "test"):
-        records = dataset.split(role)
-        if role == "test" and not records:
-            records = _test_images(dataset)
-        people[role] = _people(records)
-        counted = len(records), len(people[role])
-        wanted = published.get(f"{dataset.variant} {role}", published.get(role))
-        if not records or not wanted:
-            continue
-        images, ids = wanted
-        if counted != (images, ids or counted[1]):
-            odd.append(f"{role} {counted[0]} images of {counted[1]} ids "
-                       f"(published {images} of {ids})")
-
-    both = people["train"] & (people["query"] | people["gallery"] | people["test"])
-    if both and not LAYOUTS[dataset.layout].numbered_apart:
-        odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
-    return odd
-
-
-def _test_images(dataset):
-    """Query and gallery together, every image once: some sets are published as one number."""
-    records = dataset.split("query") + dataset.split("gallery")
-    return list({record.path: record for record in records}.values())
-
-
-def _people(records):
-    """The pids that are not junk."""
-    pids = column(records, "pid")
-    junk = column(records, "junk")
-    return {pid for pid, bad in zip(pids, junk) if not bad}
-
-
 def without_overlap(datasets):
     """The data sets, to be trained on together, without images that one took from another.
 
-    Beside Market-1501 or CUHK03, CUHK-PEDES loses its images from there. Some are of test people:
+    Next to Market-1501 or CUHK03, CUHK-PEDES loses its images from there. Some are of test people:
     "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not published
     (28,566 stay, Supp. Tab. 2), so the whole folder goes.
     """
-    beside = dict.fromkeys(each.layout for each in datasets if not is_drawn(each.root))
+    layouts = dict.fromkeys(each.layout for each in datasets if not is_drawn(each.root))
     kept = []
     for dataset in datasets:
         taken_from = LAYOUTS[dataset.layout].taken_from
-        folders = tuple(taken_from[layout] for layout in beside if layout in taken_from)
+        folders = tuple(taken_from[layout] for layout in layouts if layout in taken_from)
         if folders:
-            dataset = _without(dataset, folders)
+            records = tuple(record for record in dataset.records
+                            if record.role != "train" or not record.path.startswith(folders))
+            note = (f"{dataset.title}: {len(dataset.records) - len(records)} training images in "
+                    f"{', '.join(folders)} are left out, some are of test people of these sets")
+            dataset = dataset._replace(records=records, notes=(*dataset.notes, note))
         kept.append(dataset)
     return kept
 
 
-def _without(dataset, folders):
-    """A Dataset without its training images in some folders."""
-    records = tuple(record for record in dataset.records
-                    if record.role != "train" or not record.path.startswith(folders))
-    gone = len(dataset.records) - len(records)
-    warnings.warn(f"{dataset.title}: {gone} training images in {', '.join(folders)} are left out, "
-                  "some are of test people of the sets beside it", stacklevel=3)
-    return dataset._replace(records=records)
+def print_notes(datasets):
+    """What is odd about the data sets, a line each on stderr."""
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        print(f"note: {note}", file=sys.stderr)
 
 
-# ---- looking before training ----
+def oddities(dataset):
+    """[what is not as published: numbers of images and people, or people in both splits].
+
+    Nothing of drawn people. Where no split is as published, the data is one's own in this form.
+    """
+    if is_drawn(dataset.root):
+        return []
+    layout = LAYOUTS[dataset.layout]
+    people = {}
+    is_as_published = []
+    odd = []
+    for role in ("train", "val", "query", "gallery", "test"):
+        records = dataset.split(role)
+        people[role] = _values(records, "pid")
+        counted = len(records), len(people[role])
+        wanted = layout.published.get(f"{dataset.variant} {role}", layout.published.get(role))
+        if records and wanted:
+            is_as_published.append(counted == wanted)
+        if records and wanted and counted != wanted:
+            odd.append(f"{role} has {counted[0]} images or captions of {counted[1]} ids, "
+                       f"published are {wanted[0]} of {wanted[1]}")
+    if len(is_as_published) > 1 and not any(is_as_published):
+        odd = []
+    both = people["train"] & (people["query"] | people["gallery"] | people["test"])
+    if both and not layout.lists and not layout.parts:  # lists may number the two apart
+        odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
+    return odd
+
+
+def _unread(dataset):
+    """[how many image files lie among those of the records, or below, without a record]."""
+    layout = LAYOUTS[dataset.layout]
+    is_listed = dataset.streamed or layout.lists or layout.parts  # a list may leave some out
+    known = set()
+    folders = set()
+    for record in () if is_listed else dataset.records:
+        known |= {record.path, record.template_path, record.crop_path}
+        folders.add(os.path.dirname(record.path or ""))
+    unread = set()
+    for folder in folders - {""}:
+        files = glob(f"{folder}/**", root_dir=dataset.root, recursive=True)
+        unread |= {file for file in files if is_image(file) and file not in known}
+    if not unread:
+        return []
+    return [f"{len(unread)} image files, such as {min(unread)}, are in no record"]
+
+
+def _values(records, name):
+    """The known values of a field, of the records that are not junk."""
+    values = zip(column(records, name), column(records, "junk"), strict=True)
+    return {value for value, junk in values if not junk} - {None}
+
 
 def counts_table(dataset):
     """Ids, images, cameras and outfits of each split as text."""
@@ -232,28 +197,16 @@ def counts_table(dataset):
     lines = [line(title, "ids", "images", "cameras", "clothes", "")]
     for role in dict.fromkeys(column(dataset.records, "role")):
         records = dataset.split(role)
-        junk = column(records, "junk")
+        junk = sum(column(records, "junk"))
         captions = column(records, "modality").count("text")
-
-        ids = _distinct(column(records, "pid"), junk)
-        images = len(records) - sum(junk) - captions
-        cameras = _distinct(column(records, "cam"), junk)
-        clothes = _distinct(column(records, "clothes"), junk)
+        ids, cameras, clothes = (len(_values(records, name)) for name in ("pid", "cam", "clothes"))
+        images = len(records) - junk - captions
         counts = [count or "-" for count in (ids, images, cameras, clothes)]
 
-        notes = ""
-        if any(junk):
-            notes += f"  + {sum(junk)} junk"
-        if captions:
-            notes += f"  + {captions} captions"
+        notes = f"  + {junk} junk" if junk else ""
+        notes += f"  + {captions} captions" if captions else ""
         lines.append(line(f"  {role}", *counts, notes))
     return "\n".join(lines)
-
-
-def _distinct(values, junk):
-    """How many known values there are in records that are not junk."""
-    known = {value for value, bad in zip(values, junk) if not bad}
-    return len(known - {None})
 
 
 def check(datasets):
@@ -264,18 +217,13 @@ def check(datasets):
         for dataset in datasets:
             for start in range(0, len(dataset.records), 1024):
                 end = min(start + 1024, len(dataset.records))
-                records = [dataset.records[i] for i in range(start, end)]
-                complaints = pool.map(_complaint, _files(dataset.root, records))
-                bad |= dict.fromkeys(filter(None, complaints))
-                bar.update(len(records))
+                paths = set()
+                for record in (dataset.records[i] for i in range(start, end)):
+                    paths |= {record.path, record.template_path, record.crop_path}
+                files = [dataset.root / path for path in sorted(paths - {None})]
+                bad |= dict.fromkeys(filter(None, pool.map(_complaint, files)))
+                bar.update(end - start)
     return list(bad)
-
-
-def _files(root, records):
-    paths = set()
-    for record in records:
-        paths |= {record.path, record.template_path, record.crop_path}
-    return [root / path for path in sorted(paths - {None})]
 
 
 def _complaint(file):

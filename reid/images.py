@@ -10,10 +10,17 @@ from PIL import Image, ImageOps
 from reid.cli import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
+SUFFIXES = {  # of the files that Pillow reads, such as .jpg
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 # ImageNet's, for person images and instruction pictures, in training and test alike.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+
+def is_image(name):
+    """Whether a file's name is that of an image; `._name.jpg`, which macOS adds, is not."""
+    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")
 
 
 def load_image(path, size):
@@ -34,8 +41,8 @@ def load_image(path, size):
             image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     except Exception as error:  # decoders raise what they like at bytes that they do not expect
-        raise UserError(
-            f"cannot read image {path} ({error}); replace the file or take it off its list")
+        message = f"cannot read image {path} ({error}); replace the file or take it off its list"
+        raise UserError(message) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -61,8 +68,7 @@ def normalise(images):
 
 @functools.cache
 def mean_and_std(device):
-    """(3 1 1) each, for pixels from 0 to 255; made once, as a GPU waits for every list of numbers.
-    """
+    """(3 1 1) each, for pixels from 0 to 255; kept, as a GPU waits for every list of numbers."""
     with torch.inference_mode(False):  # training uses them too
         mean = torch.tensor(MEAN, device=device).mul(255).view(3, 1, 1)
         std = torch.tensor(STD, device=device).mul(255).view(3, 1, 1)

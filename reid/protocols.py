@@ -1,4 +1,4 @@
-"""Protocols: who asks, who answers, what is left out of a ranking and what is a hit.
+"""Protocols: which queries, which gallery, what is left out of a ranking and what is a hit.
 
 Letters in shapes: q queries, g gallery images.
 """
@@ -14,10 +14,8 @@ TRIALS = 10
 
 
 class Columns(NamedTuple):
-    """What a protocol may look at, as arrays over records.
+    """What a protocol may look at, as arrays over records; NaN = unknown, which equals nothing."""
 
-    NaN = unknown, which equals nothing, not even NaN.
-    """
     pid: np.ndarray
     cam: np.ndarray
     clothes: np.ndarray
@@ -27,20 +25,15 @@ class Columns(NamedTuple):
 
 def columns(queries, gallery):
     """Columns of both sides, (q 1) and (g): a comparison of the two broadcasts to (q g)."""
-    codes = {}
-
-    def code(value):
-        if value is None:
-            return np.nan
-        return codes.setdefault(value, len(codes))
+    codes = {}  # value -> number
 
     def side(records):
         rows = []
         for record in records:
-            cam = code(record.cam)
-            clothes = code(record.clothes)
-            target = code(record.target_clothes)
-            rows.append((record.pid, cam, clothes, target, record.junk))
+            known = (record.cam, record.clothes, record.target_clothes)
+            row = [np.nan if value is None else codes.setdefault(value, len(codes))
+                   for value in known]
+            rows.append((record.pid, *row, record.junk))
         return Columns(*np.array(rows, float).reshape(-1, 5).T)
 
     q = side(queries)
@@ -48,76 +41,32 @@ def columns(queries, gallery):
     return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
 
 
-# ---- what is left out, what is a hit: (q, g) -> (q g) bool ----
-
-def same_person(q, g):
-    return q.pid == g.pid
-
-
-def same_camera(q, g):
-    return same_person(q, g) & (q.cam == g.cam)
-
-
-def same_camera_or_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes == g.clothes))
-
-
-def same_camera_or_other_clothes(q, g):
-    return same_person(q, g) & ((q.cam == g.cam) | (q.clothes != g.clothes))
-
-
-def wanted_clothes(q, g):
-    return same_person(q, g) & (g.clothes == q.target)
-
-
-# ---- who takes part: Record -> bool ----
-
-def anything(record):
-    return True
-
-
-def infrared(record):
-    return record.modality == "ir"
-
-
-def visible(record):
-    return record.modality == "rgb"
-
-
-def seen_by(*cams):
-    return lambda record: record.cam in cams
-
-
-# ---- cells of which a trial takes one image each: Record -> key ----
-
-def person(record):
-    return record.pid
-
-
-def person_and_camera(record):
-    return record.pid, record.cam
-
-
-# ---- protocols ----
-
 class Protocol(NamedTuple):
+    """removed, positive: (q, g), `columns` -> (q g) bool, asked of images of the query's person."""
+
     name: str
-    removed: Callable  # (q, g) -> (q g) bool: left out of that query's ranking (junk always is)
-    positive: Callable  # (q, g) -> (q g) bool: a hit
-    is_query: Callable = anything  # Record -> bool
-    in_gallery: Callable = anything  # Record -> bool
-    cell: Callable | None = None  # Record -> key: a trial's gallery has one image of each cell
+    removed: Callable  # left out of that query's ranking, as junk always is
+    positive: Callable = lambda q, g: q.pid == g.pid  # a hit
+    queries: dict = {}  # field of a Record -> the values that it has in queries
+    gallery: dict = {}  # the same of gallery images
+    cell: tuple[str, ...] = ()  # fields: a trial's gallery has one image of each of their values
     people: bool = False  # the CMC ranks people, not images
-    transposed: bool = False  # the queries are drawn instead of the gallery
+    transposed: bool = False  # the queries are sampled instead of the gallery
     named: bool = False  # evaluated only if asked for by name
 
+    def is_query(self, record):
+        return all(getattr(record, field) in values for field, values in self.queries.items())
 
-GENERAL = Protocol("general", removed=same_camera, positive=same_person)
-OTHER_CLOTHES = Protocol("cc", removed=same_camera_or_clothes, positive=same_person)
-SAME_CLOTHES = Protocol("sc", removed=same_camera_or_other_clothes, positive=same_person)
+    def in_gallery(self, record):
+        return all(getattr(record, field) in values for field, values in self.gallery.items())
+
+
+GENERAL = Protocol("general", removed=lambda q, g: q.cam == g.cam)
+OTHER_CLOTHES = Protocol("cc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes == g.clothes))
+SAME_CLOTHES = Protocol("sc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes != g.clothes))
 
 # The right person in other clothes is a wrong answer, or a right one.
-STRICT = Protocol("strict", removed=same_camera, positive=wanted_clothes)
+STRICT = GENERAL._replace(name="strict", positive=lambda q, g: g.clothes == q.target)
 ID_ONLY = GENERAL._replace(name="id-only")
 
 # No cameras are known: nothing is removed.
@@ -144,45 +93,33 @@ def usual_protocols(task):
 
 def masks(protocol, q, g):
     """positive, removed, both (q g) bool. q, g: `columns`."""
-    positive = protocol.positive(q, g)
-    removed = protocol.removed(q, g) | g.junk
+    same_person = q.pid == g.pid
+    positive = same_person & protocol.positive(q, g)
+    removed = same_person & protocol.removed(q, g) | g.junk
     return positive, removed
 
 
 def trials(protocol, queries, gallery):
-    """[(indices of the queries, indices of the gallery)] of each trial.
-
-    A single one where nothing is drawn.
-    """
+    """[(indices of the queries, indices of the gallery)] of each trial; one if none is random."""
     query_indices = [i for i, record in enumerate(queries) if protocol.is_query(record)]
     gallery_indices = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
     if not protocol.cell:
         return [(query_indices, gallery_indices)]
 
+    records = queries if protocol.transposed else gallery
+    indices = query_indices if protocol.transposed else gallery_indices
     pairs = []
     for seed in range(TRIALS):
-        if protocol.transposed:
-            drawn = _drawn(queries, query_indices, seed, protocol.cell)
-            pairs.append((drawn, gallery_indices))
-        else:
-            drawn = _drawn(gallery, gallery_indices, seed, protocol.cell)
-            pairs.append((query_indices, drawn))
+        sample = trial_gallery([records[i] for i in indices], seed, protocol.cell)
+        sample = [indices[i] for i in sample]
+        pairs.append((sample, gallery_indices) if protocol.transposed else (query_indices, sample))
     return pairs
 
 
-def _drawn(records, indices, seed, cell):
-    pool = [records[i] for i in indices]
-    return [indices[i] for i in trial_gallery(pool, seed, cell)]
-
-
-def trial_gallery(records, seed, cell=person_and_camera):
-    """Indices of one of the records of every cell.
-
-    Drawn with the seeds and in the order of LLCM's published code.
-    """
+def trial_gallery(records, seed, cell=("pid", "cam")):
+    """Indices of one record of every cell, with the seeds and in the order of LLCM's own code."""
     rng = random.Random(seed)
-    by_path = sorted(range(len(records)), key=lambda i: records[i].path)
     cells = defaultdict(list)
-    for i in by_path:
-        cells[cell(records[i])].append(i)
+    for i in sorted(range(len(records)), key=lambda i: records[i].path):
+        cells[tuple(getattr(records[i], field) for field in cell)].append(i)
     return [rng.choice(cells[key]) for key in sorted(cells)]

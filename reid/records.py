@@ -12,14 +12,11 @@ LARGEST_ID = 2**53  # protocols compare ids as floats
 
 @dataclass(frozen=True)
 class Record:
-    """One image, or one caption that is a query by itself (path None, modality "text").
-
-    Paths start at the data set's root.
-    """
+    """One image, or one caption that is a query by itself (path None, modality "text")."""
 
     dataset: str
     role: str  # train, val, query, gallery; test where the protocol decides on the side (LLCM)
-    path: str | None
+    path: str | None  # as all paths below the data set's root
     pid: int  # as the data set numbers it
     cam: int | None = None  # None = unknown, equal to nothing
     clothes: str | None = None  # "pid:outfit", unique over people
@@ -27,51 +24,45 @@ class Record:
     captions: tuple[str, ...] = ()
     template_path: str | None = None  # shop picture of clothes
     crop_path: str | None = None  # clothes cropped from a photo of the person
-    target_clothes: str | None = None  # what a ctcc or li query asks for
+    target_clothes: str | None = None  # what a query asks for, if it asks for clothes
     view: str | None = None  # the data set's own tag: PRCC's camera letter, LLCM's session
     junk: bool = False  # deleted from every ranking; distractors are not junk
 
 
-def as_captions(value, where):
-    """What a JSON holds as captions, a sentence or a list of them, as a tuple.
-
-    UserError, which names `where`, if it is anything else.
-    """
-    captions = tuple(value) if isinstance(value, list) else (value,)
-    for caption in captions:
-        if not isinstance(caption, str) or not caption.strip() or not _is_utf8(caption):
-            raise UserError(
-                f"{where}: {caption!a:.60} is no caption; write a sentence, or a list of them")
-    return captions
+def as_captions(value):
+    """What a JSON holds as captions, a sentence or a list of them or nothing, as a tuple."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def check_record(record, where):
-    """UserError, which names `where`, for an id or a path that no data set can mean."""
+    """UserError, which names `where`, for an id, a path or a caption that no data set can mean."""
     for number in (record.pid, record.cam or 0):
         if type(number) is not int or abs(number) > LARGEST_ID:
-            raise UserError(f"{where}: {number!r:.60} is no id or camera; mend {record.path}")
+            raise UserError(
+                f"{where}: {number!r:.60} is no id or camera; correct that of {record.path!a}")
     for path in filter(None, (record.path, record.template_path, record.crop_path)):
-        if not _is_utf8(path):
-            raise UserError(f"{where}: {path!a} is not UTF-8; rename it")
+        if not _is_text(path):
+            raise UserError(f"{where}: {path!a:.200} is no path in UTF-8; rename it")
         if path.startswith("/") or ".." in path.split("/"):
-            raise UserError(f"{where}: {path} lies outside of the data set; mend the list")
+            raise UserError(f"{where}: {path} lies outside of the data set; correct the list")
+    for caption in record.captions:
+        if not _is_text(caption) or not caption.strip():
+            raise UserError(f"{where}: {caption!a:.60} is no caption of {record.path!a}; "
+                            "write a sentence, or a list of them")
 
 
-def _is_utf8(text):
-    """False for a lone surrogate: half a sign in JSON, a foreign byte in a file or its name."""
+def _is_text(value):
+    """False for a lone surrogate, too: half a sign in JSON, a foreign byte in a file's name."""
     try:
-        text.encode()
+        return isinstance(value, str) and bool(value.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 class Streamed(Sequence):
-    """Training Records that are read from a file one by one: too many to be in memory at once."""
-
-    def column(self, name):
-        """One field of all records as a list, without reading them."""
-        raise NotImplementedError
+    """Training Records too many to be in memory; `column(name)` gives a field without reading."""
 
 
 def column(records, name):
@@ -87,6 +78,9 @@ class Dataset(NamedTuple):
     task: str
     root: Path
     records: Sequence[Record]
+    protocols: tuple = ()  # of reid.protocols.Protocol, the default first
+    extra: bool = False  # trained on under this task, but not tested
+    notes: tuple[str, ...] = ()  # what is odd about it, a sentence each
 
     @property
     def layout(self):

@@ -7,10 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,11 +18,9 @@ import evaluate
 import train
 from model import ViT
 from reid import checkpoints, cli, weights
-from reid.folders import open_dataset
-from reid.images import load_image
 from tests.reference import golden, pass_checkpoint
 from tests.small_bert import write_bert
-from tests.test_data import cocas, market, put, text
+from tests.trees import put, text
 
 PATIENCE = 60  # seconds until a command counts as hanging
 STEP = ("--task", "t2i", "--text-model", "bert", "--steps", 1, "--ids", 2, "--images", 2)
@@ -194,122 +190,11 @@ def test_drawing_into_a_link(target, here, capsys):
     assert Path("link").is_symlink() and Path(target, "toy.json").is_file()
 
 
-# ---- lists, JSON, names ----
-
-def nested(depth):
-    return "[" * depth + "]" * depth
-
-
-@pytest.mark.parametrize("key,value", [
-    ("captions", 5), ("captions", {"a": "b"}), ("captions", [["a"]]), ("captions", [None]),
-    ("captions", ["\ud800"]), ("captions", ["fine", " "]), ("id", None), ("id", 1.5),
-    ("id", float("nan")), ("id", 10**30), ("id", "1"), ("id", True), ("file_path", None),
-    ("file_path", 7), ("file_path", "/etc/passwd"), ("file_path", "../../x.jpg"),
-    ("file_path", "\ud800.jpg"), ("split", ["train"]), ("split", None),
-])
-def test_an_entry_of_cuhk_pedes(key, value, here, refused):
-    entries = json.loads(Path("pedes/reid_raw.json").read_text())
-    entries[1][key] = value
-    text(here, "pedes/reid_raw.json", entries)
-    refused(data, ("pedes",), "pedes")
-
-
-@pytest.mark.parametrize("content", [
-    {}, [5], [{}], [{"id": 1}], [{"file_path": "a.jpg"}], 7, None, nested(10_000), "[", "", "NaN"])
-def test_a_json_of_cuhk_pedes(content, here, refused):
-    text(here, "pedes/reid_raw.json", "null" if content is None else content)
-    refused(data, ("pedes",), "reid_raw.json")
-
-
-@pytest.mark.parametrize("captions", [[{}], [5], {"a": 1}, [{"file_path": "x.jpg"}]])
-def test_captions_beside_cuhk_pedes(captions, here, refused):
-    entries = json.loads(Path("pedes/reid_raw.json").read_text())
-    for entry in entries:
-        del entry["captions"]
-    text(here, "pedes/reid_raw.json", entries)
-    text(here, "pedes/caption_all.json", captions)
-    refused(data, ("pedes",), "caption")
-
-
-@pytest.mark.parametrize("entry", [
-    {"id": 1, "file_path": "a.jpg"}, {"id": 1, "captions": ["a"]}, {"id": 1},
-    {"id": 1, "file_path": "a.jpg", "captions": [5]}, {"file_path": "a.jpg", "captions": ["a"]},
-    {"id": 1, "file_path": "a.jpg", "captions": []},
-    {"id": 10**30, "file_path": "a.jpg", "captions": ["a"]},
-    {"id": 1.5, "file_path": "a.jpg", "captions": ["a"]},
-    {"id": 1, "file_path": "../a.jpg", "captions": ["a"]},
-    '{"id": 1, "captions": ' + "[" * 10_000,
-])
-def test_an_entry_of_synth_pedes(entry, here, refused):
-    content = f"[{entry}]" if isinstance(entry, str) else [entry]
-    text(here, "synth/synthpedes-dataset.json", content)
-    refused(data, ("synth",), "synthpedes-dataset.json")
-
-
-def test_an_entry_of_synth_pedes_in_another_encoding(here, capsys):
-    entry = '[{"id": 1, "file_path": "a.jpg", "captions": ["caf\xe9"]}]'
-    Path("synth").mkdir()
-    Path("synth/synthpedes-dataset.json").write_bytes(entry.encode("latin-1"))
-    assert call(data, "synth") == 2  # with an index beside it
-    assert "synthpedes-dataset.json" in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize("captions", [
-    [], "null", 7, {"k1": 5}, {"k1": {}}, {"k1": [["a"]]}, {"k1": "\ud800"}, nested(10_000)])
-def test_the_captions_beside_a_list(captions, here, refused):
-    cocas(here / "cocas")
-    text(here, "cocas/real2/datalist/runner_real2_v1_gpt.json", captions)
-    refused(data, ("cocas", "--task", "li"), "cocas/real2/datalist")
-
-
-@pytest.mark.parametrize("row", [
-    "/etc/passwd k1 9 2 3", "../../../x.jpg k1 9 2 3", f"a.jpg k1 {10**30} 2 3",
-    f"a.jpg k1 {'9' * 5000} 2 3", f"a.jpg k1 9 2 {10**30}", "a.jpg k1 x 2 3"])
-def test_a_row_of_a_list(row, here, refused):
-    cocas(here / "cocas")
-    text(here, "cocas/real2/datalist/gallery_attr.txt", row)
-    refused(data, ("cocas", "--task", "li"), "cocas")
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_list_in_another_encoding(encoding, here, refused):
-    cocas(here / "cocas")
-    path = Path("cocas/real2/datalist/gallery_attr.txt")
-    path.write_bytes("images/1/caf\xe9.jpg k1 9 2 4\n".encode(encoding))
-    refused(data, ("cocas", "--task", "li"), path)
-    path = Path("pedes/reid_raw.json")
-    path.write_bytes(json.dumps(["caf\xe9"], ensure_ascii=False).encode(encoding))
-    refused(data, ("pedes",), path)
-
-
-def test_a_byte_order_mark_is_no_part_of_a_path(here):
-    cocas(here / "cocas")
-    before = open_dataset("cocas", "li").records
-    for path in Path("cocas").rglob("datalist/*"):
-        path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert open_dataset("cocas", "li").records == before
-
-
-def test_a_caption_may_stand_alone(here):
-    before = open_dataset("pedes", "t2i").records
-    entries = json.loads(Path("pedes/reid_raw.json").read_text())
-    for entry in entries:
-        [entry["captions"]] = entry["captions"]
-    text(here, "pedes/reid_raw.json", entries)
-    assert open_dataset("pedes", "t2i").records == before
-
-
-def test_a_file_name_that_is_not_utf8(here, refused):
-    market(here / "market")
-    name = os.fsencode("market/query/0009_c1s1_001051_") + b"\xff.jpg"
-    shutil.copy("market/query/0001_c1s1_001051_00.jpg", name)
-    refused(data, ("market",), "market", "not UTF-8")
-
-
-def test_a_folder_of_prcc_that_is_no_person(here, refused):
-    put(here, "prcc/rgb/train/092/A_cropped_rgb010.jpg", "prcc/rgb/train/1x/A_cropped_rgb010.jpg",
-        *(f"prcc/rgb/test/{letter}/001/cropped_rgb001.jpg" for letter in "ABC"))
-    refused(data, ("prcc",), "train/1x")
+def test_the_commands_say_what_a_reader_says(here, refused):
+    text(here, "pedes/reid_raw.json", [])
+    for module in (data, train):
+        flags = ("pedes",) if module is data else ("--data", "pedes", *STEP)
+        refused(module, flags, "reid_raw.json: empty split")
 
 
 # ---- permission ----
@@ -361,44 +246,6 @@ def test_a_pipe_is_no_image(here, refused):
     image.unlink()
     os.mkfifo(image)
     refused(evaluate, ("--checkpoint", "last.pt"), image)
-
-
-@pytest.mark.parametrize("kind", ["AVIF", "DDS", "PNG", "JPEG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_an_image_that_is_cut_short(kind, share, tmp_path):
-    path = tmp_path / "x.jpg"
-    Image.effect_noise((32, 64), 60).convert("RGB").save(path, kind)
-    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
-    with pytest.raises(cli.UserError, match="cannot read image .*x.jpg"):
-        load_image(path, (64, 32))
-
-
-@pytest.mark.parametrize("kind,dtype", [
-    ("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
-def test_an_image_of_16_bits_has_the_brightness_of_8(kind, dtype, tmp_path):
-    grey = np.arange(64 * 32).reshape(64, 32) % 256
-    Image.fromarray((grey * 257).astype(dtype)).save(tmp_path / "x.png", kind)
-    assert (load_image(tmp_path / "x.png", (64, 32)).numpy() == grey).all()
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_an_image_is_turned_as_its_exif_says(kind, tmp_path):
-    upright = Image.linear_gradient("L").resize((32, 64)).convert("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: to be shown, it is turned clockwise
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.jpg", kind, exif=exif)
-    pixels = load_image(tmp_path / "x.jpg", (64, 32)).float()
-    wanted = torch.tensor(np.array(upright)).permute(2, 0, 1)
-    assert (pixels - wanted).abs().max() < 8
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_is_white(mode, tmp_path):
-    image = Image.new("RGBA", (32, 64), (0, 0, 0, 0))
-    image.paste((0, 0, 0, 255), (0, 0, 16, 64))
-    image.convert(mode).save(tmp_path / "x.png")
-    pixels = load_image(tmp_path / "x.png", (64, 32))
-    assert (pixels[:, :, :16] == 0).all() and (pixels[:, :, 16:] == 255).all()
 
 
 # ---- checkpoints ----

@@ -1,9 +1,7 @@
-"""data.py on tiny fake trees with the names of the real data sets, and properties of sampler and transforms."""
+"""data.py: properties of the sampler, the batches and the transforms."""
 
-import json
 import multiprocessing
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -17,244 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 from reid.cli import UserError
 from data import PKSampler
-from reid import folders
-from reid.images import load_image, normalise
+from reid.images import normalise
 from reid.records import Dataset, Record
-
-PLAIN = Image.effect_noise((8, 16), 60).convert("RGB")
-
-
-def put(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in (".jpg", ".png"):
-            PLAIN.save(path)
-        else:
-            path.write_bytes(b"not an image")
+from tests.trees import cocas, opened, put
 
 
-def text(root, name, content):
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-def market(root):
-    put(root, "bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_03.jpg",
-        "bounding_box_train/-1_c1s1_000301_03.jpg", "bounding_box_train/Thumbs.db", "query/0001_c1s1_001051_00.jpg",
-        "bounding_box_test/0071_c6s2_072893_01.jpg", "bounding_box_test/-1_c1s1_000401_03.jpg",
-        "bounding_box_test/0000_c4s1_000051_02.jpg", "bounding_box_test/._0071_c6s2_072893_01.jpg")
-    return root
-
-
-def ltcc(root):
-    put(root, "train/013_2_c12_006327.png", "train/094_1_c9_015923.png", "query/148_1_c3_014811.png",
-        "test/001_1_c5_015874.png", "test/._001_1_c5_015874.png", "info/cloth-change_id_train.txt")
-    return root
-
-
-def llcm(root):
-    put(root, "nir/0001/0001_c01_s185535_f7010_nir.jpg", "vis/0001/0001_c02_s185535_f7010_vis.jpg",
-        "nir/0003/0003_c01_s185734_f3195_nir.jpg",  # a test person's file, also below test_nir: not for training
-        "test_nir/cam1/0003/0003_c01_s185734_f3195_nir.jpg", "test_vis/cam1/0003/0003_c01_s185734_f3199_vis.jpg",
-        "test_vis/cam3/0003/0003_c03_s185734_f3203_vis.jpg", "test_vis/cam3/0003/._0003_c03_s185734_f3203_vis.jpg")
-    text(root, "idx/train_vis.txt", "vis/0001/0001_c02_s185535_f7010_vis.jpg 0\n")
-    text(root, "idx/train_nir.txt", "nir/0001/0001_c01_s185535_f7010_nir.jpg 0\n\n")
-    return root
-
-
-PEDES = [{"split": "train", "id": 11003, "file_path": "train_query/p11600_s14885.jpg", "captions": ["a man", "walks"]},
-         {"split": "val", "id": 11004, "file_path": "CUHK03/299_4.jpg", "captions": ["a woman"]},
-         {"split": "test", "id": 12004, "file_path": "test_query/p6955_s9221.jpg", "captions": ["red", "a bag", "old"]}]
-
-
-def pedes(root):
-    put(root, *("imgs/" + entry["file_path"] for entry in PEDES))
-    text(root, "reid_raw.json", PEDES)
-    return root
-
-
-def cocas(root):
-    put(root, "real1/COCAS/a.jpg", "real1/COCAS/b.jpg", "real1/COCAS/templates/t.jpg", "real1/COCAS/crops/a.jpg",
-        "real2/real_reid_image_face_blur/images/1/q.jpg", "real2/real_reid_image_face_blur/images/1/g.jpg")
-    text(root, "real1/datalist/train_ctcc.txt", "COCAS/a.jpg COCAS/templates/t.jpg 7 1\n"
-         "COCAS/a.jpg COCAS/crops/a.jpg 7 1\nCOCAS/b.jpg COCAS/crops/b.jpg 8 2 5\n")
-    text(root, "real1/datalist/train_attr.txt", "COCAS/a.jpg one 7 1\nCOCAS/a.jpg two 7 1\nCOCAS/b.jpg one 8 2\n")
-    text(root, "real1/datalist/runner_real1_v1_gpt.json", {"one": "A man.", "two": "A tall man."})
-    text(root, "real2/datalist/query.txt", "images/1/q.jpg templates/9_2.jpg 9 2 3\n")
-    text(root, "real2/datalist/gallery.txt", "images/1/g.jpg crops/g.jpg 9 2 4\n")
-    text(root, "real2/datalist/query_attr.txt", "images/1/q.jpg k1 9 2 3\nimages/1/q.jpg k2 9 1 3\n")
-    text(root, "real2/datalist/gallery_attr.txt", "images/1/g.jpg k1 9 2 4\n")
-    text(root, "real2/datalist/runner_real2_v1_gpt.json", {"k1": "In red.", "k2": "In blue."})
-    return root
-
-
-TREES = {"market": market, "ltcc": ltcc, "llcm": llcm, "cuhk-pedes": pedes, "cocas": cocas}
-
-
-@pytest.fixture
-def toy(tmp_path):
-    """A folder that counts as drawn data, so that nobody compares it with published counts."""
-    text(tmp_path, "toy.json", {})
-    return tmp_path
-
-
-def by_role(dataset):
-    return Counter(record.role for record in dataset.records)
-
-
-# ---- readers ----
-
-def test_market_drops_junk_from_training_and_flags_it_in_the_gallery(toy):
-    dataset = folders.open_dataset(market(toy / "Market-1501-v15.09.15"), "trad")
-    assert by_role(dataset) == {"train": 2, "query": 1, "gallery": 3}
-    assert dataset.split("query") == [Record("market", "query", "query/0001_c1s1_001051_00.jpg", 1, 1)]
-    assert [(r.pid, r.cam, r.junk) for r in dataset.split("gallery")] == [(-1, 1, True), (0, 4, False), (71, 6, False)]
-    assert [(r.pid, r.cam, r.junk) for r in dataset.split("train")] == [(2, 1, False), (7, 3, False)]
-
-
-def test_ltcc_reads_person_outfit_and_two_digit_camera(toy):
-    dataset = folders.open_dataset(ltcc(toy / "LTCC_ReID"), "cc")
-    assert by_role(dataset) == {"train": 2, "query": 1, "gallery": 1}
-    assert [(r.pid, r.cam, r.clothes) for r in dataset.split("train")] == [(13, 12, "13:2"), (94, 9, "94:1")]
-    assert dataset.split("gallery")[0].path == "test/001_1_c5_015874.png"
-
-
-def test_llcm_trains_on_the_lists_and_takes_cameras_from_file_names(toy):
-    text(toy, "campus/cam7/toy.json", {})
-    dataset = folders.open_dataset(llcm(toy / "campus" / "cam7" / "LLCM"), "vi")  # "cam" in the root must not matter
-    assert by_role(dataset) == {"train": 2, "test": 3}
-    assert {(r.pid, r.cam, r.modality) for r in dataset.split("train")} == {(1, 2, "rgb"), (1, 1, "ir")}
-    assert [(r.pid, r.cam, r.modality) for r in dataset.split("test")] == [(3, 1, "rgb"), (3, 3, "rgb"), (3, 1, "ir")]
-    assert all((dataset.root / r.path).exists() for r in dataset.records)
-
-
-def test_cuhk_pedes_has_one_text_query_per_test_caption(toy):
-    dataset = folders.open_dataset(pedes(toy / "CUHK-PEDES"), "t2i")
-    assert by_role(dataset) == {"train": 1, "val": 1, "gallery": 1, "query": 3}
-    assert dataset.split("train")[0].captions == ("a man", "walks") and dataset.split("train")[0].pid == 11003
-    assert [(r.path, r.modality, r.pid, r.captions) for r in dataset.split("query")] == [
-        (None, "text", 12004, ("red",)), (None, "text", 12004, ("a bag",)), (None, "text", 12004, ("old",))]
-    assert dataset.split("gallery")[0].path == "imgs/test_query/p6955_s9221.jpg"
-
-
-def test_cuhk_pedes_captions_without_split_are_refused(toy):
-    root = pedes(toy / "CUHK-PEDES")
-    no_split = [{k: v for k, v in entry.items() if k != "split"} for entry in PEDES]
-    text(root, "reid_raw.json", no_split)
-    with pytest.raises(UserError, match="reid_raw.json.*split"):
-        folders.open_dataset(root, "t2i")
-    (root / "reid_raw.json").rename(root / "caption_all.json")
-    with pytest.raises(UserError, match="no split.*reid_raw.json"):
-        folders.open_dataset(root, "t2i")
-
-
-def test_cocas_ctcc_merges_training_rows_and_reads_the_wanted_clothes(toy):
-    dataset = folders.open_dataset(cocas(toy / "COCAS"), "ctcc")
-    assert dataset.records == (
-        Record("cocas", "train", "real1/COCAS/a.jpg", 7, None, "7:1", template_path="real1/COCAS/templates/t.jpg",
-               crop_path="real1/COCAS/crops/a.jpg"),
-        Record("cocas", "train", "real1/COCAS/b.jpg", 8, 5, "8:2", crop_path="real1/COCAS/crops/b.jpg"),
-        Record("cocas", "query", "real2/images/1/q.jpg", 9, 3, template_path="real2/templates/9_2.jpg",
-               target_clothes="9:2"),
-        Record("cocas", "gallery", "real2/images/1/g.jpg", 9, 4, "9:2", crop_path="real2/crops/g.jpg"))
-
-
-def test_cocas_li_takes_descriptions_from_the_json(toy):
-    dataset = folders.open_dataset(cocas(toy / "COCAS"), "li")
-    assert [r.captions for r in dataset.split("train")] == [("A man.", "A tall man."), ("A man.",)]
-    asked = [(r.captions, r.target_clothes) for r in dataset.split("query")]
-    assert asked == [(("In red.",), "9:2"), (("In blue.",), "9:1")]
-    assert [(r.captions, r.clothes) for r in dataset.split("gallery")] == [(("In red.",), "9:2")]
-
-
-def test_cocas_real2_alone_opens(toy):
-    root = cocas(toy / "COCAS")
-    (root / "real1").rename(toy / "elsewhere")
-    dataset = folders.open_dataset(root, "ctcc")
-    assert by_role(dataset) == {"query": 1, "gallery": 1}
+def test_a_test_set_is_not_trained_on(toy):
+    dataset = opened(cocas(toy), "ctcc")
+    dataset = dataset._replace(records=dataset.records[2:])
     with pytest.raises(UserError, match="COCAS.*no training images.*real1"):
         data.Batches([dataset], (16, 8), (8, 8), 1, 1, seed=0)
-
-
-@pytest.mark.parametrize("row, complaint", [
-    ("images/1/q.jpg k1 9", "3 columns"), ("my images/1/q.jpg k1 9 1 3", "6 columns"), ("q.jpg k1 nine 1", "integers"),
-    ("q.jpg k9 9 1", "no key 'k9'")])
-def test_a_bad_list_row_is_named_by_file_and_line(toy, row, complaint):
-    root = cocas(toy / "COCAS")
-    text(root, "real2/datalist/query_attr.txt", f"images/1/q.jpg k1 9 2 3\n\n{row}\n")
-    with pytest.raises(UserError, match=rf"query_attr\.txt:3.*{complaint}"):
-        folders.open_dataset(root, "li")
-
-
-def test_missing_and_empty_pieces_are_named(toy):
-    cases = [(market, "trad", "query", None), (ltcc, "cc", "test", None), (llcm, "vi", "test_nir", None),
-             (llcm, "vi", "idx/train_nir.txt", ""), (cocas, "ctcc", "real2/datalist/gallery.txt", ""),
-             (cocas, "li", "real1/datalist/runner_real1_v1_gpt.json", "{"), (pedes, "t2i", "reid_raw.json", PEDES[:2])]
-    for number, (build, task, piece, content) in enumerate(cases):
-        root = build(toy / str(number))
-        if content is None:
-            for path in sorted((root / piece).rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-        else:
-            text(root, piece, content)
-        with pytest.raises(UserError, match=Path(piece).name) as error:
-            folders.open_dataset(root, task)
-        assert "\n" not in str(error.value)
-
-
-def test_a_foreign_name_is_an_error_not_a_guess(toy):
-    root = market(toy / "Market")
-    put(root, "query/0003_cam2.jpg")
-    with pytest.raises(UserError, match="0003_cam2.jpg.*0002_c1s1"):
-        folders.open_dataset(root, "trad")
-
-
-def test_counts_are_compared_with_the_published_ones_except_for_drawn_data(tmp_path):
-    root = market(tmp_path / "Market")
-    with pytest.warns(UserWarning, match=r"train 2 images of 2 ids \(published 12936 of 751\); query"):
-        folders.open_dataset(root, "trad")
-    text(tmp_path, "toy.json", {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        table = folders.counts_table(folders.open_dataset(root, "trad"))
-    assert [line.split() for line in table.splitlines()[1:]] == [
-        ["train", "2", "2", "2", "-"], ["query", "1", "1", "1", "-"], ["gallery", "2", "2", "2", "-", "+", "1", "junk"]]
-
-
-# ---- finding ----
-
-def test_a_folder_of_several_sets_serves_every_task(toy):
-    for name, build in TREES.items():
-        build(toy / name)
-    assert sorted(d.task for d in folders.open_all(toy)) == ["cc", "ctcc", "li", "t2i", "t2i", "trad", "vi"]
-    assert [d.root.name for d in folders.open_all(toy, "t2i")] == ["cuhk-pedes"], "alone, t2i is the paper's"
-    assert folders.open_dataset(toy, "vi").root == toy / "llcm"
-
-
-def test_search_does_not_walk_image_folders(toy, monkeypatch):
-    put(toy, *(f"photos/{i}.txt" for i in range(200)))
-    market(toy / "photos" / "deep")
-    market(toy / "a" / "Market")
-    listed = []
-    scandir = folders.os.scandir
-    monkeypatch.setattr(folders.os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
-    assert folders.find_datasets(toy) == [("market", toy / "a" / "Market")]
-    assert not any("bounding_box" in str(path) for path in listed)
-
-
-def test_what_cannot_be_found_is_said(toy):
-    with pytest.raises(UserError, match="nowhere: no such folder"):
-        folders.open_all(toy / "nowhere")
-    put(toy / "holiday", "beach/1.jpg")
-    with pytest.raises(UserError, match=r"LTCC \(train, query, test\).*[Ff]ound beach"):
-        folders.open_all(toy / "holiday")
-    market(toy / "m")
-    with pytest.raises(UserError, match=r"--task vi; found Market-1501 \(trad\)"):
-        folders.open_dataset(toy, "vi")
-    market(toy / "again")
-    with pytest.raises(UserError, match="more than once.*again"):
-        folders.open_all(toy)
 
 
 # ---- sampling ----
@@ -426,32 +196,6 @@ def test_a_broken_image_is_named_in_one_line_also_from_a_worker(world, toy, work
 
 
 # ---- transforms ----
-
-def test_truncated_jpeg_is_named(tmp_path):
-    path = tmp_path / "0002_c1s1_000451_03.jpg"
-    Image.effect_noise((64, 128), 60).convert("RGB").save(path)
-    assert load_image(path, (32, 16)).shape == (3, 32, 16)
-    path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(UserError, match="0002_c1s1_000451_03.jpg"):
-        load_image(path, (32, 16))
-
-
-def test_load_image_keeps_orientation_channels_and_detail(tmp_path):
-    image = Image.new("RGB", (64, 128), (255, 0, 0))
-    image.paste((0, 0, 255), (0, 64, 64, 128))  # red above blue
-    image.save(tmp_path / "a.png")
-    red, green, blue = load_image(tmp_path / "a.png", (16, 8)).float().mean(2)
-    assert red[:7].min() > 250 and blue[9:].min() > 250 and green.max() < 5
-    stripes = Image.fromarray((torch.arange(512) // 8 % 2 * 255).to(torch.uint8).expand(1024, 512).numpy())
-    stripes.save(tmp_path / "grey.jpg")  # not RGB, and decoded at half its size, which must keep stripes of two pixels
-    assert load_image(tmp_path / "grey.jpg", (256, 128)).float().std() > 90
-
-
-def test_normalise_has_zero_mean_and_unit_deviation_on_imagenet_pixels():
-    pixel = torch.tensor([[0.485, 0.456, 0.406], [0.485 + 0.229, 0.456 + 0.224, 0.406 + 0.225]]) * 255
-    out = normalise(pixel.round().to(torch.uint8).view(2, 3, 1, 1)).view(2, 3)
-    assert out.dtype == torch.float32 and torch.allclose(out, torch.tensor([[0.0], [1.0]]).expand(2, 3), atol=0.01)
-
 
 def noise(b, h, w, seed=0):
     return torch.randint(0, 256, (b, 3, h, w), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)

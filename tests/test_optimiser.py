@@ -22,6 +22,7 @@ import data
 import toydata
 import model as irm
 import train
+from instructions import asked_tasks
 from reid.folders import open_all
 from tests.explain import assert_close, close
 from tests.small_bert import write_bert
@@ -164,7 +165,7 @@ def test_feature_fused_is_what_the_evaluation_ranks(recording):
 
 def test_every_step_trains_on_the_augmented_batch_of_its_number(recording):
     model = recording.model
-    datasets = open_all(recording.people, "li")
+    datasets = open_all(recording.people, asked_tasks("li"))
     batches = data.Batches(datasets, model.size, model.picture_size, IDS, IMAGES, seed=SEED)
     assert len(recording.augmented) == STEPS, "data.augment is not called once in each step"
 
@@ -196,7 +197,7 @@ def test_every_step_flips_crops_and_erases_as_it_was_told(recording):
 def test_the_ratios_are_the_shares_of_the_tasks_in_a_round(recording):
     config = train.Config(data=str(recording.people), size="tiny", ids=IDS, images=IMAGES,
                           ratios="trad:3,li:2")
-    batches = train.make_batches(config, open_all(config.data), rank=0, world=1)
+    batches = train.make_batches(config, open_all(config.data, asked_tasks("all")), rank=0, world=1)
     expected = {"trad": 3, "cc": 1, "ctcc": 1, "vi": 1, "t2i": 1, "li": 2}
     found = Counter(batches.cycle)
     assert found == expected, f"--ratios {config.ratios} makes rounds of {dict(found)}"

@@ -22,7 +22,7 @@ import train
 from toydata import __main__ as toydata_command
 from exercises import grade, make
 from reid import checkpoints, cli
-from tests.test_data import put, text
+from tests.trees import put, text
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -22,6 +22,7 @@ from tests.reference import (PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, go
                              pass_checkpoint, under)
 from reid import checkpoints, weights
 from reid.cli import UserError
+from instructions import asked_tasks
 from reid.folders import open_all
 from reid.history import read_log
 from reid.images import normalise
@@ -434,7 +435,7 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory():
 
 def eq8(model, folder):
     """Eq. 8's terms of three fixed training batches, in evaluation mode."""
-    datasets = open_all(folder, "t2i")
+    datasets = open_all(folder, asked_tasks("t2i"))
     batches = data.Batches(datasets, model.size, model.picture_size, 6, 2, seed=9)
     config, total = train.Config(), {}
     torch.manual_seed(0)

@@ -1,0 +1,216 @@
+"""Data sets are found, opened, counted and checked, and all of them train."""
+
+import shutil
+
+import pytest
+
+import data
+import dolls
+import evaluate
+import train
+from instructions import asked_tasks
+from reid import folders
+from reid.cli import UserError
+from reid.history import read_log
+from reid.layouts import LAYOUTS, Layout, caption_queries, read_images
+from reid.protocols import GENERAL, TEXT
+from tests import trees
+from tests.test_train import FAST, command, one_line  # noqa: F401 (a fixture)
+from tests.trees import PEDES, TREES, opened, put, text
+
+ALL = asked_tasks("all")
+
+
+# ---- finding ----
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(name, toy):
+    root = TREES[name](toy / "zip/zip/tree")
+    for start in (root, root.parent, toy / "zip", toy):
+        assert folders.find_datasets(start) == [(name, root)]
+
+
+def test_sets_of_one_folder(toy):
+    for name, build in TREES.items():
+        if name != "omnireid":  # its lists tell no task but t2i
+            build(toy / name)
+    found = [(d.layout, d.task) for d in folders.open_all(toy, ALL)]
+    wanted = [(name, task) for name in sorted(TREES) for task in LAYOUTS[name].protocols]
+    wanted.remove(("cocas", "both"))  # only if it is asked for
+    assert found == sorted([*wanted, ("cocas", "t2i")], key=lambda each: each[0])
+    assert opened(toy, "vi").root == toy / "llcm"
+
+
+@pytest.mark.parametrize("place", ["real2", "real2/real_reid_image_face_blur", "COCAS-Real2"])
+def test_a_published_real2_beside_the_lists_of_real1(place, toy):
+    shutil.rmtree(trees.cocas(toy) / "real2")
+    trees.real2(toy / place)
+    market = trees.market(toy / "market/Market-1501")
+    found = folders.find_datasets(toy)
+    assert set(found) == {("cocas", toy), ("cocas-real2", toy / place), ("market", market)}
+    trained, tested = folders.open_all(toy, asked_tasks("ctcc"))
+    assert (trained.tested, tested.tested, tested.split("train")) == (False, True, [])
+    trees.cocas(toy / "b")
+    trees.real2(toy / "b/real2/deeper")  # lists of real2 come before its published form
+    assert [name for name, _ in folders.find_datasets(toy / "b")] == ["cocas"]
+
+
+def test_what_cannot_be_found_is_said(toy):
+    put(toy / "holiday", "beach/1.jpg")
+    trees.market(toy / "a")
+    for path, words in ((toy / "nowhere", "nowhere: no such folder"),
+                        (toy / "holiday", r"LTCC \(train, query, test\).* Found beach"),
+                        (toy / "a", r"--task vi; found Market-1501 \(trad\)")):
+        with pytest.raises(UserError, match=words):
+            folders.open_all(path, asked_tasks("vi"))
+    trees.market(toy / "again")
+    with pytest.raises(UserError, match=f"more than once .{toy}/a, {toy}/again"):
+        folders.open_all(toy, ALL)
+
+
+# ---- what is odd ----
+
+def notes(root, task="trad"):
+    return opened(root, task).notes
+
+
+def test_published_counts(tmp_path, monkeypatch):
+    root = trees.cuhk03(tmp_path / "np")
+    assert notes(root) == ()  # no split is as published: one's own
+    row = LAYOUTS["cuhk03"]
+    close = {"train": (1, 1), "query": (5, 5), "labeled query": (1, 1), "labeled train": (9, 1)}
+    monkeypatch.setitem(LAYOUTS, "cuhk03", row._replace(published=close))
+    assert notes(root) == (f"CUHK03 detected in {root}: query has 1 images or captions of 1 ids, "
+                           "published are 5 of 5",)
+    assert "train has 1 images or captions of 1 ids" in notes(root / "labeled")[0]
+    text(tmp_path, "toy.json", {})
+    assert notes(root) == ()
+
+
+def test_people_in_both_splits_and_images_without_a_record(tmp_path, command):  # noqa: F811
+    root = trees.market(tmp_path / "m")
+    (root / "bounding_box_train/-1_c1s1_000301_03.jpg").unlink()
+    assert notes(root) == ()
+    put(root, "query/0002_c2s1_000001_00.jpg", "query/new/0003_c1s1_000001_00.JPG",
+        "query/new/notes.txt", "query/._a.jpg")
+    both, unread = notes(root)
+    assert "1 people, such as 2, are in training and in test" in both
+    assert unread.endswith("1 image files, such as query/new/0003_c1s1_000001_00.JPG, "
+                           "are in no record")
+    code, out, err = command(data, root)
+    assert code == 0 and [f"note: {both}", f"note: {unread}"] == err.splitlines()[:2]
+
+
+def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path, capsys):
+    entries = [{**PEDES[0], "split": split, "file_path": f"{source}/{split}.jpg"}
+               for split in ("train", "test") for source in ("Market", "CUHK03", "train_query")]
+    text(tmp_path, "pedes/reid_raw.json", entries)
+    put(tmp_path, "pedes/imgs/Market/0.jpg")
+    trees.market(tmp_path / "m")
+    alone = folders.open_all(tmp_path / "pedes", ALL)
+    assert folders.without_overlap(alone) == alone
+    kept = folders.without_overlap(folders.open_all(tmp_path, ALL))
+    [left] = [d for d in kept if d.task == "t2i"]
+    sources = ["imgs/CUHK03/train.jpg", "imgs/train_query/train.jpg"]
+    assert [r.path for r in left.split("train")] == sources
+    assert len(left.split("gallery")) == 3  # the test split stays what it is
+    folders.print_notes([*kept, *kept])
+    assert capsys.readouterr().err.count("1 training images in imgs/Market/ are left out") == 1
+    text(tmp_path, "toy.json", {})  # drawn people are in one data set each
+    drawn = folders.open_all(tmp_path, ALL)
+    assert folders.without_overlap(drawn) == drawn
+
+
+def test_validation_images_are_trained_on_by_option(toy):
+    root = trees.msmt17(toy / "msmt")
+    [dataset] = folders.open_all(root, ALL, val=True)
+    val, train_image = (opened(root, "trad").split(role)[0].path for role in ("val", "train"))
+    assert [r.path for r in dataset.split("train")] == [val, train_image]
+    assert dataset.split("val") == [] and len(dataset.records) == 4
+
+
+def test_counts_table(toy):
+    table = folders.counts_table(opened(trees.market(toy / "m"), "trad"))
+    assert [line.split() for line in table.splitlines()] == [
+        ["Market-1501", "(trad)", "ids", "images", "cameras", "clothes"],
+        ["train", "2", "2", "2", "-"], ["query", "1", "1", "1", "-"],
+        ["gallery", "2", "2", "2", "-", "+", "1", "junk"]]
+    table = folders.counts_table(opened(trees.pedes(toy / "p"), "t2i"))
+    assert table.splitlines()[-1].split() == ["query", "1", "-", "-", "-", "+", "2", "captions"]
+
+
+def test_images_that_do_not_open_are_listed(toy, command):  # noqa: F811
+    root = trees.real2(toy / "Real2")
+    code, out, err = command(data, root)
+    assert code == 0 and "every image opens" in out and "opening images" in err
+    for name in ("images/1/a.jpg", "templates/17.jpg"):
+        (root / name).write_bytes((root / name).read_bytes()[:300])
+    (root / "images/3/c.jpg").unlink()
+    code, out, err = command(data, root)
+    bad = [line.split()[3] for line in out.splitlines() if line.startswith("cannot read image")]
+    assert bad == [str(root / name) for name in ("images/1/a.jpg", "images/3/c.jpg",
+                                                 "templates/17.jpg")]
+    one_line((code, out, err), "3 images do not open")
+
+
+# ---- all of them train and are tested ----
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layouts") / "toy"
+    dolls.make_toy(folder, people=8, sets="all")
+    return folder
+
+
+def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):  # noqa: F811
+    datasets = folders.open_all(drawn, ALL)
+    assert {d.layout for d in datasets} == set(LAYOUTS) and folders.check(datasets) == []
+    assert not any(d.notes for d in datasets)
+    code, out, err = command(train, "--data", drawn, "--steps", 14, "--name", "all", *FAST)
+    assert code == 0, err
+    rows = read_log("runs/all")[-1]["rows"]
+    got = {(row["data"], row["task"], row["protocol"].split(" + ")[0]) for row in rows}
+    assert got == {(d.title, d.task, protocol.name) for d in datasets if d.tested
+                   for protocol in d.protocols if not protocol.named}
+    assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in rows)
+    model = ("--checkpoint", "runs/all/last.pt")
+    for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
+                  ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
+        code, out, err = command(evaluate, *model, *flags)
+        assert code == 0 and flags[-1] in out, err
+    one_line(command(evaluate, *model, "--data", drawn / "SYNTH-PEDES"), "no test split")
+    one_line(command(train, "--data", drawn / "COCAS-Real2", "--steps", 1), "no training images")
+
+
+def read_mine(root, row):
+    """`p12_0001.jpg` = person; captions.json has what each image shows."""
+    roles = {"my_train": "train", "my_query": "query", "my_gallery": "gallery"}
+    if row.text_only:
+        del roles["my_query"]
+    records = read_images(root, row, "mine", roles, r"p(?P<pid>\d+)_", "p12_0001.jpg",
+                          captions="captions.json")
+    return records + caption_queries(records) if row.text_only else records
+
+
+def test_images_and_captions_of_ones_own(toy, monkeypatch):
+    captions = {}
+    for role, people in (("train", (1, 2)), ("query", (2, 10)), ("gallery", (2, 10))):
+        for pid in people:
+            path = f"my_{role}/p{pid}_0001.jpg"
+            put(toy / "mine", path)
+            captions[path] = "a man in red" if role == "gallery" else ["a woman", "in blue"]
+    text(toy, "mine/captions.json", captions)
+    row = Layout("My photos", (("my_train", "captions.json"),), read_mine,
+                 {"t2i": (TEXT,), "li": (GENERAL,)})
+    monkeypatch.setitem(LAYOUTS, "mine", row)
+
+    described = opened(toy / "mine", "li")
+    assert [(r.role, r.pid, r.captions) for r in described.split("query")] == [
+        ("query", 10, ("a woman", "in blue")), ("query", 2, ("a woman", "in blue"))]
+    searched = opened(toy / "mine", "t2i").split("query")
+    assert [(r.path, r.pid, r.captions) for r in searched] == [
+        (None, 10, ("a man in red",)), (None, 2, ("a man in red",))]
+    del captions["my_gallery/p2_0001.jpg"]
+    text(toy, "mine/captions.json", captions)
+    with pytest.raises(UserError, match="captions.json: no captions of my_gallery/p2_0001.jpg"):
+        opened(toy / "mine", "t2i")

@@ -1,0 +1,187 @@
+"""Tiny trees with the names of the real data sets."""
+
+import json
+
+from PIL import Image
+
+from instructions import asked_tasks
+from reid.folders import open_all
+
+PHOTO = Image.effect_noise((8, 16), 60).convert("RGB")
+
+
+def put(root, *names):
+    """Writes files: photos, and what is no photo where the suffix says so."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
+            PHOTO.save(path)
+        else:
+            path.write_bytes(b"not an image")
+
+
+def text(root, name, content):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def opened(root, task):
+    """The one Dataset that serves a task."""
+    [dataset] = open_all(root, asked_tasks(task))
+    return dataset
+
+
+def market(root):
+    put(root, "bounding_box_train/0002_c1s1_000451_03.jpg",
+        "bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_train/-1_c1s1_000301_03.jpg",
+        "bounding_box_train/Thumbs.db", "query/0001_c1s1_001051_00.jpg",
+        "bounding_box_test/0071_c6s2_072893_01.jpg", "bounding_box_test/-1_c1s1_000401_03.jpg",
+        "bounding_box_test/0000_c4s1_000051_02.jpg",
+        "bounding_box_test/._0071_c6s2_072893_01.jpg")
+    return root
+
+
+def msmt17(root, version="V1"):
+    mask = "mask_" if version == "V2" else ""
+    end = "_v2" if version == "V2" else ""
+    rows = {
+        "train": "0000/0000_000_01_0303morning_0008_0.jpg",
+        "val": "0000/0000_012_06_0303morning_0006_2_ex.jpg",
+        "query": "0000/0000_001_07_0303noon_0020_1.jpg",
+        "gallery": "0000/0000_045_12_0302afternoon_0006_2.jpg",
+    }
+    for name, row in rows.items():
+        folder = "test" if name in ("query", "gallery") else "train"
+        put(root, f"{mask}{folder}{end}/{row}")
+        text(root, f"list_{name}.txt", f"{row} 0\n")
+    put(root, f"{mask}train{end}/0000/._0000_000_01_0303morning_0008_0.jpg")
+    return root
+
+
+def cuhk03(root):
+    for kind, suffix in (("detected", "png"), ("labeled", "jpg")):
+        put(root, f"{kind}/bounding_box_train/0001_c1_1.{suffix}", f"{kind}/query/Thumbs.db",
+            f"{kind}/query/0003_c2_27.{suffix}", f"{kind}/bounding_box_test/0003_c1_21.{suffix}")
+    return root
+
+
+def ltcc(root):
+    put(root, "train/013_2_c12_006327.png", "train/094_1_c9_015923.png",
+        "query/148_1_c3_014811.png", "test/001_1_c5_015874.png", "test/._001_1_c5_015874.png",
+        "info/cloth-change_id_train.txt")
+    return root
+
+
+def ltcc_clothes(root, tested=True):
+    """LTCC_ReID beside clothes and lists, whose own numbers of people and clothes differ."""
+    ltcc(root / "LTCC_ReID")
+    put(root, "croped_clothes/013_2_c12_006327.png", "croped_clothes/001_1_c5_015874.png",
+        "croped_clothes/148_1_c3_014811.png", "templates/7.jpg", "white_shirt.jpg")
+    photo = "LTCC_ReID/train/013_2_c12_006327.png"
+    text(root, "datalist/train_ctcc.txt",
+         f"{photo} croped_clothes/013_2_c12_006327.png 0 70\n{photo} templates/7.jpg 0 70\n")
+    if tested:
+        text(root, "datalist/query_ctcc.txt",
+             "LTCC_ReID/query/148_1_c3_014811.png templates/7.jpg 148 2 3\n")
+        text(root, "datalist/gallery_ctcc.txt", "LTCC_ReID/test/001_1_c5_015874.png "
+             "croped_clothes/001_1_c5_015874.png 1 1 5\n")
+    return root
+
+
+def prcc(root):
+    put(root, "rgb/train/092/A_cropped_rgb010.jpg", "rgb/train/092/C_cropped_rgb001.jpg",
+        "rgb/train/092/Thumbs.db", "rgb/val/092/B_cropped_rgb001.jpg",
+        "rgb/test/A/001/cropped_rgb001.jpg", "rgb/test/B/001/cropped_rgb002.jpg",
+        "rgb/test/C/001/cropped_rgb010.jpg", "sketch/train/092/A.jpg")
+    return root
+
+
+def vc_clothes(root):
+    put(root, "train/0007-01-01-01.jpg", "query/0001-02-03-04.jpg", "gallery/0001-03-03-05.jpg")
+    return root
+
+
+def llcm(root):
+    train = {kind: f"{kind}/0001/0001_c0{cam}_s185535_f7010_{kind}.jpg"
+             for kind, cam in (("nir", 1), ("vis", 2))}
+    put(root, *train.values(), "nir/0003/0003_c01_s185734_f3195_nir.jpg",  # a test person's
+        "test_nir/cam1/0003/0003_c01_s185734_f3195_nir.jpg",
+        "test_vis/cam1/0003/0003_c01_s185734_f3199_vis.jpg",
+        "test_vis/cam3/0003/0003_c03_s185734_f3203_vis.jpg")
+    for kind, row in train.items():
+        text(root, f"idx/train_{kind}.txt", f"{row} 0\n\n")
+    return root
+
+
+PEDES = [
+    {"split": "train", "id": 11003, "file_path": "train_query/p1.jpg", "captions": ["a", "b"]},
+    {"split": "val", "id": 11004, "file_path": "CUHK03/299_4.jpg", "captions": ["a woman"]},
+    {"split": "test", "id": 12004, "file_path": "test_query/p6.jpg", "captions": ["red", "old"]},
+]
+
+
+def pedes(root):
+    put(root, *("imgs/" + entry["file_path"] for entry in PEDES))
+    text(root, "reid_raw.json", PEDES)
+    return root
+
+
+SYNTH = [
+    {"id": 7, "file_path": "Part1/7/1.jpg", "attributes": ["man,black hair"],
+     "captions": ["A man in a café {."], "prompt_caption": ["A photo of a man."]},
+    {"id": 78923, "file_path": "Part3/78923/4.jpg", "attributes": ["woman"],
+     "captions": ["One.", "Two."], "prompt_caption": ["Three."]},
+]
+
+
+def synth_pedes(root, name="synthpedes-dataset.json"):
+    put(root, *(entry["file_path"] for entry in SYNTH))
+    content = json.dumps(SYNTH, ensure_ascii=False, indent=1)
+    (root / name).write_text(content, encoding="utf-8")
+    return root
+
+
+def cocas(root):
+    put(root, "real1/COCAS/a.jpg", "real1/COCAS/b.jpg", "real1/COCAS/templates/t.jpg",
+        "real1/COCAS/crops/a.jpg", "real2/images/1/q.jpg", "real2/images/1/g.jpg")
+    text(root, "real1/datalist/train_ctcc.txt", "COCAS/a.jpg COCAS/templates/t.jpg 7 1\n"
+         "COCAS/a.jpg COCAS/crops/a.jpg 7 1\nCOCAS/b.jpg COCAS/crops/b.jpg 8 2 5\n")
+    text(root, "real1/datalist/train_attr.txt",
+         "COCAS/a.jpg one 7 1\nCOCAS/a.jpg two 7 1\nCOCAS/b.jpg one 8 2\n")
+    text(root, "real1/datalist/gpt.json", {"one": "A man.", "two": "A tall man."})
+    text(root, "real2/datalist/query.txt", "images/1/q.jpg templates/9_2.jpg 9 2 3\n")
+    text(root, "real2/datalist/gallery.txt", "images/1/g.jpg crops/g.jpg 9 2 4\n")
+    text(root, "real2/datalist/query_attr.txt",
+         "images/1/q.jpg k1 9 2 3\nimages/1/q.jpg k2 9 1 3\n")
+    text(root, "real2/datalist/gallery_attr.txt", "images/1/g.jpg k1 9 2 4\n")
+    text(root, "real2/datalist/gpt.json", {"k1": "In red.", "k2": "In blue."})
+    return root
+
+
+def real2(root):
+    """COCAS+ Real2 as it is published; the images' names are made up."""
+    put(root, "images/1/a.jpg", "images/2/b.jpg", "images/3/c.jpg", "templates/17.jpg")
+    text(root, "query.txt", "images/1/a.jpg templates/17.jpg 9 17 3\n")
+    text(root, "gallery.txt", "images/2/b.jpg 9 17 4\nimages/3/c.jpg 9 18 4\n\n")
+    return root
+
+
+def omnireid(root):
+    put(root, "img/1_rgb.jpg", "img/2_nir.jpg", "img/3_rgb.jpg")
+    text(root, "datalist/train_t2i.txt",
+         "img/1_rgb.jpg a 4 1\nimg/1_rgb.jpg b 4 1\nimg/2_nir.jpg a -1 0\n")
+    text(root, "datalist/train.txt", "img/1_rgb.jpg x 4 1 2\n")
+    text(root, "datalist/query.txt", "img/2_nir.jpg a 9 2 3\n")
+    text(root, "datalist/gallery.txt",
+         "img/3_rgb.jpg sentinel.png 9 1\nimg/1_rgb.jpg sentinel.png -1 1\n")
+    text(root, "datalist/gpt.json", {"a": "In red.", "b": "In blue.", "img/2_nir.jpg": "In grey."})
+    return root
+
+
+TREES = {
+    "market": market, "msmt17": msmt17, "cuhk03": cuhk03, "ltcc": ltcc,
+    "ltcc-clothes": ltcc_clothes, "prcc": prcc, "vc-clothes": vc_clothes, "llcm": llcm,
+    "cuhk-pedes": pedes, "synth-pedes": synth_pedes, "cocas": cocas, "cocas-real2": real2,
+    "omnireid": omnireid,
+}
