@@ -492,11 +492,11 @@ def build_model(config, classes):
         cross = CrossEncoder(bert_config, image_width)
         weights.load_exactly(cross, tensors, albef)
         counts = f"{len(bert.state_dict())} + {len(tensors)} tensors loaded"
-        report.append(f"text, and E_f of t2i: ALBEF in {albef}: {counts}, missing none")
+        report.append(f"text, and E_f of t2i: ALBEF in {albef}: {counts}, missing: none")
     elif config.text_model:
         bert, tokenizer = named_text_model(config.text_model)
         counts = f"{len(bert.state_dict())} tensors loaded"
-        report.append(f"text: BERT in {config.text_model}: {counts}, missing none")
+        report.append(f"text: BERT in {config.text_model}: {counts}, missing: none")
     else:
         bert, tokenizer = embedded_text_model()
     check_vocabulary(bert, tokenizer, albef or config.text_model)

@@ -61,8 +61,7 @@ def _text_model(folder):
 
     Raises what transformers raises; ValueError if it is another model, or a part is missing.
     """
-    # here, since it takes seconds
-    from transformers import BertModel, BertTokenizer, PretrainedConfig, logging
+    from transformers import BertModel, BertTokenizer, PretrainedConfig, logging  # takes seconds
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -72,11 +71,8 @@ def _text_model(folder):
 
     values, _ = PretrainedConfig.get_config_dict(folder)
     bert, info = BertModel.from_pretrained(
-        folder,
-        config=bert_config(values),
-        add_pooling_layer=False,
-        dtype=torch.float32,
-        output_loading_info=True,
+        folder, config=bert_config(values), dtype=torch.float32,
+        add_pooling_layer=False, output_loading_info=True,
     )
     if info["missing_keys"]:
         raise ValueError(f"no {min(info['missing_keys'])} in it")
@@ -93,9 +89,8 @@ def bert_config(values):
     kind = values.get("model_type", "bert")
     if kind != "bert":
         raise ValueError(f"a {kind} model, and only BERTs are known here")
-    for key in ("auto_map", "quantization_config"):
-        if key in values:
-            raise ValueError(f"its config has {key}, which is not read")
+    if {"auto_map", "quantization_config"} & values.keys():
+        raise ValueError("with code of its own, or quantised")
     known = {key: values[key] for key in BERT_VALUES if key in values}
     return BertConfig(**known, attn_implementation="sdpa")
 
@@ -103,16 +98,15 @@ def bert_config(values):
 def check_vocabulary(bert, tokenizer, path):
     """UserError if the tokenizer knows words that the BERT of `path` does not."""
     known = bert.config.vocab_size
-    wanted = len(tokenizer)
-    if wanted > known:
+    if len(tokenizer) > known:
         raise UserError(
-            f"{path}: its text tower knows {known} words, the tokenizer {wanted}: "
+            f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: "
             "they do not belong together"
         )
 
 
 def to_plain(bert, tokenizer):
-    """What a checkpoint holds beside the weights, for `from_plain`: two strings in a dict."""
+    """What a checkpoint holds in addition to the BERT's weights, for `from_plain`."""
     return {
         "bert": bert.config.to_json_string(),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),

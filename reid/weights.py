@@ -1,20 +1,15 @@
-"""Published weights: ViTs of PASS, HAP, TransReID, DeiT and the hub, the towers of ALBEF.
-
-A file is identified by the names of its tensors.
-"""
+"""Published weights, identified by the names of their tensors: ViTs, and the BERT of ALBEF."""
 
 import re
 from collections import Counter
 from math import isqrt
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from reid.checkpoints import read
 from reid.cli import UserError
@@ -23,12 +18,9 @@ from reid.cli import UserError
 
 FOLDER = Path("weights")  # where published files are looked for
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar")
-BETTER = f"PASS in ./{FOLDER}/ would be better, see docs/weights.md"
 KINDS = ("PASS", "HAP", "TransReID", "DeiT", "ALBEF")  # best first: three were trained on people
 HUB = "hub:facebook/deit-base-distilled-patch16-224"
 HUB_FORM = (768, 12, 16)  # its width, layers and patches
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-HUB_SECONDS = 3  # to wait for an answer
 
 
 def choose(form, albef=None, name="the model"):
@@ -52,15 +44,12 @@ def choose(form, albef=None, name="the model"):
         except UserError as error:
             report.append(f"not used: {error}")
 
-    if not fitting:
-        line = f"E_e starts from scratch: no published weights fit {name}"
-        return None, [*report, f"{line}; {BETTER}"]
     fitting.sort(key=lambda found: KINDS.index(found[0]))
-    (kind, path), *others = fitting
-    line = f"E_e starts from {path}: {kind}"
-    line += "".join(f", before {other} in {file}" for other, file in others)
-    if kind != KINDS[0]:
-        line += f"; {BETTER}"
+    starts = ", rather than ".join(f"{kind} in {path}" for kind, path in fitting)
+    line = f"E_e starts from {starts or f'scratch: no published weights fit {name}'}"
+    if not starts.startswith(KINDS[0]):
+        line += f"; {KINDS[0]} in ./{FOLDER}/ would be better, see docs/weights.md"
+    path = fitting[0][1] if fitting else None
     return path, [*report, line]
 
 
@@ -78,9 +67,8 @@ def read_published(path):
             f"{path}: no such file of weights; docs/weights.md says where to get it"
         )
 
-    is_safetensors = path.suffix == ".safetensors"
     try:
-        state = load_file(path) if is_safetensors else read(path, mmap=True)
+        state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)
     except SafetensorError as error:
         raise UserError(
             f"{path} is not a .safetensors file ({error}), or is cut off: download it again"
@@ -107,7 +95,7 @@ def read_published(path):
 def fetch(name):
     """The path of hub:OWNER/NAME's weights in the hub's cache, downloaded if they are not there.
 
-    UserError if that fails, or if the hub does not answer within HUB_SECONDS.
+    UserError if that fails, or if the hub does not answer within 3 s.
     """
     import huggingface_hub as hub
 
@@ -115,19 +103,20 @@ def fetch(name):
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise UserError(f"{name}: expected hub:OWNER/NAME, such as {HUB}")
 
-    for file in HUB_FILES:
+    for file in ("model.safetensors", "pytorch_model.bin"):
         try:
             path = hub.try_to_load_from_cache(repo, file)
             if not isinstance(path, str):
                 # without a network, hf_hub_download alone would try again for half a minute
-                hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=HUB_SECONDS)
+                hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=3)
                 path = hub.hf_hub_download(repo, file)
             return Path(path)
         except Exception as error:  # of the hub, of the network, of the disk
             reason = str(error).strip().partition("\n")[0]
     raise UserError(
         f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/main/"
-        f"{HUB_FILES[0]} in weights/ by other means and give --vit-weights weights/{HUB_FILES[0]}"
+        "model.safetensors in weights/ by other means and give --vit-weights "
+        "weights/model.safetensors"
     )
 
 
@@ -180,10 +169,10 @@ def load_vit(vit, path, tower="visual_encoder"):
     own = {name: weights[name] for name in weights if re.search("instr|gate|prefix|pos", name)}
     load_exactly(vit, tensors | own, path)
 
-    positions = "{}x{} kept".format(*grid)
+    positions = "{}x{}".format(*grid)
     if grid != vit.grid:
-        positions = "{}x{} resized to {}x{} ({})".format(*grid, *vit.grid, mode)
-    return f"{kind} in {path}: {report}, positions {positions}, missing none"
+        positions += " resized to {}x{} ({})".format(*vit.grid, mode)
+    return f"{kind} in {path}: {report}, missing: none, positions: {positions}"
 
 
 def read_vit(path, form, tower="visual_encoder"):
@@ -203,8 +192,8 @@ def read_vit(path, form, tower="visual_encoder"):
     except (KeyError, ValueError, RuntimeError) as error:  # not there, or of another shape
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"{path} is not a ViT as PASS, HAP, DeiT or ALBEF publish one ({reason}): "
-            f"it begins with {next(iter(state))}"
+            f"{path} is not a ViT as PASS, HAP, DeiT or ALBEF publish one, or is damaged: it "
+            f"begins with {next(iter(state))}; not there, or of another shape: {reason}"
         ) from error
 
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
@@ -267,14 +256,13 @@ def _grid(count):
 
 def _kind(state, tower, prefix, grid):
     """Whose ViT it is, by its part tokens, its tower, its wrapper, or the form of its grid."""
-    rows, columns = grid
     if prefix.shape[1] > 1:
         return "PASS"
     if any(key.startswith(f"{tower}.") for key in state):
         return "ALBEF"
     if any(key.startswith("base.") for key in state):
         return "TransReID"
-    return "DeiT" if rows == columns else "HAP"
+    return "DeiT" if grid[0] == grid[1] else "HAP"
 
 
 def resize_grid(positions, source, target, mode):
@@ -303,86 +291,69 @@ def load_exactly(module, tensors, path):
 
 # ---- ALBEF's BERT: text tower below, multimodal layers above ----
 
-BERT = "text_encoder.bert."
-
-
 def load_albef_text(path, **config):
     """ALBEF's text tower, a transformers.BertModel without pooler.
 
-    It is the layers below the first with cross-attention. Sizes are read off the tensors, the
-    number of heads is width / 64; `config`: other values of a BertConfig.
+    Sizes are those of the tensors, with width / 64 heads; `config`: other values of a BertConfig.
     """
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
-    tensors, sizes, text_layers = _albef_bert(read_published(path), path)
-    sizes["num_hidden_layers"] = text_layers
-    bert = BertModel(BertConfig(**{**sizes, **config}), add_pooling_layer=False)
-    kept = {name: tensor for name, tensor in tensors.items() if _layer(name) < text_layers}
-    load_exactly(bert, kept, path)
+    config, tensors, _, _ = _albef_bert(path, config)
+    bert = BertModel(config, add_pooling_layer=False)
+    load_exactly(bert, tensors, path)
     return bert.eval()
 
 
 def load_albef_cross(path, **config):
     """ALBEF's multimodal layers and matching head, for `load_exactly` into a model.CrossEncoder.
 
-    Returns its BertConfig, the width of the image tokens, {name: tensor}. `config`: as for
-    load_albef_text.
+    Returns its BertConfig, the width of the image tokens, {name: tensor}; `config`: as above.
     """
+    _, _, config, tensors = _albef_bert(path, config)
+    image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
+    return config, image_width, tensors
+
+
+def _albef_bert(path, config):
+    """The two halves of ALBEF's BERT, each as a BertConfig and {name: tensor}: a BertModel of the
+    layers below the first that attends to the image, a model.CrossEncoder of the others."""
     from transformers import BertConfig
 
     state = read_published(path)
-    tensors, sizes, text_layers = _albef_bert(state, path)
-    sizes["num_hidden_layers"] -= text_layers
-    if not sizes["num_hidden_layers"]:
-        raise UserError(
-            f"{path}: no layer of its text encoder attends to the image; ALBEF.pth is needed"
-        )
+    bert = "text_encoder.bert."
+    layer = rf"{re.escape(bert)}encoder\.layer\.(\d+)\."
+    multimodal = {int(n) for n in re.findall(layer + "crossattention", " ".join(state))}
+    first = min(multimodal, default=0)
 
-    kept = {}
-    for name, tensor in tensors.items():
-        layer = _layer(name) - text_layers
-        if layer >= 0:
-            kept[re.sub(r"encoder\.layer\.\d+", f"layers.layer.{layer}", name)] = tensor
+    text = {}
+    cross = {}
     for key, tensor in state.items():
-        if key.startswith("itm_head."):
-            kept[key.removeprefix("itm_")] = tensor
+        found = re.match(layer, key)
+        if found and int(found[1]) >= first:
+            cross[f"layers.layer.{int(found[1]) - first}.{key[found.end():]}"] = tensor
+        elif key.startswith("itm_head."):
+            cross[key.removeprefix("itm_")] = tensor
+        elif key.startswith(bert) and not key.endswith("position_ids"):
+            text[key.removeprefix(bert)] = tensor
 
-    image_width = kept["layers.layer.0.crossattention.self.key.weight"].shape[1]
-    sizes |= dict(is_decoder=True, add_cross_attention=True, attn_implementation="sdpa")
-    return BertConfig(**{**sizes, **config}), image_width, kept
-
-
-def _albef_bert(state, path):
-    """The BERT in an ALBEF file: {name in a BertModel: tensor}, sizes, number of text layers.
-
-    The sizes are values of a BertConfig. UserError if there is no such BERT.
-    """
-    tensors = {}
-    for key, tensor in state.items():
-        if key.startswith(BERT) and not key.endswith("position_ids"):
-            tensors[key.removeprefix(BERT)] = tensor
-
-    layers = 1 + max(map(_layer, tensors), default=-1)
-    text_layers = min((_layer(name) for name in tensors if "crossatt" in name), default=layers)
     try:
-        words, width = tensors["embeddings.word_embeddings.weight"].shape
+        words, width = text["embeddings.word_embeddings.weight"].shape
         sizes = {
             "vocab_size": words,
             "hidden_size": width,
-            "num_hidden_layers": layers,
             "num_attention_heads": max(1, width // 64),
-            "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
-            "max_position_embeddings": len(tensors["embeddings.position_embeddings.weight"]),
-            "type_vocab_size": len(tensors["embeddings.token_type_embeddings.weight"]),
+            "intermediate_size": len(text["encoder.layer.0.intermediate.dense.bias"]),
+            "max_position_embeddings": len(text["embeddings.position_embeddings.weight"]),
+            "type_vocab_size": len(text["embeddings.token_type_embeddings.weight"]),
+            **config,
         }
     except (KeyError, ValueError, TypeError) as error:  # not there, or without dimensions
         raise UserError(
-            f"{path}: its {BERT}* is not ALBEF's ({error}); ALBEF.pth is needed"
+            f"{path}: ALBEF.pth is needed, whose text_encoder.bert has text layers below layers "
+            f"that attend to the image ({error})"
         ) from error
-    return tensors, sizes, text_layers
 
-
-def _layer(name):
-    """The number of a BERT's layer in the name of a tensor; -1 for the embeddings."""
-    match = re.match(r"encoder\.layer\.(\d+)\.", name)
-    return int(match[1]) if match else -1
+    text_config = BertConfig(**sizes, num_hidden_layers=first)
+    crossing = dict(is_decoder=True, add_cross_attention=True, attn_implementation="sdpa")
+    cross_config = BertConfig(**sizes, **crossing, num_hidden_layers=len(multimodal))
+    return text_config, text, cross_config, cross
