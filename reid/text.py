@@ -34,7 +34,7 @@ def embedded_text_model():
     weights = folder / "model.safetensors"
     if hashlib.sha256(weights.read_bytes()).hexdigest() != SHA256:
         raise UserError(f"{weights} is not the published file: reinstall {PACKAGE}")
-    bert, tokenizer = _text_model(folder)
+    bert, tokenizer = text_model(folder)
     bert.embedded = True
     return bert, tokenizer
 
@@ -45,7 +45,7 @@ def named_text_model(name):
 
     logging.set_verbosity_error()  # it reports every attempt to reach the hub
     try:
-        return _text_model(name)
+        return text_model(name)
     except Exception as error:  # as many kinds as there are libraries that read the files
         reason = " ".join(str(error).split())[:300]
         if isinstance(error, pickle.UnpicklingError):
@@ -56,7 +56,7 @@ def named_text_model(name):
         ) from error
 
 
-def _text_model(folder):
+def text_model(folder):
     """(BERT, tokenizer) of a folder, or of a name on the hub; the BERT has no pooler.
 
     Raises what transformers raises; ValueError if it is another model, or a part is missing.
@@ -100,8 +100,7 @@ def check_vocabulary(bert, tokenizer, path):
     known = bert.config.vocab_size
     if len(tokenizer) > known:
         raise UserError(
-            f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: "
-            "they do not belong together"
+            f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: not a pair"
         )
 
 

@@ -63,9 +63,7 @@ def read_published(path):
     """
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file of weights; docs/weights.md says where to get it"
-        )
+        raise UserError(f"{path}: no such file of weights; docs/weights.md says where to get it")
 
     try:
         state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)
@@ -266,10 +264,7 @@ def _kind(state, tower, prefix, grid):
 
 
 def resize_grid(positions, source, target, mode):
-    """Position embeddings (1 n d) of a grid `source` (rows, columns) for a grid `target`.
-
-    mode: "bilinear" or "bicubic".
-    """
+    """Position embeddings (1 n d) of one grid (rows, columns) for another, bilinear or bicubic."""
     if tuple(source) == tuple(target):
         return positions
     table = rearrange(positions, "1 (h w) d -> 1 d h w", h=source[0])
@@ -337,23 +332,27 @@ def _albef_bert(path, config):
             text[key.removeprefix(bert)] = tensor
 
     try:
-        words, width = text["embeddings.word_embeddings.weight"].shape
-        sizes = {
-            "vocab_size": words,
-            "hidden_size": width,
-            "num_attention_heads": max(1, width // 64),
-            "intermediate_size": len(text["encoder.layer.0.intermediate.dense.bias"]),
-            "max_position_embeddings": len(text["embeddings.position_embeddings.weight"]),
-            "type_vocab_size": len(text["embeddings.token_type_embeddings.weight"]),
-            **config,
-        }
+        sizes = _bert_sizes(text) | config
     except (KeyError, ValueError, TypeError) as error:  # not there, or without dimensions
         raise UserError(
-            f"{path}: ALBEF.pth is needed, whose text_encoder.bert has text layers below layers "
-            f"that attend to the image ({error})"
+            f"{path}: ALBEF.pth is needed, whose text_encoder has layers that read the text and, "
+            f"above, layers that attend to the image ({error})"
         ) from error
 
     text_config = BertConfig(**sizes, num_hidden_layers=first)
     crossing = dict(is_decoder=True, add_cross_attention=True, attn_implementation="sdpa")
     cross_config = BertConfig(**sizes, **crossing, num_hidden_layers=len(multimodal))
     return text_config, text, cross_config, cross
+
+
+def _bert_sizes(tensors):
+    """The values of a BertConfig that the tensors of a BertModel tell."""
+    words, width = tensors["embeddings.word_embeddings.weight"].shape
+    return {
+        "vocab_size": words,
+        "hidden_size": width,
+        "num_attention_heads": max(1, width // 64),
+        "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
+        "max_position_embeddings": len(tensors["embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(tensors["embeddings.token_type_embeddings.weight"]),
+    }
