@@ -485,28 +485,26 @@ def build_model(config, classes):
 
     cross = None
     report = []
-    if albef:  # its BERT is the text tower and, above, the E_f of t2i
+    if albef:
         bert = weights.load_albef_text(albef)
         _, tokenizer = embedded_text_model()  # ALBEF has the same vocabulary
         bert_config, image_width, tensors = weights.load_albef_cross(albef)
         cross = CrossEncoder(bert_config, image_width)
         weights.load_exactly(cross, tensors, albef)
-        counts = f"{len(bert.state_dict())} + {len(tensors)} tensors loaded"
-        report.append(f"text, and E_f of t2i: ALBEF in {albef}: {counts}, missing: none")
+        report.append(f"text, and E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
         bert, tokenizer = named_text_model(config.text_model)
-        counts = f"{len(bert.state_dict())} tensors loaded"
-        report.append(f"text: BERT in {config.text_model}: {counts}, missing: none")
+        report.append(f"text: BERT in {config.text_model}")
     else:
         bert, tokenizer = embedded_text_model()
     check_vocabulary(bert, tokenizer, albef or config.text_model)
     text = TextEncoder(bert, tokenizer, "cls" if albef else "mean", config.train_text)
 
     shape = dict(SIZES[config.size])
-    if config.vit_weights or albef:  # published ViTs cut an image into patches
-        shape["stem"] = "patch"
-    if albef:  # its picture encoder is as deep as E_e
-        shape["picture_depth"] = shape["depth"]
+    if config.vit_weights or albef:
+        shape["stem"] = "patch"  # published ViTs cut an image into patches
+    if albef:
+        shape["picture_depth"] = shape["depth"]  # its picture encoder is as deep as E_e
     model = InstructReID(shape, classes, config.editing, text=text, cross=cross)
 
     if albef:

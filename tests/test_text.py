@@ -35,6 +35,7 @@ def read(bert, tokenizer):
 
 def test_a_folder_gives_the_states_that_its_own_library_gives(bert):
     from transformers import BertModel
+    change_config(layer_norm_eps=0.1, hidden_act="relu")
     ours, tokenizer = text.named_text_model(str(bert))
     theirs = BertModel.from_pretrained(bert)
     assert torch.equal(read(ours, tokenizer), read(theirs, tokenizer))
@@ -44,6 +45,7 @@ def test_a_folder_gives_the_states_that_its_own_library_gives(bert):
 
 
 def test_a_checkpoint_gives_the_same_model_back(bert):
+    change_config(layer_norm_eps=0.1, hidden_act="relu")
     ours, tokenizer = text.named_text_model(str(bert))
     parts = json.loads(json.dumps(text.to_plain(ours, tokenizer)))
     shutil.rmtree(bert)
@@ -81,7 +83,7 @@ def test_a_checkpoint_holds_the_tower_unless_it_is_embedded_and_frozen(
     before, tokenizer = text.named_text_model("bert") if named else text.embedded_text_model()
     code, out, err = command(train, *flags)
     assert code == 0, err
-    assert ("text: BERT in bert: 37 tensors loaded, missing: none" in out) == named
+    assert ("text: BERT in bert\n" in out) == named
     shutil.rmtree(bert)
     state = checkpoints.load_checkpoint("runs/trad/last.pt")
     assert any(key.startswith("encoder.text.") for key in state["model"]) == kept
