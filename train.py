@@ -24,8 +24,8 @@ import data
 import toydata
 import evaluate
 import losses
-from instructions import TASKS, asked_tasks
-from model import SIZES, Instruction
+from instructions import TASKS
+from model import SIZES, CrossEncoder, InstructReID, Instruction, TextEncoder
 from reid import checkpoints, files, processes, weights
 from reid.cli import (
     Interrupted, UserError, folder_name, leaving, on_signals, option, progress, restore, run
@@ -38,6 +38,7 @@ from reid.folders import (
 )
 from reid.history import History
 from reid.records import column
+from reid.text import check_vocabulary, embedded_text_model, named_text_model
 
 
 @dataclasses.dataclass
@@ -401,7 +402,7 @@ def parameter_groups(model, config):
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        is_new = config.new_lr != 1.0 and not weights.is_loaded(name, config)
+        is_new = config.new_lr != 1.0 and not is_loaded(name, config)
         if name.endswith("gate"):
             gates.append(p)
         elif p.ndim > 1 and is_new:
@@ -460,7 +461,7 @@ def begin(config, device, rank, world):
     if asked.ids is None:
         config = with_ids_that_are_there(config, datasets)
     batches = make_batches(config, datasets, rank, world)
-    model, report = weights.build(config, batches.classes)
+    model, report = build_model(config, batches.classes)
     optimiser, scaler = prepare(model, config, device)
     introduce(model, datasets, [settings(config), *report], rank)
     training_data = checkpoints.training_data(datasets)
@@ -470,6 +471,58 @@ def begin(config, device, rank, world):
         state.lock = files.lock(state.folder)
         state.history = History(state.folder)
     return state
+
+
+def build_model(config, classes):
+    """(InstructReID, report lines): the model of a config with the published weights it names.
+
+    classes: {data set: number of identities}. UserError for a file that does not fit.
+    """
+    albef = config.albef
+    if albef and config.text_model:
+        raise UserError("--albef brings its own text tower: drop --text-model")
+
+    cross = None
+    report = []
+    if albef:
+        bert = weights.load_albef_text(albef)
+        _, tokenizer = embedded_text_model()  # ALBEF has the same vocabulary
+        bert_config, image_width, tensors = weights.load_albef_cross(albef)
+        cross = CrossEncoder(bert_config, image_width)
+        weights.load_exactly(cross, tensors, albef)
+        report.append(f"text, and E_f of t2i: ALBEF in {albef}")
+    elif config.text_model:
+        bert, tokenizer = named_text_model(config.text_model)
+        report.append(f"text: BERT in {config.text_model}")
+    else:
+        bert, tokenizer = embedded_text_model()
+    check_vocabulary(bert, tokenizer, albef or config.text_model)
+    text = TextEncoder(bert, tokenizer, "cls" if albef else "mean", config.train_text)
+
+    shape = dict(SIZES[config.size])
+    if config.vit_weights or albef:
+        shape["stem"] = "patch"  # published ViTs cut an image into patches
+    if albef:
+        shape["picture_depth"] = shape["depth"]  # its picture encoder is as deep as E_e
+    model = InstructReID(shape, classes, config.editing, text=text, cross=cross)
+
+    if albef:
+        report.append("pictures: " + weights.load_vit(model.encoder.picture, albef))
+    if config.vit_weights:
+        report.append("E_e: " + weights.load_vit(model.editor, config.vit_weights))
+    return model, report
+
+
+def is_loaded(name, config):
+    """Whether a file of weights that `config` names brought the parameter of that name.
+
+    A checkpoint holds the same config, so a resumed run answers alike without the files.
+    """
+    if name.startswith(("encoder.picture.", "cross.")):
+        return bool(config.albef)
+    if name.startswith("editor."):
+        return bool(config.vit_weights) and "instr" not in name and "gate" not in name
+    return name.startswith("encoder.text.")
 
 
 def resume(config, device, rank, world):
@@ -603,7 +656,9 @@ def starting_weights(config, rank):
 
     chosen = None
     if rank == 0:
-        chosen, report = weights.choose(config.size or PRESETS["paper"]["size"], config.albef)
+        size = config.size or PRESETS["paper"]["size"]
+        form = (SIZES[size]["dim"], SIZES[size]["depth"], SIZES[size]["patch"])
+        chosen, report = weights.choose(form, config.albef, f"--size {size}")
         print("\n".join(report))
     return processes.from_first(chosen)  # the others may reach another hub
 

@@ -25,7 +25,7 @@ from reid import cli
 from reid.cli import UserError
 from reid.files import replacing
 from reid.records import column
-from reid.text import EmbeddedTextEncoder, bert_config
+from reid.text import bert_config, embedded_text_model, from_plain, to_plain
 
 
 LAST = "runs/all/last.pt"  # what `python train.py` ends with
@@ -193,7 +193,7 @@ def _difference(then, now):
 def is_kept(model, key):
     """Whether a checkpoint holds this entry of the state dict: all but a frozen embedded BERT."""
     text = model.encoder.text
-    if isinstance(text, EmbeddedTextEncoder) and not text.trainable:
+    if getattr(text.bert, "embedded", False) and not text.trainable:
         return not key.startswith("encoder.text.")
     return True
 
@@ -281,12 +281,8 @@ def architecture(model, size):
         parts["shape"] = changed
 
     text = model.encoder.text
-    if not isinstance(text, EmbeddedTextEncoder):
-        parts["text"] = {
-            "bert": text.bert.config.to_json_string(),
-            "pooling": text.pooling,
-            "tokenizer": text.tokenizer.backend_tokenizer.to_str(),
-        }
+    if not getattr(text.bert, "embedded", False):
+        parts["text"] = {**to_plain(text.bert, text.tokenizer), "pooling": text.pooling}
 
     if model.cross is not None:
         parts["cross"] = model.cross.layers.config.to_json_string()
@@ -314,14 +310,8 @@ def rebuild(state, path):
 def _rebuild_text(parts, trainable):
     """The TextEncoder of `architecture`'s "text"; None is the embedded one."""
     if parts is None:
-        return EmbeddedTextEncoder(trainable)
-
-    from tokenizers import Tokenizer
-    from transformers import BertModel, BertTokenizer
-
-    bert = BertModel(bert_config(json.loads(parts["bert"])), add_pooling_layer=False)
-    tokenizer = BertTokenizer(tokenizer_object=Tokenizer.from_str(parts["tokenizer"]))
-    return TextEncoder(bert, tokenizer, parts["pooling"], trainable)
+        return TextEncoder(*embedded_text_model(), trainable=trainable)
+    return TextEncoder(*from_plain(parts), parts["pooling"], trainable)
 
 
 # ---- what a checkpoint must hold ----

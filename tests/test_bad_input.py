@@ -16,9 +16,7 @@ import data
 import toydata.__main__
 import evaluate
 import train
-from model import ViT
-from reid import checkpoints, cli, weights
-from tests.reference import golden, pass_checkpoint
+from reid import checkpoints, cli
 from tests.small_bert import write_bert
 from tests.trees import put, text
 
@@ -374,95 +372,3 @@ def test_features_that_nobody_saved(how, here, refused):
     odd_features(how, tensors, notes)
     save_file(tensors, "odd.safetensors", notes)
     refused(evaluate, ("--checkpoint", "odd.safetensors"), "save them again")
-
-
-# ---- published weights ----
-
-@pytest.mark.parametrize("name", [
-    "cls_token", "cls_pos", "pos_embed", "part_token2", "part1_pos", "patch_embed.proj.weight",
-    "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.norm1.weight",
-])
-@pytest.mark.parametrize("how", [
-    lambda tensor: torch.zeros(()), lambda tensor: tensor.flatten()[:1], lambda tensor: tensor[:0],
-    lambda tensor: tensor.to_sparse(),
-])
-@pytest.mark.filterwarnings("ignore:Sparse")
-def test_a_published_vit_with_a_tensor_of_another_form(name, how, tmp_path):
-    path = pass_checkpoint("flat", tmp_path / "pass.pth")
-    state = torch.load(path)
-    torch.save({**state, name: how(state[name])}, path)
-    io = golden("vit_pass/io.npz")
-    vit = ViT(io["image"].shape[2:], 16, None, 12, 1, int(io["num_heads"]))
-    with pytest.raises(cli.UserError, match="pass.pth"):
-        weights.load_vit(vit, path)
-
-
-# ---- text models ----
-
-def change_json(path, **values):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, **values}))
-
-
-def odd_bert(how):
-    config = Path("bert/config.json")
-    weights = Path("bert/model.safetensors")
-    if how == "quantised":
-        change_json(config, quantization_config={"quant_method": "bitsandbytes", "bits": 4})
-    if how == "remote code":
-        change_json(config, auto_map={"AutoModel": "evil--code.Model"})
-    if how == "list":
-        config.write_text("[]")
-    if how == "number":
-        config.write_text("5")
-    if how == "no json":
-        config.write_text("{")
-    if how == "size x":
-        change_json(config, hidden_size="x")
-    if how == "size -3":
-        change_json(config, hidden_size=-3)
-    if how == "heads 0":
-        change_json(config, num_attention_heads=0)
-    if how == "activation":
-        change_json(config, hidden_act="none")
-    if how == "other size":
-        change_json(config, hidden_size=64)
-    if how == "sharded":
-        weights.unlink()
-        index = {"metadata": {}, "weight_map": {"embeddings.LayerNorm.bias": "part-1.safetensors"}}
-        Path("bert/model.safetensors.index.json").write_text(json.dumps(index))
-    if how == "cut off":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    if how == "no vocabulary":
-        Path("bert/vocab.txt").unlink()
-
-
-@pytest.mark.parametrize("how", [
-    "quantised", "remote code", "list", "number", "no json", "size x", "size -3", "heads 0",
-    "activation", "other size", "sharded", "cut off", "no vocabulary",
-])
-def test_a_text_model_that_is_none(how, here, refused):
-    odd_bert(how)
-    refused(train, ("--data", "pedes", *STEP), "--text-model bert")
-
-
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-def test_a_text_model_cannot_name_a_kernel(key, here, monkeypatch):
-    from transformers.integrations import hub_kernels
-    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: pytest.fail("fetched"))
-    change_json(Path("bert/config.json"), **{key: "evil/kernel"})
-    assert call(train, "--data", "pedes", *STEP) == 0
-
-
-class Payload:
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def test_a_pickle_in_a_text_model_is_refused_in_own_words(here, refused):
-    Path("bert/model.safetensors").unlink()
-    torch.save({"embeddings.LayerNorm.bias": Payload()}, "bert/pytorch_model.bin")
-    refused(train, ("--data", "pedes", *STEP), "--text-model bert", "refused")
-    with pytest.raises(cli.UserError) as error:
-        train.main(cli.parse(train.Config, ["--data", "pedes", *map(str, STEP)]))
-    assert "weights_only" not in str(error.value) and "trust" not in str(error.value)

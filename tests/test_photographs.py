@@ -1,45 +1,27 @@
 """Photographs: where E_e starts from and which preset is taken, without being told."""
 
 import shutil
-from pathlib import Path
 
 import pytest
-import torch
 
 import train
 from model import SIZES
 from reid import checkpoints, weights
+from reid.cli import UserError
 from tests.test_train import FAST, command, drawn, one_line  # noqa: F401, two of them are fixtures
-from tests.test_weights import HEADS, TOY, albef_file, lively, random_tensors, vit_file
-
-BETTER = "PASS in ./weights/ would be better, see docs/weights.md"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """{kind: path} of published layouts at the size of `tiny`; no name tells its kind."""
-    folder = tmp_path_factory.mktemp("published")
-    tokens = dict.fromkeys(("cls_pos", "part_token1", "part1_pos"), (1, 1, TOY["dim"]))
-    albef = albef_file(**TOY, grid=8, width=64, layers=4, fusion=2, words=30522, seed=5)
-    states = {
-        "ALBEF": lively(albef),
-        "DeiT": {"model": vit_file(**TOY, positions=1 + 8 * 8, seed=6)},
-        "HAP": {"model": vit_file(**TOY, positions=1 + 8 * 4, seed=7)},
-        "PASS": vit_file(**TOY, positions=8 * 4, seed=8) | random_tensors(tokens, 9),
-    }
-    paths = {}
-    for number, (kind, state) in enumerate(states.items()):
-        paths[kind] = folder / f"{number}.pth"
-        torch.save(state, paths[kind])
-    return paths
+from tests.test_weights import BETTER, files  # noqa: F401, the latter is a fixture
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch):
-    """Nothing here waits for a network; asked[] is what would have been asked for."""
-    asked = []
-    monkeypatch.setattr(weights, "_is_on_hub", asked.append)
-    return asked
+def asked(monkeypatch):
+    """Nothing here waits for a network: the names that would have been fetched from the hub."""
+    names = []
+
+    def fetch(name):
+        names.append(name)
+        raise UserError(f"{name} cannot be fetched")
+    monkeypatch.setattr(weights, "fetch", fetch)
+    return names
 
 
 @pytest.fixture
@@ -58,126 +40,57 @@ def place(tmp_path, *paths):
         shutil.copy(path, folder)
 
 
-# ---- choosing ----
-
-def test_the_best_file_is_taken_by_its_keys(published, tmp_path, monkeypatch, no_hub):
-    monkeypatch.chdir(tmp_path)
-    place(tmp_path, *published.values())
-    for kind in ("PASS", "HAP", "DeiT", "ALBEF"):
-        path, [line] = weights.choose("tiny")
-        assert path == f"weights/{published[kind].name}"
-        assert line.startswith(f"E_e starts from {path}: {kind}, ")
-        assert line.endswith(BETTER) == (kind != "PASS")
-        (tmp_path / path).unlink()
-    assert not no_hub
-
-
-def test_the_albef_file_that_was_given_is_known_too(published, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path, [line] = weights.choose("tiny", albef=str(published["ALBEF"]))
-    assert path == str(published["ALBEF"]) and "ALBEF, no other file fits" in line
-
-
-def test_a_file_that_does_not_fit_is_named_and_left(published, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    place(tmp_path, published["PASS"])
-    (tmp_path / "weights/cut.pth").write_bytes(published["DeiT"].read_bytes()[:500])
-    (tmp_path / "weights/notes.txt").write_text("not weights")
-    path, [other, cut, line] = weights.choose("base")
-    assert path is None
-    assert "width 128" in other and "--size tiny" in other
-    assert cut.startswith("not used: weights/cut.pth")
-    assert line == ("E_e starts from scratch: no file of weights in ./weights/ fits --size base, "
-                    f"hub not reachable; {BETTER}")
-
-
-def test_the_hub_is_the_second_choice_and_only_for_its_size(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    asked = []
-    monkeypatch.setattr(weights, "_is_on_hub", lambda name: asked.append(name) or True)
-    path, [line] = weights.choose("base")
-    assert path == weights.HUB == asked[0]
-    assert "no published weights in ./weights/" in line and line.endswith(BETTER)
-    path, [line] = weights.choose("small")
-    assert path is None and len(asked) == 1 and "is not of --size small" in line
-
-
-def test_the_hub_is_asked_once_and_briefly(monkeypatch):
-    monkeypatch.undo()
-    import huggingface_hub
-    seen = []
-
-    def unreachable(request, timeout):
-        seen.append((request.full_url, request.get_method(), timeout))
-        raise OSError("no network")
-
-    monkeypatch.setattr(weights, "urlopen", unreachable)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    assert weights._is_on_hub(weights.HUB) is False
-    [(url, method, seconds)] = seen
-    assert "facebook/deit-base-distilled-patch16-224" in url and method == "HEAD" and seconds <= 5
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert weights._is_on_hub(weights.HUB) is False and len(seen) == 1
-    cached = "somewhere/model.safetensors"
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: cached)
-    assert weights._is_on_hub(weights.HUB) is True and len(seen) == 1
-    assert weights._fetch(weights.HUB) == Path(cached)
-
-
 # ---- the command ----
 
-def test_photographs_with_published_weights(published, photographs, command, tmp_path):
-    place(tmp_path, published["DeiT"], published["PASS"])
+def test_photographs_with_published_weights(files, photographs, command, tmp_path):
+    place(tmp_path, files["DeiT"], files["PASS"])
     flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0,
              "--name", "all")
     code, out, err = command(train, *flags)
     assert code == 0, err
-    chosen = f"weights/{published['PASS'].name}"
-    assert f"E_e starts from {chosen}: PASS, before DeiT in weights/" in out
+    chosen = f"weights/{files['PASS'].name}"
+    assert f"E_e starts from PASS in {chosen}, rather than DeiT in weights/" in out
     assert "preset paper: no toy.json: photographs" in out
-    assert f"E_e: PASS in {chosen}" in out and "missing none" in out
+    assert f"E_e: PASS in {chosen}" in out and "missing: none" in out
     assert "1 steps of 12 identities x 2 images, size tiny (64x32)" in out
     config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
     assert config["vit_weights"] == chosen and config["ids"] == 12 and config["erase"] == 0.5
 
 
-def test_photographs_without_any(photographs, command, no_hub):
+def test_photographs_without_any(photographs, command, asked):
     code, out, err = command(train, "--data", photographs, "--steps", 1, "--images", 2, "--name", "all")
     assert code == 0, err
-    line = ("E_e starts from scratch: no published weights in ./weights/, hub not reachable; "
-            + BETTER)
-    assert out.splitlines()[0] == line and no_hub == [weights.HUB]
+    line = f"E_e starts from scratch: no published weights fit --size base{BETTER}"
+    assert out.splitlines()[1] == line and asked == [weights.HUB]
     assert "preset scratch: no toy.json: photographs" in out
     assert "size tiny-128 (128x64) from scratch" in out
     config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
     assert config["vit_weights"] is None and config["preset"] == "scratch"
 
 
-def test_none_asks_for_scratch_and_a_file_for_paper(published, photographs, command, tmp_path):
-    place(tmp_path, published["PASS"])
+def test_none_asks_for_scratch_and_a_file_for_paper(files, photographs, command, tmp_path):
+    place(tmp_path, files["PASS"])
     flags = ("--data", photographs, "--size", "tiny", "--steps", 1, "--images", 2, "--workers", 0,
              "--name", "all")
     code, out, err = command(train, *flags, "--vit-weights", "none")
     assert code == 0 and "preset scratch" in out and "E_e" not in out, err
-    code, out, err = command(train, *flags, "--vit-weights", published["HAP"])
-    assert code == 0 and "preset paper" in out and f"E_e: HAP in {published['HAP']}" in out, err
+    code, out, err = command(train, *flags, "--vit-weights", files["HAP"])
+    assert code == 0 and "preset paper" in out and f"E_e: HAP in {files['HAP']}" in out, err
 
 
-def test_drawn_people_start_from_scratch_in_silence(published, drawn, command, tmp_path, no_hub):
-    place(tmp_path, published["PASS"])
+def test_drawn_people_start_from_scratch_in_silence(files, drawn, command, tmp_path, asked):
+    place(tmp_path, files["PASS"])
     code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)
     assert code == 0, err
-    assert out.startswith("preset toy") and "E_e" not in out and not no_hub
+    assert out.startswith("preset toy") and "E_e" not in out and not asked
 
 
 def test_ids_that_were_asked_for_are_not_lowered(photographs, command):
     one_line(command(train, "--data", photographs, "--ids", 64), "--ids 64", "12 identities")
 
 
-def test_resume_does_not_choose_again(published, photographs, command, tmp_path, monkeypatch):
-    place(tmp_path, published["PASS"])
+def test_resume_does_not_choose_again(files, photographs, command, tmp_path, monkeypatch):
+    place(tmp_path, files["PASS"])
     flags = ("--data", photographs, "--size", "tiny", "--steps", 2, "--images", 2, "--workers", 0,
              "--name", "all")
     assert command(train, *flags)[0] == 0
@@ -208,10 +121,10 @@ def test_a_checkpoint_from_before_these_flags_goes_on(drawn, command):
 
 # ---- the rates ----
 
-def test_what_no_file_brought_moves_at_its_own_rate(published):
-    flags = dict(size="tiny", vit_weights=str(published["DeiT"]), weight_decay=0.1)
+def test_what_no_file_brought_moves_at_its_own_rate(files):
+    flags = dict(size="tiny", vit_weights=str(files["DeiT"]), weight_decay=0.1)
     config = train.Config(**flags, gate_lr=7.0, new_lr=10.0)
-    model, _ = weights.build(config, {"market": 5})
+    model, _ = train.build_model(config, {"market": 5})
     scales = scales_of(model, config)
     assert scales["editor.pos"] == scales["editor.prefix"] == scales["editor.embed.weight"] == 1
     assert scales["editor.blocks.0.attn.q.weight"] == scales["editor.norm.bias"] == 1
@@ -228,11 +141,11 @@ def test_what_no_file_brought_moves_at_its_own_rate(published):
     assert set(scales_of(model, config).values()) == {1, 7}
 
 
-def test_what_albef_brought_moves_at_the_rate_of_what_is_loaded(published):
+def test_what_albef_brought_moves_at_the_rate_of_what_is_loaded(files):
     config = train.Config(
-        size="tiny", vit_weights=None, albef=str(published["ALBEF"]), train_text=True,
+        size="tiny", vit_weights=None, albef=str(files["ALBEF"]), train_text=True,
         weight_decay=0.1, gate_lr=10.0, new_lr=10.0)
-    model, _ = weights.build(config, {"market": 5})
+    model, _ = train.build_model(config, {"market": 5})
     for name, scale in scales_of(model, config).items():
         brought = name.startswith(("encoder.text.", "cross."))
         assert scale == (1 if brought else 10), name
@@ -253,7 +166,7 @@ def scales_of(model, config):
 
 def test_the_preset_of_photographs_has_a_size_and_an_early_figure():
     preset = train.PRESETS["scratch"]
-    assert SIZES[preset["size"]]["size"] == (128, 64) and HEADS == SIZES["tiny"]["heads"]
+    assert SIZES[preset["size"]]["size"] == (128, 64)
     assert preset["evaluate_every"] * 5 == preset["steps"]
     assert all(preset.keys() == each.keys() for each in train.PRESETS.values())
 

@@ -339,7 +339,8 @@ def test_a_backbone_of_ones_own(patched, tmp_path):
 
 def test_an_instruction_encoder_of_ones_own(patched, tmp_path):
     toydata.make_toy(tmp_path / "toy", people=16, seed=0)
-    printed = patched("An instruction encoder of your own", "-c", TRAIN_AND_EVALUATE)
+    program = TRAIN_AND_EVALUATE.replace("name=", "train_text=True, name=")
+    printed = patched("An instruction encoder of your own", "-c", program)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
     assert len(figures) == 2 and figures[0] == figures[1]
     weights = checkpoints.load_checkpoint(tmp_path / "runs/a/last.pt")["model"]
