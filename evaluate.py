@@ -18,7 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 
 import dolls
-from instructions import TASKS, gallery_instruction, query_instruction
+from instructions import PERSON_SENTENCE, TASKS, Ask, gallery_instruction, query_instruction
 from losses import all_bits
 from reid import checkpoints, cli, pictures
 from reid.cli import UserError
@@ -30,7 +30,7 @@ from reid.features import (
 from reid.folders import open_all
 from reid.images import load_image, normalise
 from reid.layouts import protocols_of
-from reid.plain import CLOTHES, PERSON, PLAIN, SHARES, joined
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, joined
 from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
 
@@ -534,7 +534,8 @@ def doubts(features, dataset, queries, gallery):
     - Does the person count? The right instruction with the photo of a stranger.
     - Is the photo needed? The instruction alone: E_i's feature of what the query wants against that
       of what the gallery image carries.
-    - Does it take a gallery with instructions? One that carries nothing, by the rule of reid.plain.
+    - Does it take a gallery with instructions? One that carries nothing, by the rule of
+      reid.uninstructed.
     """
     row = TASKS[dataset.task]
     if row.sentences or row.text_only:
@@ -563,14 +564,14 @@ def doubts(features, dataset, queries, gallery):
 
 
 def plain_parts(features, dataset, queries, gallery):
-    """What the rule of reid.plain compares: the view of the gallery photos, and (person,
+    """What the rule of reid.uninstructed compares: the view of the gallery photos, and (person,
     instruction) of the queries and of the gallery, (n d) and (n k)."""
     task = dataset.task
-    view = CLOTHES if TASKS[task].pictures else PLAIN
+    view = CLOTHES if TASKS[task].pictures else UNINSTRUCTED
     wanted = [query_instruction(task, record) for record in queries]
-    [person] = features.views(dataset, "query", queries, (PERSON,))
+    [person] = features.views(dataset, "query", queries, (PERSON_SENTENCE,))
     asked = features.instructions(dataset, "query", queries, wanted, view)
-    return view, (person, asked), features.views(dataset, "gallery", gallery, (PERSON, view))
+    return view, (person, asked), features.views(dataset, "gallery", gallery, (PERSON_SENTENCE, view))
 
 
 def other_people(queries, seed=0):
@@ -660,7 +661,10 @@ def rank_rows(features, dataset, people=2):
             order = np.argsort(-similarity.numpy(), kind="stable")
             order = pictures.top_of(order, verdicts)
             ranking = [(ranked[j], verdicts[j]) for j in order]
-            row = pictures.RankRow(dataset, queries[i], name, instructions[i], ranking)
+            ask = Ask(instructions[i])
+            if TASKS[dataset.task].pictures:
+                ask = Ask(picture=instructions[i])
+            row = pictures.RankRow(dataset, queries[i], name, ask, ranking)
             rows.append(row)
     return rows
 
@@ -692,7 +696,7 @@ def draw(features, datasets, folder):
             with evaluating(model, features.amp) as device:
                 image = load_image(dataset.root / rows[0].query.path, model.size)
                 image = normalise(image[None].to(device))
-                words = pictures.word_attention(model, image, rows[0].instruction)
+                words = pictures.word_attention(model, image, rows[0].ask.words)
             drawn[f"attention_{name}"] = words
     for name, picture in drawn.items():
         write_picture(picture, folder / f"{name}.png")

@@ -52,7 +52,17 @@ SENTENCES = {
 }
 
 
+PERSON_SENTENCE = SENTENCES["cc"][0]  # under which a person is found in any clothes
+
+
 # ---- tasks ----
+
+class Ask(NamedTuple):
+    """An instruction: a sentence, a picture of clothes, or both. None stands for no instruction."""
+
+    words: str | None = None
+    picture: str | None = None  # a path below the data set's root
+
 
 class Task(NamedTuple):
     """All that differs between tasks. It has `sentences`, or else `asks` and `carries`.

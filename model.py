@@ -544,9 +544,9 @@ class InstructReID(nn.Module):
         fused = self.attention(tokens, instr)  # E_f: F_out
         return Output(feat, neck, fused, self.fused_neck(fused), tokens)
 
-    def instruct(self, what):
-        """E_i: F_T of b sentences or of pictures (b 3 h w); None stays None."""
-        return self.encoder(what)
+    def instruct(self, sentences=None, pictures=None):
+        """E_i: F_T of b sentences or of pictures (b 3 h w); None of neither."""
+        return self.encoder(sentences if pictures is None else pictures)
 
     def edit(self, images, instr=None):
         """E_e: all image tokens (b n d), edited by the instruction if there is one."""

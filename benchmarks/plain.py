@@ -1,4 +1,4 @@
-"""Galleries that carry nothing, by the weight w of the instruction (reid.plain.scores), and t2i's
+"""Galleries that carry nothing, by the weight w of the instruction (reid.uninstructed.scores), and t2i's
 second stage by the weight of the matching logit.
 
     python benchmarks/plain.py runs/all/last.pt ./toy
@@ -16,7 +16,7 @@ from instructions import query_instruction
 from reid.checkpoints import load_model
 from reid.features import Features, matched_first
 from reid.folders import open_dataset
-from reid.plain import joined
+from reid.uninstructed import joined
 from reid.protocols import STRICT, TEXT
 
 WEIGHTS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1)

@@ -11,7 +11,7 @@ protocols    who asks, who answers, what is left out of a ranking, what is a hit
 folders      finding, counting and checking data sets
 images       pictures into tensors
 photos       a folder of one's own photos, and the index of their features
-plain        photos that carry no instruction, and the rule by which they answer one
+uninstructed photos that carry no instruction, and the rule by which they answer one
 features     features of a run: computed once, kept in a file; the second stage of t2i
 rerank       k-reciprocal re-ranking
 compare      two runs on the same queries
