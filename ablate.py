@@ -21,10 +21,12 @@ from typing import NamedTuple
 import dolls
 import train
 from instructions import TASKS
-from reid import cli, compare, files, history, jobs, pictures
+from extras import curves
+from reid import cli, compare, files, jobs
 from reid.cli import UserError, option
 from reid.device import cores
 from reid.folders import open_all
+from reid.runs import read_log
 
 
 @dataclasses.dataclass
@@ -104,7 +106,7 @@ def main(config):
 
     tables = [table_of(group, results, variants) for group in groups]
     print("\n" + write(folder, shared, list(seeds), tables))
-    draw(folder / "curves.png", groups, results)
+    draw(folder / "curves.png", results)
     del lock
 
 
@@ -254,7 +256,7 @@ def command_of(run):
 
 def share_done(folder):
     """The share of a run's steps that its log tells of."""
-    log = history.read_log(folder)
+    log = read_log(folder)
     if not log:
         return 0.0
     steps = json.loads((folder / "config.json").read_text())["steps"]
@@ -263,12 +265,12 @@ def share_done(folder):
 
 def is_finished(folder):
     """Whether the log ends in the evaluation of the last step."""
-    log = history.read_log(folder)
+    log = read_log(folder)
     return bool(log) and "rows" in log[-1] and share_done(folder) == 1
 
 
 def minutes_of(folder):
-    losses = [line for line in history.read_log(folder) if "losses" in line]
+    losses = [line for line in read_log(folder) if "losses" in line]
     return losses[-1]["seconds"] / 60
 
 
@@ -278,7 +280,7 @@ def read_result(runs):
     """The Result of the runs of a variant with one seed."""
     result = Result({}, {}, sum(minutes_of(run.folder) for run in runs), [])
     for run in runs:
-        log = history.read_log(run.folder)
+        log = read_log(run.folder)
         for row in log[-1]["rows"] + log[-1]["matrix"]:
             result.rows[compare.row_key(row)] = row
         result.queries.update(compare.read_queries(run.folder / "queries.json"))
@@ -383,16 +385,12 @@ def cell_text(cell):
 
 # ---- the picture ----
 
-def draw(path, groups, results):
-    """Loss and mAP of the variants against steps, means over the seeds; a picture a group."""
-    drawn = []
-    for group in groups:
-        curves = {}
-        for text in group:
-            logs = [result.log for result in results[text]]
-            curves[text or NO_FLAG] = history.mean_log(logs)
-        drawn.append(history.curve(curves))
-    pictures.save(pictures.stack(drawn), path)
+def draw(path, results):
+    """Loss and mAP of the variants against steps, means over the seeds."""
+    logs = {}
+    for text, each in results.items():
+        logs[text or NO_FLAG] = curves.mean_log([result.log for result in each])
+    curves.save(curves.draw(logs), path)
     print(f"wrote {path}, and table.md and table.json beside it")
 
 

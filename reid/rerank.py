@@ -121,8 +121,8 @@ def inverted(vectors, n):
 
 
 def jaccard_distance(vector, images, weights, size):
-    """1 - sum of minima / sum of maxima of a sparse vector and each of `size` others, (size,), which
-    are given as `inverted` returns them."""
+    """1 - sum of minima / sum of maxima, of a sparse vector and each of `size` others as `inverted`
+    returns them, (size,)."""
     members, own_values = vector
     sharing = [images[member] for member in members]
     own_values = np.repeat(own_values, [len(each) for each in sharing])

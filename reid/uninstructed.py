@@ -1,4 +1,4 @@
-"""Photos that carry no instruction, as in any folder of photos, and a rule by which they answer one.
+"""Photos that carry no instruction, as in any folder, and the rule by which they answer one.
 
 In ctcc and li each gallery image carries an instruction of its own, which the query's is compared
 with. Here there is none, and `scores` is a rule that needs none.
