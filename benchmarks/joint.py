@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
 from reid import cli
 from reid.folders import find_datasets, open_all
-from reid.history import read_log
+from reid.runs import read_log
 
 SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import matplotlib
-from matplotlib.figure import Figure  # without pyplot: Agg draws it, no screen is needed
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reid import cli
@@ -26,7 +26,8 @@ STYLES = ("-", "--", ":", "-.")  # of the data sets and protocols of a task
 def draw(runs):
     """A Figure of runs {name: the lines of its log}: a row for each task, its loss and its mAP.
 
-    Colour and marker tell the run, the style of a line tells the data set and protocol.
+    Colour and marker tell the run, the style of a line tells the data set and protocol. A Figure
+    made without pyplot is drawn by Agg and needs no screen.
     """
     tasks = list(dict.fromkeys(task for log in runs.values() for task in tasks_of(log)))
     figure = Figure((10, 3 * len(tasks) + 0.25 * len(runs)), layout="constrained")

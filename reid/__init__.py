@@ -16,7 +16,8 @@ features     features of a run: computed once, kept in a file; the second stage 
 rerank       k-reciprocal re-ranking
 compare      two runs on the same queries
 pictures     rankings, gates and instruction attention, drawn
-history      the log of a run, and its curve
+runs         what a run leaves in its folder: its log
+history      the log of a run as it is written
 checkpoints  what train.py writes, read and written
 weights      a model that starts from published weights, PASS, DeiT, HAP, ALBEF; which it takes
 text         the BERT that reads the sentences, and its tokenizer

@@ -35,7 +35,7 @@ TOP = 10      # ranked images of a row
 LEFT_OUT = 2  # removed ones that are shown among them
 
 HIT, MISS, REMOVED = range(3)
-FRAMES = (  # by verdict: meaning, colour, pixels of a dash and of a space (not colour alone differs)
+FRAMES = (  # by verdict: meaning, colour, pixels of a dash and of a space, for the colour-blind
     ("right", (0, 130, 60), WIDTH, 0),  # one dash: a solid line
     ("wrong", (215, 30, 30), 12, 6),
     ("left out by the protocol", (130, 130, 130), 3, 5),

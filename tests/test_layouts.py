@@ -20,7 +20,7 @@ from model import TextEncoder
 from reid.cli import UserError
 from reid.text import EmbeddedTextEncoder
 from reid import checkpoints, folders, synth_pedes as synth
-from reid.history import read_log
+from reid.runs import read_log
 from reid.layouts import LAYOUTS, Layout, caption_queries, protocols_of, read_images, is_extra
 from reid.protocols import GENERAL, ID_ONLY, STRICT, TEXT
 from reid.records import Record, column

@@ -11,7 +11,7 @@ import train
 from instructions import Task
 from reid import checkpoints, folders, pictures
 from reid.features import Features
-from reid.history import read_log
+from reid.runs import read_log
 from reid.layouts import protocols_of
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from tests.test_data import put, text, toy  # noqa: F401 (toy is a fixture)

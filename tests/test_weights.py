@@ -23,7 +23,7 @@ from tests.reference import (PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, go
 from reid import checkpoints, weights
 from reid.cli import UserError
 from reid.folders import open_all
-from reid.history import read_log
+from reid.runs import read_log
 from reid.images import normalise
 from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
