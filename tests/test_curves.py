@@ -76,7 +76,7 @@ def test_a_mean_over_seeds_by_hand():
 
 
 def test_the_command_draws_and_names_a_folder_without_a_log(tmp_path):
-    a = write(tmp_path / "runs/_$a$", LOG)
+    a = write(tmp_path / "runs/_$x^$", LOG)
     command = [sys.executable, "-m", "extras.curves", a, "--out", tmp_path / "both.png"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0 and "both.png" in done.stdout, done.stderr

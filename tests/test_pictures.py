@@ -67,6 +67,8 @@ def test_ranks_skip_the_removed_image_and_frames_tell_the_verdicts(dataset):
     expected = [("1", HIT), ("", REMOVED), ("2", MISS), ("3", HIT)]
     row = row_of(dataset, Ask("in blue"), [verdict for _, verdict in expected])
     picture = pictures.ranking_list([row])
+    for k, (_, colour, *_) in enumerate(pictures.FRAMES):
+        assert picture.getpixel((LEFT + 110 * k, GAP)) == colour  # the legend
     y = 2 * LINE + 4 * GAP  # below the legend and the title
     for k, (rank, verdict) in enumerate(expected):
         x = LEFT + k * (CELL + GAP)
@@ -89,17 +91,18 @@ def test_words_are_the_title_and_clothes_stand_beside_the_ranking(ask, title, be
     row = row_of(dataset, ask, [None])
     assert row.title == title
     text = row_of(dataset, Ask("of no query photo"), [None], query=None)
-    picture = pictures.ranking_list([row, text])
+    other = row_of(dataset, Ask("of another query"), [None], query="red")
+    picture = pictures.ranking_list([row, text, other])
     middle = 2 * GAP + LINE + SMALL.size + GAP + CELL  # unjudged rows have no legend
     assert colours_along(picture, LEFT, middle, CELL) == [PAINT[beside]] * CELL
     x = LEFT if beside == "blue" else LEFT + CELL + 3 * GAP
     assert colours_along(picture, x, middle, CELL) == [PAINT["blue"]] * CELL  # without a frame
     assert colours_along(picture, x + CELL, middle, GAP) == [WHITE] * GAP
 
-    below = middle + LINE + SMALL.size + 2 * CELL + 5 * GAP
-    assert colours_along(picture, GAP, middle, QUERY[1]) == [PAINT["grey"]] * QUERY[1]
-    assert colours_along(picture, LEFT, below, CELL) == [PAINT["blue"]] * CELL
-    assert colours_along(picture, GAP, below, QUERY[1]) == [WHITE] * QUERY[1]
+    down = LINE + SMALL.size + 2 * CELL + 5 * GAP  # from row to row
+    assert colours_along(picture, LEFT, middle + down, CELL) == [PAINT["blue"]] * CELL
+    for k, query in enumerate((PAINT["grey"], WHITE, PAINT["red"])):
+        assert colours_along(picture, GAP, middle + k * down, QUERY[1]) == [query] * QUERY[1]
 
 
 def test_no_sentence_is_cut(dataset):
