@@ -66,7 +66,8 @@ def losses_of(log, task):
     others."""
     lines = [line for line in log if line.get("task") == task]
     lines = lines[1:] or lines
-    return [line["step"] for line in lines], [sum(line["losses"].values()) for line in lines]
+    steps = [line["step"] for line in lines]
+    return steps, [sum(line["losses"].values()) for line in lines]
 
 
 def scores_of(log, task):
@@ -75,7 +76,8 @@ def scores_of(log, task):
     for line in log:
         for row in line.get("rows", ()):
             if row["task"] == task:
-                steps, values = scores.setdefault(f"{row['data']} {row['protocol']}", ([], []))
+                measure = f"{row['data']} {row['protocol']}"
+                steps, values = scores.setdefault(measure, ([], []))
                 steps.append(line["step"])
                 values.append(100 * row["mAP"])
     return scores

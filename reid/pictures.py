@@ -255,7 +255,8 @@ def word_attention(model, image, sentence):
     dark = person.convert("L").point(lambda value: value // 2).convert("RGB")
     yellow = Image.new("RGB", person.size, YELLOW)
     cells = [(person, ["query"])]
-    for word_heat, caption in zip(heat, _captions(model, sentence, attention[0], patches.mean(0))):
+    captions = _captions(model, sentence, attention[0], patches.mean(0))
+    for word_heat, caption in zip(heat, captions):
         mask = _map_size(Image.fromarray(word_heat.numpy()))
         cells.append((Image.composite(yellow, dark, mask), caption))
     return _table(f"Where each word is read: {sentence}", cells)
@@ -300,7 +301,8 @@ def _person(image):
     mean = torch.tensor(MEAN).view(3, 1, 1)
     std = torch.tensor(STD).view(3, 1, 1)
     pixels = image[0].float().cpu() * std + mean
-    return _map_size(_picture((pixels.clamp(0, 1) * 255).byte()))
+    pixels = pixels.clamp(0, 1) * 255
+    return _map_size(_picture(pixels.byte()))
 
 
 def _map_size(picture):
@@ -336,7 +338,8 @@ def _table(title, cells):
 
 def photo(dataset, path, size):
     """An image file of a data set as a picture of `size` (height, width)."""
-    return _picture(load_image(dataset.root / path, size))
+    pixels = load_image(dataset.root / path, size)
+    return _picture(pixels)
 
 
 def save(picture, path):
@@ -347,7 +350,8 @@ def save(picture, path):
 
 def _picture(pixels):
     """uint8 (3 H W) -> Pillow."""
-    return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())
+    channels_last = rearrange(pixels, "c h w -> h w c")
+    return Image.fromarray(channels_last.numpy())
 
 
 def _blank(width, height):

@@ -35,7 +35,10 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     feats = torch.cat([query_feats, gallery_feats])
     near, farthest = neighbours(feats, k1 + 1, chunk)
     own_vectors = reciprocal_vectors(feats.cpu().numpy(), near, farthest, k1)
-    vectors = [mean_vector([own_vectors[j] for j in nearest]) for nearest in near[:, :k2]]
+    vectors = []
+    for nearest in near[:, :k2]:
+        nearby = [own_vectors[j] for j in nearest]
+        vectors.append(mean_vector(nearby))
     images, weights = inverted(vectors[q:], q + g)
 
     def rescore(start, dist):
@@ -84,7 +87,10 @@ def reciprocal_vectors(feats, near, farthest, k1):
 
 def reciprocal(near):
     """(n k) bool: is image i among the k nearest of its own neighbour near[i, j]?"""
-    return np.stack([(near[nearest] == i).any(1) for i, nearest in enumerate(near)])
+    mutual = np.empty(near.shape, bool)
+    for i, nearest in enumerate(near):
+        mutual[i] = (near[nearest] == i).any(1)
+    return mutual
 
 
 def expanded(near, mutual, mutual_half, i):
@@ -102,22 +108,28 @@ def expanded(near, mutual, mutual_half, i):
 
 def mean_vector(vectors):
     """Mean of sparse vectors."""
-    members = np.concatenate([each for each, _ in vectors])
-    values = np.concatenate([each for _, each in vectors])
+    members, values, _ = concatenated(vectors)
     members, place = np.unique(members, return_inverse=True)
     return members, np.bincount(place, values) / len(vectors)
+
+
+def concatenated(vectors):
+    """The members of sparse vectors, their values, and which of the vectors each belongs to."""
+    members, values = zip(*vectors)
+    lengths = [len(each) for each in members]
+    owners = np.repeat(np.arange(len(vectors)), lengths)
+    return np.concatenate(members), np.concatenate(values), owners
 
 
 def inverted(vectors, n):
     """For each of n images, the indices of the sparse vectors that have it as a member, and its
     weights in them: two lists of n arrays."""
-    members = np.concatenate([each for each, _ in vectors])
-    values = np.concatenate([each for _, each in vectors])
-    images = np.repeat(np.arange(len(vectors)), [len(each) for each, _ in vectors])
-
+    members, values, owners = concatenated(vectors)
     order = np.argsort(members, kind="stable")
     ends = np.bincount(members, minlength=n).cumsum()[:-1]
-    return np.split(images[order], ends), np.split(values[order], ends)
+    images = np.split(owners[order], ends)
+    weights = np.split(values[order], ends)
+    return images, weights
 
 
 def jaccard_distance(vector, images, weights, size):
@@ -125,7 +137,8 @@ def jaccard_distance(vector, images, weights, size):
     returns them, (size,)."""
     members, own_values = vector
     sharing = [images[member] for member in members]
-    own_values = np.repeat(own_values, [len(each) for each in sharing])
+    lengths = [len(each) for each in sharing]
+    own_values = np.repeat(own_values, lengths)
     their_values = np.concatenate([weights[member] for member in members])
 
     smaller = np.minimum(own_values, their_values)
