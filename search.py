@@ -3,7 +3,7 @@
     python search.py --photos ./crops --query anna.jpg --instruction "in a red coat"
 
 A photo shows one person, as detectors cut them out. Nothing describes it, so the instruction that
-gallery images of ctcc and li carry is missing: `reid.plain.scores` is a rule that does without.
+gallery images of ctcc and li carry is missing: `reid.uninstructed.scores` is a rule that does without.
 Letters in shapes: n photos, d feature width.
 """
 
@@ -18,15 +18,15 @@ from typing import NamedTuple
 import reid  # noqa: F401  before torch: how its threads wait
 import torch
 
-from instructions import SENTENCES
+from instructions import PERSON_SENTENCE, SENTENCES, Ask
 from reid import checkpoints, cli, pictures
 from reid.cli import UserError
 from reid.device import pick_device
 from reid.features import evaluating
 from reid.images import load_image, normalise
 from reid.photos import SUFFIXES, find_photos, photo_features
-from reid.plain import (
-    CLOTHES, PERSON, PLAIN, SHARES, embed_instruction, embed_view, scores
+from reid.uninstructed import (
+    CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
 )
 from reid.records import Dataset, Record
 
@@ -71,7 +71,7 @@ def embed_questions(model, config, feature, device):
     questions = []
     for path in config.query:
         image = load_image(path, model.size)[None].to(device)
-        [person] = embed_view(model, sentence, image, feature).cpu()
+        [person] = embed_photos(model, sentence, image, feature).cpu()
         questions.append(Question(path, person, instruction, sentence, view))
     return questions
 
@@ -83,12 +83,12 @@ def understand(config):
     its task: "do not change clothes" finds the same clothes.
     """
     if config.instruction is None:
-        return PERSON, None
+        return PERSON_SENTENCE, None
     if config.query and config.instruction in TASK_SENTENCES:
         return config.instruction, None
     if os.path.isfile(config.instruction):
-        return PERSON, CLOTHES
-    return PERSON, PLAIN
+        return PERSON_SENTENCE, CLOTHES
+    return PERSON_SENTENCE, UNINSTRUCTED
 
 
 # ---- answers ----
@@ -143,11 +143,11 @@ def show(question, hits, config):
 
 def draw(questions, answers, config):
     """The picture of the ranks, which nobody has judged right or wrong."""
-    instruction = config.instruction or PERSON
+    instruction = config.instruction or PERSON_SENTENCE
     by_picture = questions[0].view == CLOTHES
     name = "wanted" if by_picture else instruction
-    task = "ctcc" if by_picture else "li"
-    dataset = Dataset("photos", config.photos, task, Path(), ())
+    ask = Ask(picture=instruction) if by_picture else Ask(instruction)
+    dataset = Dataset("photos", config.photos, "", Path(), ())
 
     rows = []
     for question, hits in zip(questions, answers):
@@ -155,7 +155,7 @@ def draw(questions, answers, config):
         ranking = []
         for hit in hits[:pictures.TOP]:
             ranking.append((Record("photos", "gallery", hit["photo"], pid=0), None))
-        rows.append(pictures.RankRow(dataset, query, name, instruction, ranking))
+        rows.append(pictures.RankRow(dataset, query, name, ask, ranking))
 
     with redirect_stdout(sys.stderr):  # stdout is for the hits, which a program may read
         pictures.save(pictures.ranking_list(rows), config.out)
@@ -204,9 +204,9 @@ def main(config):
         questions = embed_questions(model, config, feature, device)
 
         def embed(view, images):
-            return embed_view(model, view, images.to(device), feature).cpu()
+            return embed_photos(model, view, images.to(device), feature).cpu()
 
-        views = (questions[0].sentence, PLAIN, CLOTHES)
+        views = (questions[0].sentence, UNINSTRUCTED, CLOTHES)
         photos, feats = photo_features(
             config.photos, photos, views, embed, index, checkpoint, model.size
         )

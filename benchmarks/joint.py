@@ -16,7 +16,7 @@ import train
 from reid import cli
 from instructions import asked_tasks
 from reid.folders import find_datasets, open_all
-from reid.history import read_log
+from reid.runs import read_log
 
 SEVEN = ("market", "ltcc", "prcc", "vc-clothes", "llcm", "cuhk-pedes", "cocas")
 

@@ -11,12 +11,13 @@ protocols    who asks, who answers, what is left out of a ranking, what is a hit
 folders      finding, counting and checking data sets
 images       pictures into tensors
 photos       a folder of one's own photos, and the index of their features
-plain        photos that carry no instruction, and the rule by which they answer one
+uninstructed photos that carry no instruction, and the rule by which they answer one
 features     features of a run: computed once, kept in a file; the second stage of t2i
 rerank       k-reciprocal re-ranking
 compare      two runs on the same queries
 pictures     rankings, gates and instruction attention, drawn
-history      the log of a run, and its curve
+runs         what a run leaves in its folder: its log
+history      the log of a run as it is written
 checkpoints  what train.py writes, read and written
 weights      a model that starts from published weights, PASS, DeiT, HAP, ALBEF; which it takes
 text         the BERT that reads the sentences, and its tokenizer

@@ -20,7 +20,7 @@ from reid.cli import UserError, progress
 from reid.device import amp_dtype, autocast, has_room
 from reid.files import replacing
 from reid.images import load_image, normalise
-from reid.plain import embed_instruction, embed_view
+from reid.uninstructed import embed_instruction, embed_photos
 
 DECODERS = 8  # threads that decode pictures
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
@@ -153,7 +153,7 @@ def embed_views(model, images, wanted, pictures, feature, flip):
 
 
 def extract_views(model, dataset, records, views, feature, batch=64, flip=False, amp="off"):
-    """Features of photos alone, (n d) float32 of each view of reid.plain, on the CPU,
+    """Features of photos alone, (n d) float32 of each view of reid.uninstructed, on the CPU,
     L2-normalised. flip: the sum of the features of a photo and of its mirror image."""
     paths = [record.path for record in records]
     feats = {view: [] for view in views}
@@ -166,9 +166,9 @@ def extract_views(model, dataset, records, views, feature, batch=64, flip=False,
         for images in read_ahead(read, starts):
             images = send(images, device)
             for view, done in feats.items():
-                new = embed_view(model, view, images, feature)
+                new = embed_photos(model, view, images, feature)
                 if flip:
-                    new = new + embed_view(model, view, images.flip(3), feature)
+                    new = new + embed_photos(model, view, images.flip(3), feature)
                 done.append(F.normalize(new, dim=1).cpu())
     return [torch.cat(done) for done in feats.values()]
 
@@ -234,7 +234,7 @@ class Features:
 
     def views(self, dataset, side, records, views):
         """What photos show to whom no instruction of their own is given: (n d) of each view of
-        reid.plain."""
+        reid.uninstructed."""
         keys = {view: f"{dataset.name}/{dataset.task}/{side} photo/{view}" for view in views}
         new = [view for view, key in keys.items() if key not in self.known]
         if new:

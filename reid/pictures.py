@@ -5,6 +5,7 @@ Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l 
 """
 
 import math
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from reid.files import replacing
-from instructions import TASKS
 from reid.images import MEAN, STD, load_image
 from reid.records import Dataset, Record
 
@@ -34,13 +34,11 @@ GATE = (30, 56)    # (height, width) of a gate
 TOP = 10      # ranked images of a row
 LEFT_OUT = 2  # removed ones that are shown among them
 
-HIT = 0
-MISS = 1
-REMOVED = 2
-FRAMES = (  # by verdict: what it means, colour, (dash, space); the styles differ without colour too
-    ("right", (0, 130, 60), None),
-    ("wrong", (215, 30, 30), (12, 6)),
-    ("left out by the protocol", (130, 130, 130), (3, 5)),
+HIT, MISS, REMOVED = range(3)
+FRAMES = (  # by verdict: meaning, colour, pixels of a dash and of a space, for the colour-blind
+    ("right", (0, 130, 60), WIDTH, 0),  # one dash: a solid line
+    ("wrong", (215, 30, 30), 12, 6),
+    ("left out by the protocol", (130, 130, 130), 3, 5),
 )
 GREY = (200, 200, 200)
 ORANGE = (230, 120, 0)
@@ -55,48 +53,48 @@ class RankRow(NamedTuple):
     dataset: Dataset
     query: Record
     name: str  # of the instruction: wanted, own, random, or the sentence itself
-    instruction: str  # a sentence, or the path of a picture
+    ask: object  # with .words and .picture, a path below dataset.root, None each if absent; or None
     ranking: list  # [(record, HIT, MISS, REMOVED or, unjudged, None)], nearest first
 
     @property
-    def by_picture(self):
-        """Is the instruction a picture of clothes?"""
-        return TASKS[self.dataset.task].pictures
+    def clothes(self):
+        """The path of the instruction's picture, None if it has none."""
+        return self.ask and self.ask.picture
 
     @property
     def title(self):
-        if self.by_picture:
-            return f"{self.name} clothes"
-        if self.name == self.instruction:
-            return self.instruction
-        return f"{self.name}: {self.instruction}"
+        words = self.ask and self.ask.words
+        if words and words != self.name:
+            return f"{self.name}: {words}"
+        return f"{self.name} clothes" if self.clothes else self.name
 
 
 def top_of(order, verdicts):
-    """The part of a ranking that is shown, as indices of the gallery.
+    """The part of a ranking that is drawn, as indices of the gallery: its first TOP images without
+    the removed ones, and the first LEFT_OUT of these that are ranked among them.
 
-    That is its first TOP images and, of the removed ones among them, the first LEFT_OUT.
     order (g,): indices of the gallery, nearest first; verdicts (g,): HIT, MISS or REMOVED.
     """
     removed = verdicts[order] == REMOVED
     ranked = np.flatnonzero(~removed)
     end = ranked[:TOP][-1] + 1
-    shown = ~removed | (removed.cumsum() <= LEFT_OUT)
-    return order[:end][shown[:end]]
+    kept = ~removed | (removed.cumsum() <= LEFT_OUT)
+    return order[:end][kept[:end]]
 
 
 def ranking_list(rows):
     """A picture as in Supp. Fig. 1-2: a query, its instructions one below the other, and under each
     the ranking. rows: RankRows of one data set, those of one query behind each other.
 
-    The right answers have a solid green frame, the wrong ones a dashed red one, those that the
-    protocol leaves out a dotted grey one and pale colours; they take no rank. Without verdicts
-    there are neither frames nor their legend.
+    The right answers have a solid green frame, the wrong ones a dashed red one; those that the
+    protocol leaves out have a dotted grey one and pale colours, and no rank. Without verdicts there
+    are neither frames nor their legend.
     """
     left = QUERY[1] + 3 * GAP
     room = WIDTH - left - GAP
-    cell = _cell_width(rows, room - 2 * GAP)
-    titles = [_wrap(row.title, TEXT, room) for row in rows]
+    cells = max(len(row.ranking) + bool(row.clothes) for row in rows)
+    cell = min(CELL, (room - 2 * GAP) // cells - GAP)  # the longest row fits
+    titles = [_wrap(row.title, room) for row in rows]
 
     judged = any(verdict is not None for row in rows for _, verdict in row.ranking)
     legend_height = LINE + 4 * GAP if judged else 2 * GAP
@@ -132,23 +130,15 @@ def stack(pictures):
     return whole
 
 
-def _cell_width(rows, width):
-    """Of every ranked image, so that the longest row fits into `width`."""
-    cells = max(len(row.ranking) for row in rows)
-    if rows[0].by_picture:
-        cells += 1
-    return min(CELL, width // cells - GAP)
-
-
 def _legend(draw, x):
-    for verdict, (meaning, _, _) in enumerate(FRAMES):
+    for verdict, (meaning, *_) in enumerate(FRAMES):
         _frame(draw, x, GAP, 24, LINE, verdict)
         draw.text((x + 32, GAP + 1), meaning, "black", TEXT)
         x += 110
 
 
 def _query(picture, row, y):
-    """A line above the rows of a query, and its photo, which a query by text alone has not."""
+    """A line above the rows of a query, and its photo unless the query is text alone."""
     draw = ImageDraw.Draw(picture)
     above = y - GAP
     draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
@@ -161,15 +151,14 @@ def _query(picture, row, y):
 
 
 def _ranking(picture, row, x, y, width):
-    """The instruction if it is a picture, and the ranked images with ranks above them."""
+    """The instruction's picture, if it has one, and the ranked images with ranks above them."""
     draw = ImageDraw.Draw(picture)
     height = 2 * width
     top = y + SMALL.size + GAP
 
-    if row.by_picture:
-        clothes = photo(row.dataset, row.instruction, (width, width))
-        middle = top + (height - width) // 2
-        picture.paste(clothes, (x, middle))
+    if row.clothes:
+        clothes = photo(row.dataset, row.clothes, (width, width))
+        picture.paste(clothes, (x, top + (height - width) // 2))
         x += width + 3 * GAP
 
     rank = 0
@@ -188,20 +177,15 @@ def _ranking(picture, row, x, y, width):
 
 def _frame(draw, left, top, width, height, verdict):
     """The frame of a verdict, just inside the edges of what it frames."""
+    _, colour, dash, space = FRAMES[verdict]
     right = left + width
     bottom = top + height
-    _, colour, dash = FRAMES[verdict]
-    if dash is None:
-        draw.rectangle(_corners(left, top, width, height), outline=colour, width=FRAME)
-        return
-
-    on, off = dash
-    for x in range(left, right, on + off):
-        length = min(on, right - x)
+    for x in range(left, right, dash + space):
+        length = min(dash, right - x)
         draw.rectangle(_corners(x, top, length, FRAME), fill=colour)
         draw.rectangle(_corners(x, bottom - FRAME, length, FRAME), fill=colour)
-    for y in range(top, bottom, on + off):
-        length = min(on, bottom - y)
+    for y in range(top, bottom, dash + space):
+        length = min(dash, bottom - y)
         draw.rectangle(_corners(left, y, FRAME, length), fill=colour)
         draw.rectangle(_corners(right - FRAME, y, FRAME, length), fill=colour)
 
@@ -220,74 +204,66 @@ def gates(model):
     values = [block.attn.gate.detach() for block in model.editor.blocks]
     values = torch.stack(values).float().cpu().numpy()  # (l h)
     largest = max(np.abs(values).max(), 1e-6)
-    layers, heads = values.shape
+    headings = [f"head {head + 1}" for head in range(values.shape[1])] + ["mean |g|"]
 
     height, width = GATE
     left = 80
     top = 4 * LINE
-    right = left + (heads + 1) * width
-    bottom = top + layers * height
-    picture = _blank(max(right + GAP, 480), bottom + GAP)  # 480: as wide as the title
+    right = left + len(headings) * width + GAP
+    bottom = top + len(values) * height + GAP
+    picture = _blank(max(right, 480), bottom)  # 480: as wide as the title
     draw = ImageDraw.Draw(picture)
     draw.multiline_text((GAP, GAP), GATES_TITLE, "black", TEXT)
-
-    for head in range(heads):
-        middle = left + head * width + width // 2
-        _centred(draw, middle, top - LINE, f"head {head + 1}")
-    _centred(draw, right - width // 2, top - LINE, "mean |g|")
+    for column, heading in enumerate(headings):
+        _centred(draw, left + column * width + width // 2, top - LINE, heading)
 
     for layer, row in enumerate(values):
         y = top + layer * height
         draw.text((GAP, y + 6), f"layer {layer + 1}", "black", TEXT)
-        for head, value in enumerate(row):
-            x = left + head * width
-            _gate(draw, x, y, f"{value:+.2f}", _shade(value / largest))
-        mean = np.abs(row).mean()
-        _gate(draw, right - width, y, f"{mean:.2f}", "white")
+        cells = [(f"{value:+.2f}", _shade(value / largest)) for value in row]
+        cells.append((f"{np.abs(row).mean():.2f}", "white"))
+        for column, (text, colour) in enumerate(cells):
+            x = left + column * width
+            draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
+            _centred(draw, x + width // 2 - 1, y + 7, text)
     return picture
-
-
-def _gate(draw, x, y, text, colour):
-    height, width = GATE
-    draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
-    _centred(draw, x + width // 2 - 1, y + 7, text)
 
 
 def _shade(value):
     """White at 0, orange at 1, blue at -1."""
     hue = ORANGE if value > 0 else BLUE
-    channels = [255 + abs(value) * (channel - 255) for channel in hue]
-    return tuple(round(channel) for channel in channels)
+    return tuple(round(255 + abs(value) * (channel - 255)) for channel in hue)
 
 
 # ---- attention to the instruction, word by word ----
 
 def word_attention(model, image, sentence):
-    """One small map per word of the sentence: where on the body it is read, and its share of all
-    that the CLS token and the mean patch read. image (1 3 H W), normalised.
+    """One small map per word of the sentence: where on the body the model attends to it, and its
+    share of all that the CLS token and the mean patch attend to. image (1 3 H W), normalised.
 
-    Bright yellow: this patch reads the word more than the patch that reads it least; one scale for
-    all words.
+    Bright yellow: this patch attends to the word more than the patch that does so least; one scale
+    for all words.
     """
     attention = instruction_attention(model, image, model.instruct([sentence]))
     rows, columns = model.editor.grid
     patches = attention[-rows * columns:]  # they come last, row by row
-    words = _words(model.encoder.text, sentence)
-    captions = _captions(words, attention[0], patches.mean(0))
-
     heat = patches - patches.amin(0)
     heat = 255 * heat / heat.max().clamp(min=1e-6)
     heat = rearrange(heat.byte(), "(row column) t -> t row column", row=rows)
 
     person = _person(image)
+    dark = person.convert("L").point(lambda value: value // 2).convert("RGB")
+    yellow = Image.new("RGB", person.size, YELLOW)
     cells = [(person, ["query"])]
+    captions = _captions(model, sentence, attention[0], patches.mean(0))
     for word_heat, caption in zip(heat, captions):
-        cells.append((_lit(person, word_heat), caption))
+        mask = _map_size(Image.fromarray(word_heat.numpy()))
+        cells.append((Image.composite(yellow, dark, mask), caption))
     return _table(f"Where each word is read: {sentence}", cells)
 
 
 def instruction_attention(model, image, instr):
-    """How much each image token reads from each instruction token, (n t).
+    """How much each image token attends to each instruction token, (n t).
 
     That is the second softmax of Eq. 2 times |g|, mean over the heads and summed over the layers.
     image (1 3 H W), instr an Instruction of one.
@@ -295,39 +271,29 @@ def instruction_attention(model, image, instr):
     layers = []
 
     def keep(attention, args, _):
-        x, instr, mask = args[:3]
-        n = x.shape[1]
-        maps = attention.maps(x, instr, mask)  # M of Eq. 2, (b h n n+t)
-        to_instr = maps[..., n:].abs()         # |g * softmax|, (b h n t)
+        x, tokens, mask = args[:3]
+        maps = attention.maps(x, tokens, mask)   # M of Eq. 2, (b h n n+t)
+        to_instr = maps[..., x.shape[1]:].abs()  # |g * softmax|, (b h n t)
         layers.append(to_instr.mean(1).float())
 
-    hooks = []
-    for block in model.editor.blocks:
-        hooks.append(block.attn.register_forward_hook(keep))
-    try:
+    with ExitStack() as hooks:
+        for block in model.editor.blocks:
+            hooks.enter_context(block.attn.register_forward_hook(keep))
         model.edit(image, instr)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return torch.stack(layers).sum(0)[0].cpu()
 
 
-def _words(text, sentence):
-    """The instruction tokens as words: the first stands for the whole sentence."""
-    tokenizer = text.tokenizer
-    encoded = tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)
-    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
-    return ["(whole)", *tokens]
+def _captions(model, sentence, cls, patch):
+    """The lines below each map: a word, and its shares. cls, patch (t,): how much they attend."""
+    text = model.encoder.text
+    encoded = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)
+    words = text.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    words = ["(whole)", *words]  # the first token stands for the whole sentence
 
-
-def _captions(words, cls, patch):
-    """The lines below each map. cls, patch (t,): what they read of each word."""
     cls_shares = (cls / cls.sum()).tolist()
     patch_shares = (patch / patch.sum()).tolist()
-    captions = []
     for word, cls_share, patch_share in zip(words, cls_shares, patch_shares):
-        captions.append([word, f"CLS {cls_share:.0%}", f"patches {patch_share:.0%}"])
-    return captions
+        yield word, f"CLS {cls_share:.0%}", f"patches {patch_share:.0%}"
 
 
 def _person(image):
@@ -339,22 +305,13 @@ def _person(image):
     return _map_size(_picture(pixels.byte()))
 
 
-def _lit(person, heat):
-    """The person in the dark, yellow where heat, uint8 (rows columns), is 255."""
-    mask = _map_size(Image.fromarray(heat.numpy()))
-    darker = person.convert("L").point(lambda value: value // 2)
-    yellow = Image.new("RGB", person.size, YELLOW)
-    return Image.composite(yellow, darker.convert("RGB"), mask)
-
-
 def _map_size(picture):
-    height, width = WORD
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture.resize(WORD[::-1], Image.Resampling.BICUBIC)
 
 
 def _table(title, cells):
     """Cells (picture, lines below it) side by side, as many in a row as fit, below a title."""
-    lines = _wrap(title, TEXT, WIDTH - 2 * GAP)
+    lines = _wrap(title, WIDTH - 2 * GAP)
     map_height, map_width = WORD
     width = map_width + 3 * GAP
     height = map_height + 3 * SMALL_LINE + 2 * GAP
@@ -416,12 +373,12 @@ def _centred(draw, middle, y, line):
     draw.text((middle, y), line, "black", SMALL, anchor="ma")
 
 
-def _wrap(text, font, width):
+def _wrap(text, width):
     """Lines of whole words, none wider than `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and TEXT.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -5,8 +5,6 @@ k neighbours, c queries of a chunk, m members of a sparse vector, r neighbours o
 A sparse vector is a pair (members (m,), values (m,)): indices among the n images, their weights.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
@@ -21,10 +19,9 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     averaged over its k2 nearest images. Images are near if theirs overlap: Jaccard distance =
     1 - sum of minima / sum of maxima. The result is weight * distance + (1 - weight) * Jaccard.
 
-    Only neighbour lists and sparse vectors are kept, never an (n n) matrix. As in the authors'
-    code, which published figures come from, a list of k neighbours has the image itself ahead of
-    them, squared distances are divided by the largest of their row, and half of a neighbour's set
-    must be shared by MORE than 2/3.
+    As in the authors' code, which published figures come from, a list of k neighbours has the image
+    itself ahead of them, squared distances are divided by the largest of their row, and half of a
+    neighbour's set must be shared by MORE than 2/3.
 
     Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from
     their -cosine (c g). UserError if the gallery is too small.
@@ -38,20 +35,18 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     feats = torch.cat([query_feats, gallery_feats])
     near, farthest = neighbours(feats, k1 + 1, chunk)
     own_vectors = reciprocal_vectors(feats.cpu().numpy(), near, farthest, k1)
-
     vectors = []
     for nearest in near[:, :k2]:
         nearby = [own_vectors[j] for j in nearest]
         vectors.append(mean_vector(nearby))
-    gallery = inverted(vectors[q:], q + g)
+    images, weights = inverted(vectors[q:], q + g)
 
     def rescore(start, dist):
         new_dist = np.empty_like(dist)
-        for row, minus_cosine in enumerate(dist):
-            i = start + row
+        for i, minus_cosine in enumerate(dist, start):
+            jaccard = jaccard_distance(vectors[i], images, weights, g)
             cosine_dist = 1 + minus_cosine
-            jaccard = jaccard_distance(vectors[i], gallery)
-            new_dist[row] = weight * cosine_dist / farthest[i] + (1 - weight) * jaccard
+            new_dist[i - start] = weight * cosine_dist / farthest[i] + (1 - weight) * jaccard
         return new_dist
 
     return rescore
@@ -75,8 +70,6 @@ def neighbours(feats, k, chunk=256):
     return near.numpy(), farthest.numpy()
 
 
-# ---- R*, the expanded k-reciprocal sets ----
-
 def reciprocal_vectors(feats, near, farthest, k1):
     """A sparse vector of each of n images: its R*, weighted by nearness, summing to 1."""
     half = int(np.around(k1 / 2)) + 1  # the image itself comes on top
@@ -95,9 +88,8 @@ def reciprocal_vectors(feats, near, farthest, k1):
 def reciprocal(near):
     """(n k) bool: is image i among the k nearest of its own neighbour near[i, j]?"""
     mutual = np.empty(near.shape, bool)
-    for i, neighbours_of_i in enumerate(near):
-        their_neighbours = near[neighbours_of_i]  # (k k)
-        mutual[i] = (their_neighbours == i).any(1)
+    for i, nearest in enumerate(near):
+        mutual[i] = (near[nearest] == i).any(1)
     return mutual
 
 
@@ -110,60 +102,46 @@ def expanded(near, mutual, mutual_half, i):
 
     shared = in_set & (half_sets[:, :, None] == own).any(2)
     joins = 3 * shared.sum(1) > 2 * in_set.sum(1)
-
     joining = half_sets[in_set & joins[:, None]]
     return np.unique(np.concatenate([own, joining]))
 
 
-# ---- sparse vectors ----
-
 def mean_vector(vectors):
     """Mean of sparse vectors."""
-    members, values, _ = joined(vectors)
+    members, values, _ = concatenated(vectors)
     members, place = np.unique(members, return_inverse=True)
     return members, np.bincount(place, values) / len(vectors)
 
 
-def joined(vectors):
-    """Sparse vectors behind each other: their members, values and lengths."""
-    members = [vector[0] for vector in vectors]
-    values = [vector[1] for vector in vectors]
-    lengths = [len(vector[0]) for vector in vectors]
-    return np.concatenate(members), np.concatenate(values), lengths
-
-
-class InvertedIndex(NamedTuple):
-    """Sparse vectors of g images by member: that of images[begin[j]:begin[j + 1]] have member j."""
-    size: int           # g
-    begin: np.ndarray   # (n + 1,)
-    images: np.ndarray  # which of the g images
-    values: np.ndarray  # the weight of the member in that image's vector
+def concatenated(vectors):
+    """The members of sparse vectors, their values, and which of the vectors each belongs to."""
+    members, values = zip(*vectors)
+    lengths = [len(each) for each in members]
+    owners = np.repeat(np.arange(len(vectors)), lengths)
+    return np.concatenate(members), np.concatenate(values), owners
 
 
 def inverted(vectors, n):
-    """The InvertedIndex of sparse vectors whose members are among n images."""
-    size = len(vectors)
-    members, values, lengths = joined(vectors)
-    images = np.repeat(np.arange(size), lengths)
-
+    """For each of n images, the indices of the sparse vectors that have it as a member, and its
+    weights in them: two lists of n arrays."""
+    members, values, owners = concatenated(vectors)
     order = np.argsort(members, kind="stable")
-    counts = np.bincount(members, minlength=n)
-    begin = np.concatenate([[0], counts.cumsum()])
-    return InvertedIndex(size, begin, images[order], values[order])
+    ends = np.bincount(members, minlength=n).cumsum()[:-1]
+    images = np.split(owners[order], ends)
+    weights = np.split(values[order], ends)
+    return images, weights
 
 
-def jaccard_distance(vector, index):
-    """1 - sum of minima / sum of maxima, of a sparse vector and the g vectors of an index, (g,)."""
+def jaccard_distance(vector, images, weights, size):
+    """1 - sum of minima / sum of maxima, of a sparse vector and each of `size` others as `inverted`
+    returns them, (size,)."""
     members, own_values = vector
-    begin = index.begin[members]
-    end = index.begin[members + 1]
-    sharing = [slice(*bounds) for bounds in zip(begin, end)]  # a slice for each member
-
-    images = np.concatenate([index.images[part] for part in sharing])
-    their_values = np.concatenate([index.values[part] for part in sharing])
-    own_values = np.repeat(own_values, end - begin)
+    sharing = [images[member] for member in members]
+    lengths = [len(each) for each in sharing]
+    own_values = np.repeat(own_values, lengths)
+    their_values = np.concatenate([weights[member] for member in members])
 
     smaller = np.minimum(own_values, their_values)
-    minima = np.bincount(images, smaller, index.size)
+    minima = np.bincount(np.concatenate(sharing), smaller, size)
     maxima = 2 - minima  # both vectors sum to 1, so minima and maxima together to 2
     return 1 - minima / maxima

@@ -18,8 +18,8 @@ from PIL import Image
 
 import ablate
 import train
-from reid import checkpoints, cli, compare, history, jobs
-from reid.history import read_log
+from reid import checkpoints, cli, compare, jobs
+from reid.runs import read_log
 from tests.test_run import wait_for
 from tests.test_train import ROOT, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
@@ -161,14 +161,6 @@ def test_rows_of_one_variant_alone_are_blank_in_the_others():
     lines = [re.sub(" +", " ", line) for line in ablate.markdown(table).splitlines()]
     assert "| trad | COCAS+ | strict | | | 70.0 | |" in lines
     assert "| li | COCAS+ | strict | | 50.0 | 50.0; +0.0 (+0.0 to +0.0) | 50.0 |" in lines
-
-
-def test_curves_are_means_over_the_seeds():
-    def log(loss, mAP):
-        return [{"step": 1, "task": "cc", "losses": {"tri": loss, "id": 1.0}},
-                {"step": 9, "rows": [{"task": "cc", "data": "LTCC", "protocol": "cc", "mAP": mAP}]}]
-    losses, rows = history.mean_log([log(2.0, 0.1), log(4.0, 0.3)])
-    assert losses["losses"] == {"tri": 3.0, "id": 1.0} and rows["rows"][0]["mAP"] == pytest.approx(0.2)
 
 
 # ---- the runs ----

@@ -163,7 +163,8 @@ class ColourModel(torch.nn.Module):
         super().__init__()
         self.weight, self.listen, self.editing, self.seen = torch.nn.Parameter(torch.zeros(1)), listen, editing, []
 
-    def instruct(self, what):
+    def instruct(self, sentences=None, pictures=None):
+        what = sentences if pictures is None else pictures
         colour = torch.stack([colour_of(s) for s in what]) if isinstance(what, list) else what.mean((2, 3))
         return Instruction(colour[:, None], torch.ones(len(colour), 1, dtype=torch.bool), colour, colour[:, None])
 

@@ -1,123 +1,186 @@
-"""Pictures: what is shown, and that nothing of it is cut."""
+"""Pictures: what is drawn where, read from the pixels, and that nothing of it is cut."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
-import evaluate
-from reid.features import Features
-from model import InstructReID
+from instructions import Ask
+from model import InstructReID, TextEncoder
 from reid import pictures
-from reid.pictures import FRAMES, HIT, MISS, REMOVED, RankRow, top_of
-from reid.text import EmbeddedTextEncoder
-from tests.test_evaluate import PAINT, ColourModel, cocas, ltcc, root  # noqa: F401  (root is a fixture)
+from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
+from reid.records import Dataset, Record
+from reid.text import embedded_text_model
+
+PAINT = {
+    "red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)
+}
+WHITE = (255, 255, 255)
+LEFT = QUERY[1] + 3 * GAP  # of the titles and rankings
 
 
-def test_the_top_shows_ten_and_few_of_the_removed():
-    verdicts = np.array([REMOVED] * 5 + [MISS] * 4 + [REMOVED] + [HIT] * 9)
-    order = np.arange(len(verdicts))
-    assert top_of(order, verdicts).tolist() == [0, 1, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15]
-    assert top_of(order[::-1], verdicts).tolist() == [18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8]  # 9 is a removed one
-    assert top_of(np.array([1, 0]), np.array([HIT, REMOVED])).tolist() == [1, 0]
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A photo of each colour."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, rgb in PAINT.items():
+        Image.new("RGB", (8, 16), rgb).save(root / f"{name}.png")
+    return Dataset("ltcc", "LTCC", "cc", root, ())
 
 
-def test_rows_of_a_query_follow_each_other_under_right_and_wrong_instructions(root):
-    rows = evaluate.rank_rows(Features(ColourModel(listen=1.0)), cocas(root, "ctcc"))
-    assert [row.name for row in rows] == ["wanted", "own", "random"] * 2
-    assert [row.instruction for row in rows] == ["red.png", "green.png", "blue.png", "blue.png", "green.png", "red.png"]
-    assert rows[0].query is rows[1].query is rows[2].query is not rows[3].query
-    assert rows[0].ranking[0][1] == HIT and rows[1].ranking[0][1] == MISS  # the wanted colour, its own
-    sentences = evaluate.rank_rows(Features(ColourModel()), ltcc(root), people=1)
-    assert [row.name for row in sentences] == ["change your clothes", "do not change clothes"]
-    shown = sentences[0].ranking  # targets in other clothes; the same clothes rank first, and are left out
-    assert [(verdict, record.clothes == sentences[0].query.clothes) for record, verdict in shown[:2]] == [
-        (REMOVED, True), (MISS, False)]
+def photo(name):
+    return Record("ltcc", "gallery", name and f"{name}.png", 1)
 
 
-def frame_colours(picture, x, y, width):
+def row_of(dataset, ask, verdicts, query="grey"):
+    ranking = [(photo("blue"), verdict) for verdict in verdicts]
+    return RankRow(dataset, photo(query), "wanted", ask, ranking)
+
+
+def says(picture, text, middle, y):
+    """Is exactly that small text, or none, centred below y?"""
+    box = (middle - 28, y, middle + 28, y + SMALL.size)
+    expected = Image.new("RGB", picture.size, "white")
+    ImageDraw.Draw(expected).text((middle, y), text, "black", SMALL, anchor="ma")
+    return picture.crop(box).tobytes() == expected.crop(box).tobytes()
+
+
+def colours_along(picture, x, y, width):
     return [picture.getpixel((x + i, y)) for i in range(width)]
 
 
-def test_frames_differ_in_style_and_in_colour(root):
-    dataset = ltcc(root)
-    record = dataset.records[-1]
-    ranking = [(record, verdict) for verdict in (HIT, MISS, REMOVED)]
-    picture = pictures.ranking_list([RankRow(dataset, dataset.records[0], "wanted", "change your clothes", ranking)])
-    x, y = 3 * pictures.GAP + pictures.QUERY[1], 2 * pictures.LINE + 5 * pictures.GAP + pictures.SMALL.size
-    shares = []
-    for k, (_, colour, _) in enumerate(FRAMES):
-        edge = frame_colours(picture, x + k * (pictures.CELL + pictures.GAP), y, pictures.CELL)
-        shares.append(edge.count(colour) / len(edge))
-        assert edge[0] == colour
-    assert shares[0] == 1 and 0.55 < shares[1] < 0.8 and 0.3 < shares[2] < 0.5  # solid, dashed, dotted
-    bright = [sum(picture.getpixel((x + k * (pictures.CELL + pictures.GAP) + 33, y + 60))) for k in range(3)]
-    assert bright[0] == bright[1] < bright[2]  # what is left out is pale
+# ---- ranking lists ----
+
+def test_the_top_is_ten_images_and_few_of_the_removed():
+    verdicts = np.array([REMOVED] * 5 + [MISS] * 4 + [REMOVED] + [HIT] * 9)
+    order = np.arange(len(verdicts))
+    assert top_of(order, verdicts).tolist() == [0, 1, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15]
+    backwards = top_of(order[::-1], verdicts)  # 9 is a removed one
+    assert backwards.tolist() == [18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8]
+    assert top_of(np.array([1, 0]), np.array([HIT, REMOVED])).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("words", (1, 12, 60, 150))
-def test_no_sentence_is_cut(root, words):
-    dataset, sentence = cocas(root, "li"), " ".join(["sleeveless"] * words)
-    row = RankRow(dataset, dataset.records[0], "wanted", sentence, [(dataset.records[-1], HIT)] * 12)
-    lines = pictures._wrap(f"wanted: {sentence}", pictures.TEXT, 700)
-    assert " ".join(lines) == f"wanted: {sentence}" and all(pictures.TEXT.getlength(line) <= 700 for line in lines)
-    picture = pictures.ranking_list([row, row])
-    assert picture.width == pictures.WIDTH
-    pixels = np.array(picture)
-    assert (pixels[:, -pictures.GAP:] == 255).all() and (pixels[-2:] == 255).all()  # nothing runs into the border
+def test_ranks_skip_the_removed_image_and_frames_tell_the_verdicts(dataset):
+    expected = [("1", HIT), ("", REMOVED), ("2", MISS), ("3", HIT)]
+    row = row_of(dataset, Ask("in blue"), [verdict for _, verdict in expected])
+    picture = pictures.ranking_list([row])
+    for k, (_, colour, *_) in enumerate(pictures.FRAMES):
+        assert picture.getpixel((LEFT + 110 * k, GAP)) == colour  # the legend
+    y = 2 * LINE + 4 * GAP  # below the legend and the title
+    for k, (rank, verdict) in enumerate(expected):
+        x = LEFT + k * (CELL + GAP)
+        top = y + SMALL.size + GAP
+        assert says(picture, rank, x + CELL // 2, y), f"image {k + 1} is not of rank '{rank}'"
+        colour = pictures.FRAMES[verdict][1]
+        for edge in (top, top + 2 * CELL - 1):
+            share = colours_along(picture, x, edge, CELL).count(colour) / CELL
+            least, most = {HIT: (1, 1), MISS: (0.55, 0.8), REMOVED: (0.3, 0.5)}[verdict]
+            assert least <= share <= most  # solid, dashed, dotted
+        inside = (142, 142, 237) if verdict == REMOVED else PAINT["blue"]  # pale
+        assert picture.getpixel((x + 33, top + 60)) == inside
 
 
-def test_the_instruction_picture_is_shown(root):
-    rows = evaluate.rank_rows(Features(ColourModel(listen=1.0)), cocas(root, "ctcc"), people=1)
-    picture = pictures.ranking_list(rows)
-    assert PAINT["red"] in frame_colours(picture, 3 * pictures.GAP + pictures.QUERY[1] + 20, 140, 20)
+@pytest.mark.parametrize("ask, title, beside", [
+    (Ask("in red"), "wanted: in red", "blue"), (Ask("wanted"), "wanted", "blue"),
+    (Ask(picture="red.png"), "wanted clothes", "red"), (None, "wanted", "blue"),
+    (Ask("in red", "green.png"), "wanted: in red", "green")])
+def test_words_are_the_title_and_clothes_stand_beside_the_ranking(ask, title, beside, dataset):
+    row = row_of(dataset, ask, [None])
+    assert row.title == title
+    text = row_of(dataset, Ask("of no query photo"), [None], query=None)
+    other = row_of(dataset, Ask("of another query"), [None], query="red")
+    picture = pictures.ranking_list([row, text, other])
+    middle = 2 * GAP + LINE + SMALL.size + GAP + CELL  # unjudged rows have no legend
+    assert colours_along(picture, LEFT, middle, CELL) == [PAINT[beside]] * CELL
+    x = LEFT if beside == "blue" else LEFT + CELL + 3 * GAP
+    assert colours_along(picture, x, middle, CELL) == [PAINT["blue"]] * CELL  # without a frame
+    assert colours_along(picture, x + CELL, middle, GAP) == [WHITE] * GAP
 
+    down = LINE + SMALL.size + 2 * CELL + 5 * GAP  # from row to row
+    assert colours_along(picture, LEFT, middle + down, CELL) == [PAINT["blue"]] * CELL
+    for k, query in enumerate((PAINT["grey"], WHITE, PAINT["red"])):
+        assert colours_along(picture, GAP, middle + k * down, QUERY[1]) == [query] * QUERY[1]
+
+
+def test_no_sentence_is_cut(dataset):
+    for words in (1, 12, 60, 150):
+        sentence = " ".join(["sleeveless"] * words)
+        lines = pictures._wrap(f"wanted: {sentence}", 700)
+        assert " ".join(lines) == f"wanted: {sentence}"
+        assert all(pictures.TEXT.getlength(line) <= 700 for line in lines)
+        rows = [row_of(dataset, Ask(sentence, "red.png"), [HIT] * 12)] * 2
+        pixels = np.array(pictures.ranking_list(rows))
+        assert pixels.shape[1] == pictures.WIDTH
+        assert (pixels[:, -GAP:] == 255).all() and (pixels[-2:] == 255).all()  # the border
+
+
+# ---- gates and words ----
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
     small = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=2, stem="patch",
                  picture_size=(16, 16), picture_depth=1, fusion_depth=1)
-    return InstructReID(small, {"ltcc": 2}, text=EmbeddedTextEncoder()).eval()
+    model = InstructReID(small, {"ltcc": 2}, text=TextEncoder(*embedded_text_model())).eval()
+    for block in model.editor.blocks:
+        block.attn.gate.data = torch.tensor([0.5, -0.25])
+    return model
 
 
-def test_gates_show_every_value(model):
-    with torch.no_grad():
-        model.editor.blocks[0].attn.gate.copy_(torch.tensor([0.5, -0.5]))
-    picture = pictures.gates(model)
-    positive, negative, zero = (picture.getpixel((84 + column * 56, y)) for column, y in ((0, 90), (1, 90), (0, 120)))
-    assert positive[0] > positive[2] and negative[2] > negative[0] and zero == (255, 255, 255)
+def test_gates_show_every_value():
+    gates = torch.tensor([[0.5, -0.5], [0.0, 0.25]])
+    blocks = [SimpleNamespace(attn=SimpleNamespace(gate=gate)) for gate in gates]
+    picture = pictures.gates(SimpleNamespace(editor=SimpleNamespace(blocks=blocks)))
+    half = (242, 188, 128)
+    expected = [("+0.50", pictures.ORANGE), ("-0.50", pictures.BLUE), ("0.50", WHITE),
+                ("+0.00", WHITE), ("+0.25", half), ("0.12", WHITE)]
+    for k, (value, colour) in enumerate(expected):
+        x, y = 80 + k % 3 * 56, 80 + k // 3 * 30
+        assert picture.getpixel((x + 4, y + 4)) == colour
+        text = Image.new("RGB", picture.size, colour)
+        ImageDraw.Draw(text).text((x + 27, y + 7), value, "black", SMALL, anchor="ma")
+        box = (x + 2, y + 2, x + 50, y + 26)
+        assert picture.crop(box).tobytes() == text.crop(box).tobytes()
 
 
 @torch.no_grad()
-def test_instruction_attention_is_the_second_half_of_the_maps(model):
-    for block in model.editor.blocks:
-        block.attn.gate.copy_(torch.tensor([0.5, -0.25]))
-    image, instr = torch.randn(1, 3, 32, 16), model.instruct(["a red coat"])
-    read = pictures.instruction_attention(model, image, instr)
-    assert read.shape == (1 + 8, instr.tokens.shape[1])
-    # each head's softmax sums to 1 and is scaled by |g|: mean over heads 0.375, two layers
-    torch.testing.assert_close(read.sum(1), torch.full((9,), 0.75))
-    assert not any(block.attn._forward_hooks for block in model.editor.blocks)
-
-
-@torch.no_grad()
-def test_every_word_has_a_map(model):
-    for block in model.editor.blocks:
-        block.attn.gate.fill_(1.0)
+def test_instruction_attention_is_the_gated_second_softmax(model):
+    """Of Eq. 2, as `maps` forms it, mean over the heads and sum over the layers."""
     image = torch.randn(1, 3, 32, 16)
-    few, many = (pictures.word_attention(model, image, " ".join(["red"] * n)) for n in (3, 30))
-    across = (pictures.WIDTH - pictures.GAP) // (pictures.WORD[1] + 3 * pictures.GAP)
-    assert few.width == many.width == pictures.WIDTH
-    row = pictures.WORD[0] + 3 * pictures.SMALL_LINE + 2 * pictures.GAP
-    more = -(-(30 + 4) // across) - 1  # rows of cells: the query, the whole, [CLS], the words and [SEP]
-    assert many.height - few.height == more * row + pictures.LINE
+    instr = model.instruct(["a red coat"])
+    found = pictures.instruction_attention(model, image, instr)
+
+    attentions = [block.attn for block in model.editor.blocks]
+    inputs = []
+    with ExitStack() as hooks:
+        for attn in attentions:
+            hook = attn.register_forward_pre_hook(lambda _, args: inputs.append(args))
+            hooks.enter_context(hook)
+        model.edit(image, instr)
+    expected = 0
+    for attn, args in zip(attentions, inputs):
+        right = attn.maps(*args[:3])[0, :, :, 1 + 8:]
+        expected = expected + (right[0].abs() + right[1].abs()) / 2
+    torch.testing.assert_close(found, expected)
 
 
-def test_all_pictures_of_a_checkpoint_by_one_command(model, root, tmp_path):
-    evaluate.draw(Features(model), [ltcc(root), cocas(root, "li"), cocas(root, "ctcc")], tmp_path)
-    names = ("gates", "ranking_ltcc_cc", "attention_ltcc_cc", "ranking_cocas_li", "attention_cocas_li",
-             "ranking_cocas_ctcc")
-    assert {path.stem for path in tmp_path.glob("*.png")} >= set(names)
-    for name in names:
-        assert Image.open(tmp_path / f"{name}.png").width <= pictures.WIDTH
+@torch.no_grad()
+def test_a_caption_stands_below_the_map_of_its_own_token(model, monkeypatch):
+    """`(whole) [CLS] red red ... [SEP]`: token j is read by patch j % 8 alone, and by the CLS token
+    the more the later it comes."""
+    attention = torch.cat([torch.arange(1.0, 17)[None], torch.eye(8).repeat(1, 2)])
+    monkeypatch.setattr(pictures, "instruction_attention", lambda *_: attention)
+    picture = pictures.word_attention(model, torch.zeros(1, 3, 32, 16), "red coat " * 6 + "hat")
+    height, width = pictures.WORD
+    for j, word in enumerate(["(whole)", "[CLS]", *["red", "coat"] * 6, "hat", "[SEP]"]):
+        row, column = divmod(j + 1, 11)  # the first cell is the query
+        x = GAP + column * (width + 3 * GAP)
+        y = LINE + 3 * GAP + row * (height + 3 * pictures.SMALL_LINE + 2 * GAP)
+        for line, text in enumerate((word, f"CLS {(j + 1) / 136:.0%}", "patches 6%")):
+            assert says(picture, text, x + width // 2, y + height + 2 + line * pictures.SMALL_LINE)
+        cell = np.array(picture.crop((x, y, x + width, y + height)))[..., 0].astype(int)
+        brightness = [cell[14 + 28 * k, m] for k in range(4) for m in (14, 42)]
+        assert np.argmax(brightness) == j % 8

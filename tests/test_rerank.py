@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from reid.cli import UserError
-from evaluate import ranking_metrics
 from reid.rerank import k_reciprocal
 
 
 def textbook_rerank(feats, q, k1, k2, weight):
-    """Zhong et al. 2017, Sec. 3, with whole matrices and Python's sets. feats (n d) L2-normalised -> (q, n - q)."""
+    """Zhong et al. 2017, Sec. 3, with whole matrices and Python's sets. feats (n d), L2-normalised
+    -> (q, n - q)."""
     n = len(feats)
     dist = ((feats[:, None] - feats[None]) ** 2).sum(-1)
     dist /= dist.max(1, keepdims=True)
@@ -31,7 +31,8 @@ def textbook_rerank(feats, q, k1, k2, weight):
         V[p, members] = np.exp(-dist[p, members])
     V /= V.sum(1, keepdims=True)
     V = np.stack([V[ranked[p, :k2]].mean(0) for p in range(n)])
-    jaccard = 1 - np.minimum(V[:q, None], V[None, q:]).sum(-1) / np.maximum(V[:q, None], V[None, q:]).sum(-1)
+    queries, gallery = V[:q, None], V[None, q:]
+    jaccard = 1 - np.minimum(queries, gallery).sum(-1) / np.maximum(queries, gallery).sum(-1)
     return weight * dist[:q, q:] + (1 - weight) * jaccard
 
 
@@ -40,26 +41,16 @@ def textbook_rerank(feats, q, k1, k2, weight):
 def test_reranking_equals_the_textbook(seed, k1, k2, weight):
     rng = np.random.default_rng(seed)
     ids, q = rng.integers(0, 12, 90), 20
-    feats = torch.from_numpy(rng.standard_normal((12, 16))[ids] + 0.7 * rng.standard_normal((90, 16)))
-    feats = F.normalize(feats, dim=1)
+    feats = rng.standard_normal((12, 16))[ids] + 0.7 * rng.standard_normal((90, 16))
+    feats = F.normalize(torch.from_numpy(feats), dim=1)
     rescore = k_reciprocal(feats[:q], feats[q:], k1, k2, weight, chunk=32)
     dist = (-feats[:q] @ feats[q:].T).numpy()
     ours = np.concatenate([rescore(start, dist[start:start + 7]) for start in range(0, q, 7)])
     np.testing.assert_allclose(ours, textbook_rerank(feats.numpy(), q, k1, k2, weight), atol=1e-9)
 
 
-def test_reranking_helps_where_a_person_has_many_images():
-    rng = np.random.default_rng(0)
-    ids = np.repeat(np.arange(20), 10)
-    feats = F.normalize(torch.from_numpy(rng.standard_normal((20, 16))[ids] + rng.standard_normal((200, 16))), dim=1)
-    qf, gf, positive = feats[::10], feats, ids[::10, None] == ids
-    dist = (-qf @ gf.T).numpy()
-    before, after = (ranking_metrics(d, positive)["mAP"] for d in (dist, k_reciprocal(qf, gf, 9, 4)(0, dist)))
-    assert after > before + 0.05
-
-
 def test_reranking_of_nothing_but_duplicates_stays_finite():
-    feats = F.normalize(torch.ones(40, 8), dim=1)
+    feats = torch.eye(8)[:1].expand(40, 8)
     new = k_reciprocal(feats[:2], feats[2:], 5, 2)(0, (-feats[:2] @ feats[2:].T).numpy())
     assert np.isfinite(new).all()
 

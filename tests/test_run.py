@@ -1,6 +1,5 @@
 """A run is never lost: signals, other data, flipped bits, NaN, a full disk, two processes; its log is that of one run."""
 
-import json
 import os
 import random
 import resource
@@ -22,7 +21,8 @@ import evaluate
 import train
 from reid import checkpoints, cli, files, history, pictures
 from reid.features import Features, save_features
-from reid.history import History, read_log
+from reid.history import History
+from reid.runs import read_log
 from tests.test_train import FAST, ROOT, command, drawn, one_line, start  # noqa: F401, two of them are fixtures
 
 TIMES = ("seconds", "images/s")
@@ -354,7 +354,7 @@ def test_progress_is_lines_where_it_goes_into_a_file(capsys, monkeypatch):
     assert any(line.startswith("long: 2 of 3") for line in lines)
 
 
-# ---- evaluation, names, curves ----
+# ---- evaluation, names ----
 
 def test_a_row_that_cannot_be_ranked_is_left_out(drawn, command, monkeypatch):
     rank_trials = evaluate.rank_trials
@@ -381,27 +381,3 @@ def test_a_run_is_called_by_what_is_special_about_it(flags, name):
     preset = train.PRESETS["toy"].items()
     filled = {flag: value for flag, value in preset if getattr(given, flag) is None}
     assert train.run_name(train.dataclasses.replace(given, **filled, preset="toy")) == name
-
-
-def log_of(folder, tasks, evaluations):
-    folder.mkdir(parents=True)
-    lines = []
-    for step in range(50, 501, 50):
-        for task in tasks:
-            lines.append({"step": step, "task": task, "losses": {"tri": 90 / step, "id": 2.0}})
-        if step in evaluations:
-            rows = [{"task": task, "data": "Set", "protocol": "general", "mAP": step / 1000} for task in tasks]
-            lines.append({"step": step, "rows": rows})
-    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-
-
-def test_two_runs_in_one_picture(tmp_path, command):
-    log_of(tmp_path / "runs/a", ("cc", "li"), (250, 500))
-    log_of(tmp_path / "runs/b", ("cc",), ())
-    code, out, err = command(history, "runs/a", "runs/b", "--out", "both.png")
-    assert code == 0 and "wrote both.png" in out, err
-    picture = Image.open("both.png").convert("RGB")
-    colours = {colour for _, colour in picture.getcolors(10_000)}
-    assert picture.width == pictures.WIDTH and set(history.COLOURS[:2]) <= colours
-    one_line(command(history, "runs/nothing"), "runs/nothing", "log.jsonl")
-    one_line(command(history), "runs")

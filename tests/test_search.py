@@ -14,9 +14,10 @@ from safetensors import safe_open
 import toydata
 import search
 from model import InstructReID
-from reid import checkpoints, photos, pictures, plain
+from reid import checkpoints, photos, pictures, uninstructed
 from reid.cli import UserError
-from reid.plain import CLOTHES, PERSON, PLAIN, joined, scores
+from instructions import PERSON_SENTENCE
+from reid.uninstructed import CLOTHES, UNINSTRUCTED, joined, scores
 from reid.text import EmbeddedTextEncoder
 from search import Question
 from tests.test_evaluate import PAINT, ColourModel
@@ -96,8 +97,8 @@ def test_the_joined_features_have_the_sum_of_both_parts_as_their_cosine():
 
 def test_a_question_meets_the_views_it_is_compared_with():
     feats = {
-        PERSON: torch.tensor([[1.0, 0.0], [0.6, 0.8]]),
-        PLAIN: torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        PERSON_SENTENCE: torch.tensor([[1.0, 0.0], [0.6, 0.8]]),
+        UNINSTRUCTED: torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
         CLOTHES: torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]),
     }
     anna = torch.tensor([1.0, 0.0])
@@ -105,13 +106,13 @@ def test_a_question_meets_the_views_it_is_compared_with():
     coat = torch.tensor([0.0, 1.0, 0.0])
 
     def parts(person, instruction, view):
-        question = Question("anna.jpg", person, instruction, PERSON, view)
+        question = Question("anna.jpg", person, instruction, PERSON_SENTENCE, view)
         return torch.stack(question.ask(feats, 0.5))
 
-    both = parts(anna, red, PLAIN)
+    both = parts(anna, red, UNINSTRUCTED)
     torch.testing.assert_close(both, torch.tensor([[0.5, 0.3], [0.3, 0.4]]))
     torch.testing.assert_close(parts(anna, None, None), torch.tensor([[1.0, 0.6], [0.0, 0.0]]))
-    torch.testing.assert_close(parts(None, red, PLAIN), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+    torch.testing.assert_close(parts(None, red, UNINSTRUCTED), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
     torch.testing.assert_close(parts(anna, coat, CLOTHES), torch.tensor([[0.5, 0.3], [0.4, 0.0]]))
 
 
@@ -122,19 +123,19 @@ def test_what_an_instruction_is(tmp_path):
     def understood(instruction, query=("anna.jpg",)):
         return search.understand(search.Config(query=query, instruction=instruction))
 
-    assert understood(None) == (PERSON, None)
-    assert understood("in a red coat") == (PERSON, PLAIN)
-    assert understood(str(coat)) == (PERSON, CLOTHES)
+    assert understood(None) == (PERSON_SENTENCE, None)
+    assert understood("in a red coat") == (PERSON_SENTENCE, UNINSTRUCTED)
+    assert understood(str(coat)) == (PERSON_SENTENCE, CLOTHES)
     assert understood("do not change clothes") == ("do not change clothes", None)
-    assert understood("do not change clothes", query=()) == (PERSON, PLAIN)
+    assert understood("do not change clothes", query=()) == (PERSON_SENTENCE, UNINSTRUCTED)
 
 
 def test_clothes_are_the_photo_without_head_and_margins():
     image = torch.zeros(1, 3, 20, 10, dtype=torch.uint8)
     image[:, :, 4:, 1:9] = 200
-    clothes = plain.as_clothes(image, (8, 8))
+    clothes = uninstructed.as_clothes(image, (8, 8))
     assert clothes.shape == (1, 3, 8, 8)
-    torch.testing.assert_close(clothes, plain.normalise(torch.full_like(clothes, 200)))
+    torch.testing.assert_close(clothes, uninstructed.normalise(torch.full_like(clothes, 200)))
 
 
 # ---- searches ----
@@ -203,7 +204,7 @@ def test_a_new_task_sentence_is_added_to_the_index(ask, folder, read):
     ask("--query", folder / NAMES["red"])
     assert len(read) == 8
     with safe_open(folder / "index.safetensors", "pt") as index:
-        assert set(index.keys()) == {PERSON, PLAIN, CLOTHES, "do not change clothes"}
+        assert set(index.keys()) == {PERSON_SENTENCE, UNINSTRUCTED, CLOTHES, "do not change clothes"}
 
 
 def test_broken_files_are_named_and_skipped(folder, command, ask):  # noqa: F811
@@ -330,7 +331,7 @@ def test_a_folder_of_broken_files(ask, command, tmp_path):  # noqa: F811
 
 
 def test_a_model_that_has_diverged_is_named():
-    feats = {PERSON: torch.tensor([[float("nan"), 0.0]])}
-    question = Question(None, torch.ones(2), None, PERSON, None)
+    feats = {PERSON_SENTENCE: torch.tensor([[float("nan"), 0.0]])}
+    question = Question(None, torch.ones(2), None, PERSON_SENTENCE, None)
     with pytest.raises(UserError, match="NaN"):
         search.hits_of(question, ".", [photos.Photo("a.jpg", 1, 1)], feats, 0.4, 10)

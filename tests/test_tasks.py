@@ -11,7 +11,7 @@ import train
 from instructions import Task
 from reid import checkpoints, folders, pictures
 from reid.features import Features
-from reid.history import read_log
+from reid.runs import read_log
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from tests.trees import opened, put, text
 from tests.test_train import FAST, ROOT, command, drawn  # noqa: F401 (fixtures)

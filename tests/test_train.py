@@ -16,7 +16,7 @@ import toydata
 import train
 from model import InstructReID
 from reid import checkpoints, cli
-from reid.history import read_log
+from reid.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--ids", "4", "--images", "4", "--warmup", "5")

@@ -1,0 +1,4 @@
+"""Tools around the paper's six scripts: search, ablations, curves, exercises and benchmarks.
+
+They import the scripts and `reid`; nothing imports them, so that each can be deleted.
+"""

@@ -1,0 +1,134 @@
+"""The losses and the mAP of runs against their steps, in one picture.
+
+    python -m extras.curves runs/a runs/b --out curves.png
+"""
+
+import statistics
+import sys
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reid import cli
+from reid.cli import UserError
+from reid.files import replacing
+from reid.runs import read_log
+
+matplotlib.rcParams["text.parse_math"] = False  # the name of a folder may hold dollar signs
+
+COLOURS = 10  # of matplotlib's cycle
+MARKERS = "os^Dv<>PX*"  # one for every ten runs
+STYLES = ("-", "--", ":", "-.")  # of the data sets and protocols of a task
+
+
+def draw(runs):
+    """A Figure of runs {name: the lines of its log}: a row for each task, its loss and its mAP.
+
+    Colour and marker tell the run, the style of a line tells the data set and protocol. A Figure
+    made without pyplot is drawn by Agg and needs no screen.
+    """
+    tasks = list(dict.fromkeys(task for log in runs.values() for task in tasks_of(log)))
+    figure = Figure((10, 3 * len(tasks) + 0.25 * len(runs)), layout="constrained")
+    axes = figure.subplots(len(tasks), 2, squeeze=False)
+    looks = []
+    for i in range(len(runs)):
+        marker = MARKERS[i // COLOURS % len(MARKERS)]
+        looks.append({"color": f"C{i % COLOURS}", "marker": marker, "markersize": 3})
+
+    for (left, right), task in zip(axes, tasks):
+        styles = {}  # of measures
+        for log, look in zip(runs.values(), looks):
+            left.plot(*losses_of(log, task), **look)
+            for measure, points in scores_of(log, task).items():
+                style = styles.setdefault(measure, STYLES[len(styles) % len(STYLES)])
+                right.plot(*points, linestyle=style, **look)
+        left.set(title=f"{task}: loss", xlabel="steps", xlim=0, ylim=0)
+        right.set(title=f"{task}: mAP in percent", xlabel="steps", xlim=0, ylim=0)
+        lines = [Line2D([], [], color="black", linestyle=style) for style in styles.values()]
+        right.legend(lines, styles, fontsize="small")
+
+    lines = [Line2D([], [], **look) for look in looks]
+    names = [name.encode(errors="replace").decode() for name in runs]  # not every one is UTF-8
+    figure.legend(lines, names, loc="outside lower center")
+    return figure
+
+
+def tasks_of(log):
+    for line in log:
+        for each in line.get("rows", [line]):
+            yield each["task"]
+
+
+def losses_of(log, task):
+    """(steps, sums of the loss terms) of a task, without its first step, which would dwarf the
+    others."""
+    lines = [line for line in log if line.get("task") == task]
+    lines = lines[1:] or lines
+    steps = [line["step"] for line in lines]
+    return steps, [sum(line["losses"].values()) for line in lines]
+
+
+def scores_of(log, task):
+    """{data set and protocol: (steps, mAP in percent)} of a task."""
+    scores = {}
+    for line in log:
+        for row in line.get("rows", ()):
+            if row["task"] == task:
+                measure = f"{row['data']} {row['protocol']}"
+                steps, values = scores.setdefault(measure, ([], []))
+                steps.append(line["step"])
+                values.append(100 * row["mAP"])
+    return scores
+
+
+def mean_log(logs):
+    """One log of several: the means of their losses and mAP, line by line. Runs that differ in
+    nothing but the seed have the same lines."""
+    lines = []
+    for alike in zip(*logs):
+        line = dict(alike[0])
+        if "rows" in line:
+            line["rows"] = []
+            for rows in zip(*(each["rows"] for each in alike)):
+                mAP = statistics.mean(row["mAP"] for row in rows)
+                line["rows"].append(rows[0] | {"mAP": mAP})
+        else:
+            line["losses"] = {}
+            for name in alike[0]["losses"]:
+                line["losses"][name] = statistics.mean(each["losses"][name] for each in alike)
+        lines.append(line)
+    return lines
+
+
+def save(figure, path):
+    """Writes a .png. UserError if it cannot."""
+    with replacing(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight")
+
+
+# ---- command line ----
+
+@dataclass
+class Config:
+    """Draws the losses and the mAP of runs against their steps."""
+
+    runs: list = cli.argument("folders of runs, such as runs/all")
+    out: str = cli.option("curves.png", "the .png to write")
+
+
+def main(config):
+    if not config.out.endswith(".png"):
+        raise UserError(f"--out {config.out}: name a .png")
+    logs = {folder: read_log(folder) for folder in config.runs}
+    for folder, log in logs.items():
+        if not any(tasks_of(log)):
+            raise UserError(f"{folder}: no log.jsonl with lines there; name the folder of a run")
+    save(draw(logs), config.out)
+    print(f"wrote {config.out}")
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "-m extras.curves"  # what usage and errors call the program
+    cli.run(main, Config)
