@@ -86,6 +86,8 @@ def open_all(path, task="all", val=False):
 
     val: validation splits are trained on too.
     """
+    if isinstance(task, dict):
+        task = "all" if len(task) > 1 else next(iter(task))
     found = find_datasets(path)
     _refuse_twins(path, found)
 

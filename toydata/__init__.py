@@ -1,0 +1,3 @@
+from dolls import make_toy, provide
+
+__all__ = ["make_toy", "provide"]
