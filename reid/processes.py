@@ -28,10 +28,11 @@ def join(device):
     if world == "1":
         return 0, 1
     for name in TORCHRUN:
-        if not os.environ.get(name, "").isdecimal():
+        value = os.environ.get(name, "not set")
+        if not value.isdecimal():
             raise UserError(
-                f"WORLD_SIZE is {world} but {name} is {os.environ.get(name, 'not set')}: unset "
-                "WORLD_SIZE, or begin with torchrun --nproc_per_node=N train.py ..."
+                f"{name} is {value}, WORLD_SIZE {world}: begin with torchrun --nproc_per_node=N "
+                "train.py ..., or unset WORLD_SIZE"
             )
 
     backend = "gloo"
