@@ -307,13 +307,8 @@ def test_json_that_is_none(content, tmp_path):
     with pytest.raises(UserError, match=r"a\.json: .*; mend it") as error:
         files.read_json(path, dict, "mend it")
     assert len(str(error.value)) < len(str(path)) + 150
-
-
-def test_json_keeps_its_numbers(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('\ufeff{"a": [0, 7, -0.5, null, true]}', encoding="utf-8")
-    content = files.read_json(path, dict, "mend it")
-    assert content == {"a": [0, 7, -0.5, None, True]} and type(content["a"][0]) is int
+    files.write_text(tmp_path / "b.json", '\ufeff{"a": [0, 7, -0.5, null, true]}')
+    assert repr(files.read_json(tmp_path / "b.json", dict, "")) == "{'a': [0, 7, -0.5, None, True]}"
 
 
 # ---- devices ----
