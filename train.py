@@ -28,7 +28,7 @@ from instructions import TASKS
 from model import SIZES, CrossEncoder, InstructReID, Instruction, TextEncoder
 from reid import checkpoints, files, processes, weights
 from reid.cli import (
-    Interrupted, UserError, folder_name, leaving, on_signals, option, progress, restore, run
+    Interrupted, UserError, exit_with, folder_name, on_signals, option, progress, restore, run
 )
 from reid.compare import move_queries
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
@@ -268,7 +268,7 @@ def main(config):
     if stopped:
         number = interrupted[0] if interrupted else signal.SIGINT  # another process's
         raise Interrupted(number, f"stopped at step {step}; {state.go_on}")
-    on_signals(leaving(f"stopped in the last evaluation; {state.go_on}"))
+    on_signals(exit_with(f"stopped in the last evaluation; {state.go_on}"))
     finish(state, step)
 
 
@@ -697,8 +697,7 @@ def resumed_config(config, checkpoint):
     values |= {"resume": config.resume, "device": config.device}
     if config.workers is not None:
         values["workers"] = config.workers
-    chosen = PRESETS["toy"].keys() - {"workers"}
-    return restore(Config, values, config.resume, chosen)
+    return restore(Config, values, config.resume)
 
 
 def task_ratios(config, datasets):
@@ -805,7 +804,7 @@ def evaluate_between(state, step, interrupt):
     if not is_due or state.history.is_evaluated(step):
         return
     save(state, step)
-    on_signals(leaving(f"stopped in an evaluation; {state.go_on}"))
+    on_signals(exit_with(f"stopped in an evaluation; {state.go_on}"))
     features = Features(state.model, config.feature, amp=config.amp)
     state.history.write_rows(step, evaluate.evaluate_all(features, state.datasets))
     on_signals(interrupt)

@@ -1,20 +1,22 @@
-"""Flags are the fields of a dataclass, a user's mistake is one line that says the fix.
-
-Whatever ends a command early ends it in one line: `run`.
-"""
+"""Flags are the fields of a dataclass; whatever ends a command early ends it in one line."""
 
 import argparse
 import dataclasses
 import difflib
 import inspect
+import io
 import math
 import os
 import signal
 import sys
+import threading
+from contextlib import ExitStack
 
 from tqdm import tqdm
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, kill, a closed terminal (Windows has no SIGHUP)
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # what torch and JSON can hold
 QUIET = 30  # seconds between the lines that progress writes into a log file
 
 
@@ -23,29 +25,25 @@ class UserError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that asks the program to end, and the line that is said of it; see `run`."""
+    """(number of a signal that ends the program, the line to print then); see `run`."""
 
-    def __init__(self, number, message):
-        super().__init__(message)
-        self.number = number
 
+# ---- flags ----
 
 def option(
-    default, help, choices=None, least=-math.inf, most=2**63 - 1, group=None, rest=False
+    default, help, choices=None, least=-math.inf, most=math.inf, group=None, rest=False
 ):
     """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
 
-    least, most: of a number, both allowed; torch counts no further than the default.
-    group: --help begins a group of that name here. rest: of a tuple, it takes all the words that
-    follow, those that begin with a dash too.
+    least, most: limits of a number, both allowed. group: --help begins a group of that name here.
+    rest: a tuple takes all the words that follow, even those that begin with a dash.
     """
-    metadata = {"help": help, "choices": choices, "least": least, "most": most}
-    metadata |= {"group": group, "rest": rest}
+    metadata = dict(help=help, choices=choices, least=least, most=most, group=group, rest=rest)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def argument(help):
-    """A dataclass field without a default, which the command line takes by its place."""
+    """A dataclass field without a default, which is given by its position, without a flag."""
     return dataclasses.field(metadata={"help": help})
 
 
@@ -63,12 +61,9 @@ def parse(config_class, argv=None):
     UserError for a wrong value, and for an unknown flag with the nearest known one.
     """
     description, _, examples = inspect.getdoc(config_class).partition("\n\n")
-    parser = _Parser(
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(description=description, epilog=examples, formatter_class=form)
+    parser.allow_abbrev = False
     presets = getattr(config_class, "presets", {})
     group = parser
     for field in dataclasses.fields(config_class):
@@ -81,32 +76,17 @@ def parse(config_class, argv=None):
         raise _unknown_flag(parser, unknown[0])
     for field in dataclasses.fields(config_class):
         value = getattr(args, field.name)
-        wanted = "no empty text" if value == "" else _wanted(field, value)
-        if wanted:
-            flag = "--" + field.name.replace("_", "-")
-            raise UserError(f"{flag} {value}: must be {wanted}")
+        requirement = _requirement(field, value) if value != "" else "more than an empty text"
+        if requirement:
+            raise UserError(f"{_flag(field)} {value}: must be {requirement}")
     return config_class(**vars(args))
 
 
-def words_of(config, config_class, left_out=()):
-    """The command line of a config: the flags of `config_class` that differ from its defaults."""
-    words = []
-    for field in dataclasses.fields(config_class):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in left_out:
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag}={value}")
-    return words
+def restore(config_class, values, path):
+    """`config_class` of {field: value} that came from a file.
 
-
-def restore(config_class, values, path, chosen=()):
-    """`config_class` of values that came from a file; chosen: names that None is no value of.
-
-    UserError, which names `path`, for what no command line could have given.
+    UserError, which names `path`, for what no command line could have given; None is right only
+    where no preset has a value.
     """
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     odd = sorted(values.keys() ^ fields.keys(), key=str)
@@ -114,16 +94,18 @@ def restore(config_class, values, path, chosen=()):
         state = "is not known" if odd[0] in values else "is missing"
         raise UserError(f"{path}: config.{odd[0]} {state}; take a file of this version")
 
+    presets = list(getattr(config_class, "presets", {}).values())
     for name, value in values.items():
-        wanted = _wanted(fields[name], value, name in chosen)
-        if wanted:
-            raise UserError(f"{path}: config.{name} is {value!r:.60}, must be {wanted}")
+        is_filled = presets and all(preset.get(name) is not None for preset in presets)
+        requirement = _requirement(fields[name], value, is_filled)
+        if requirement:
+            raise UserError(f"{path}: config.{name} is {value!r:.60}, must be {requirement}")
     return config_class(**values)
 
 
-def _wanted(field, value, chosen=False):
-    """What the value of an `option` must be, if it is something else."""
-    if value is None and field.default is None and not chosen:
+def _requirement(field, value, is_filled=False):
+    """What the value of an `option` must be, if it is something else; is_filled: not None."""
+    if value is None and field.default is None and not is_filled:
         return None
     kinds = {float: (int, float), tuple: (tuple, list)}.get(field.type, (field.type,))
     choices = field.metadata.get("choices")
@@ -131,23 +113,36 @@ def _wanted(field, value, chosen=False):
         return f"of type {field.type.__name__}"
     if choices and value not in choices:
         return f"one of {', '.join(choices)}"
-    if field.type not in (int, float):
+    if field.type not in LARGEST:
         return None
 
     least = field.metadata["least"]
-    most = field.metadata["most"]
-    if not math.isfinite(value):
+    most = min(field.metadata["most"], LARGEST[field.type])
+    if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     if value < least:
         return f"at least {least}"
-    if value > most:
-        return f"at most {most}"
-    return None
+    return f"at most {most}" if value > most else None
+
+
+def words_of(config, base, left_out=()):
+    """The flags by which a config differs from another one, or from its class, as words of a
+    command line."""
+    words = []
+    for field in dataclasses.fields(base):
+        value = getattr(config, field.name)
+        if value == getattr(base, field.name) or field.name in left_out:
+            continue
+        if isinstance(value, bool):
+            words.append(_flag(field) if value else _flag(field).replace("--", "--no-", 1))
+        else:
+            words.append(f"{_flag(field)}={value}")
+    return words
 
 
 def folder_name(name):
-    """The name of a folder or of one in it, `a` or `a/b`, as it was given. UserError unless it is
-    one: it leads nowhere else, and is not too long."""
+    """--name as it was given: the name of a folder, or of a folder in one, `a/b`. UserError if it
+    leads elsewhere or is too long."""
     for part in name.split("/"):
         if part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > 200:
             raise UserError(
@@ -156,23 +151,24 @@ def folder_name(name):
     return name
 
 
+def _flag(field):
+    return "--" + field.name.replace("_", "-")
+
+
 def _add(parser, field, presets):
-    """Adds a field of the dataclass to the parser, as a flag or by its place."""
-    if field.default is dataclasses.MISSING:
-        kind = {"nargs": "+"} if field.type is list else {"type": field.type}
-        parser.add_argument(field.name, **kind, help=field.metadata["help"])
-        return
-
-    flag = "--" + field.name.replace("_", "-")
-    if isinstance(field.default, bool):
+    """Adds a field of the dataclass to the parser, as a flag or by its position."""
+    kind = {"type": field.type, "choices": field.metadata.get("choices")}
+    if field.type is bool:
         kind = {"action": argparse.BooleanOptionalAction}
-    elif isinstance(field.default, tuple):
-        kind = {"nargs": argparse.REMAINDER if field.metadata["rest"] else "+"}
-    else:
-        kind = {"type": field.type, "choices": field.metadata["choices"]}
+    elif field.type in (list, tuple):
+        kind = {"nargs": argparse.REMAINDER if field.metadata.get("rest") else "+"}
 
-    help = f"{field.metadata['help']} ({_default(field, presets)})"
-    parser.add_argument(flag, default=field.default, help=help, **kind)
+    help = field.metadata["help"]
+    if field.default is dataclasses.MISSING:
+        parser.add_argument(field.name, help=help, **kind)
+        return
+    help = f"{help} ({_default(field, presets)})"
+    parser.add_argument(_flag(field), default=field.default, help=help, **kind)
 
 
 def _default(field, presets):
@@ -193,39 +189,59 @@ def _unknown_flag(parser, given):
 # ---- running ----
 
 def run(main, config_class):
-    """Calls `main(config)` of the command line.
+    """Calls `main(config)` of the command line; prints in UTF-8, whatever the locale.
 
-    A UserError, and what the system refuses, end in one line and exit code 2; SIGINT, SIGTERM and
-    SIGHUP in one line and 128 + their number.
+    A UserError, a package that is not installed, and what the system refuses end in one line and
+    exit code 2; SIGINT, SIGTERM and SIGHUP in one line and 128 + their number.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not closed, and not a notebook's
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        on_signals(leaving("interrupted"))
-        main(parse(config_class))
-        sys.stdout.flush()
-        return
+        with on_signals(exit_with("interrupted")):
+            main(parse(config_class))
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except UserError as error:
-        line, code = f"error: {error}", 2
+        _end(f"error: {error}", 2)
     except Interrupted as error:
-        line, code = str(error), 128 + error.number
+        number, line = error.args
+        _end(line, 128 + number)
+    except ModuleNotFoundError as error:
+        _end(f"error: {error.name} is not installed: pip install -r requirements.txt", 2)
     except OSError as error:  # a closed output, a full disk, no permission
         sys.stdout = open(os.devnull, "w")  # else the exit would try once more to write
-        line, code = f"error: {error.filename or 'output'}: {error.strerror or error}", 2
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    print(line, file=sys.stderr)
+        _end(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
+
+
+def _end(line, code):
+    print(printable(line), file=sys.stderr)
     sys.exit(code)
 
 
+def printable(text):
+    """The text on one line: line breaks and other control characters, which names of files may
+    hold, become escapes such as \\n."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def on_signals(handler):
-    """Calls handler(number, frame) on those of SIGNALS that are not ignored, as nohup asks for."""
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+    """From here on, those of SIGNALS that are not ignored, as under nohup, call
+    handler(number, frame); in a `with`, until its end, and then what they called before.
+
+    Threads other than the main one may not set handlers: there, nothing changes.
+    """
+    until = ExitStack()
+    is_main = threading.current_thread() is threading.main_thread()
+    for number in SIGNALS if is_main else ():
+        before = signal.getsignal(number)
+        if before not in (signal.SIG_IGN, None):  # None: it belongs to a program around Python
+            until.callback(signal.signal, number, before)
             signal.signal(number, handler)
+    return until
 
 
-def leaving(message):
+def exit_with(message):
     """A handler for `on_signals` that ends the program with this line."""
     def handler(number, frame):
         raise Interrupted(number, message)
@@ -233,15 +249,17 @@ def leaving(message):
 
 
 def leave_signals_to_parent():
-    """What a worker process begins with: it ends when its parent says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    """The start of a worker process: only its parent ends it, with SIGTERM."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def progress(items, title, **options):
     """A tqdm bar; where it goes into a file, a line every half minute instead."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None:  # closed
+        options["disable"] = True
+    elif not sys.stderr.isatty():
         lines = "{desc}: {n_fmt} of {total_fmt}, {elapsed}, {remaining} to go{postfix}\n"
         options |= {"bar_format": lines, "mininterval": QUIET, "miniters": 1, "delay": QUIET}
     return tqdm(items, title, **options)

@@ -4,12 +4,11 @@ Figures are fractions. Letters in shapes: q queries, s seeds.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from reid.cli import UserError
-from reid.files import write_text
+from reid.files import read_json, write_text
 
 FIGURES = ("mAP", "R1")
 HEADING = ("task", "data", "target", "protocol", "instruction")  # what tells rows apart
@@ -41,23 +40,31 @@ def differences(first, second):
 def paired_bootstrap(first, second, resamples=5000, seed=0):
     """Mean of second - first and its 95 % interval: (difference, low, high).
 
-    first, second (q): two runs. The queries are drawn with replacement, each with both of its
+    first, second (q): two runs. The queries are sampled with replacement, each with both of its
     figures, so what makes a query hard cancels out. The interval speaks of other queries of this
     data set, not of other training runs.
 
     first, second (s q): two ways of training, each with the same s >= 2 seeds. The interval then
-    speaks of other seeds too. So few cannot be drawn with replacement: of three, the three largest
-    come together in 4 % of the draws, and nothing beyond them ever does. Their error is drawn from
-    Student's t with s - 1 degrees of freedom, which is wide: with two seeds 13 standard errors.
+    speaks of other seeds too. So few cannot be sampled with replacement: of three, the three
+    largest come together in 4 % of the samples, and nothing beyond them ever does. Their error is
+    sampled from Student's t with s - 1 degrees of freedom, which is wide: with two seeds 13
+    standard errors.
+
+    UserError if the two have other numbers of queries.
     """
+    if np.shape(first) != np.shape(second):
+        raise UserError(
+            f"{np.shape(first)[-1]} queries cannot be compared with {np.shape(second)[-1]}: rank "
+            "both runs on the same data"
+        )
     difference = np.atleast_2d(np.asarray(second) - np.asarray(first))
     rng = np.random.default_rng(seed)
 
     of_queries = difference.mean(0)
     means = []
     for _ in range(resamples):
-        drawn = rng.choice(of_queries, len(of_queries))
-        means.append(drawn.mean())
+        sample = rng.choice(of_queries, len(of_queries))
+        means.append(sample.mean())
 
     seeds = len(difference)
     if seeds > 1:
@@ -76,11 +83,11 @@ def mean_of_trials(trials, figure):
     return mean[~np.isnan(mean)]
 
 
-# ---- the figures of every query, beside a run's log ----
+# ---- the figures of every query: queries.json in a run's folder ----
 
 def row_key(row):
     """What tells a row of a table apart from the others of a run."""
-    return tuple(row.get(name, "") for name in HEADING)
+    return tuple(str(row.get(name, "")) for name in HEADING)
 
 
 def move_queries(rows, path):
@@ -90,26 +97,30 @@ def move_queries(rows, path):
     for row in rows:
         trials = []
         for trial in row.pop("each"):
-            trials.append({figure: _plain(values) for figure, values in trial.items()})
+            trials.append({figure: _as_json(values) for figure, values in trial.items()})
         kept.append({"row": row_key(row), "each": trials})
     write_text(path, json.dumps(kept) + "\n")
 
 
-def _plain(values):
+def _as_json(values):
     return [None if np.isnan(value) else round(float(value), 6) for value in values]
 
 
 def read_queries(path):
     """{row_key: "each"} of what `move_queries` wrote. UserError if it did not."""
+    fix = "it is not what train.py writes, remove its folder"
     found = {}
-    try:
-        for row in json.loads(Path(path).read_text()):
-            trials = []
-            for trial in row["each"]:
-                trials.append({name: np.array(trial[name], float) for name in FIGURES})
-            found[tuple(row["row"])] = trials
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} does not hold what train.py writes ({error}); remove its folder"
-        ) from error
+    for entry in read_json(path, list, fix):
+        try:
+            key = row_key(dict(zip(HEADING, entry["row"], strict=True)))
+            trials = [[trial[name] for name in FIGURES] for trial in entry["each"]]
+            values = np.array(trials, float)  # of trials, figures, queries
+            with_hit = values[:, :, ~np.isnan(values[0, 0])]
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise UserError(f"{path}: {error!r:.80}; {fix}") from error
+        is_figure = (0 <= with_hit) & (with_hit <= 1)
+        others = np.isfinite(values).sum() - with_hit.size
+        if values.ndim != 3 or with_hit.size == 0 or others or not is_figure.all():
+            raise UserError(f"{path}: {' '.join(key):.80} has figures of no ranking; {fix}")
+        found[key] = [dict(zip(FIGURES, trial)) for trial in values]
     return found

@@ -1,14 +1,21 @@
-"""Writing files: whole or not at all, by one process at a time, and a full disk in one line."""
+"""Files: written whole or not at all, by one process at a time; JSON that is what it should be."""
 
-import fcntl
+import json
+import math
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from reid.cli import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+# ---- writing ----
 
 @contextmanager
 def writing(path):
@@ -26,19 +33,20 @@ def writing(path):
 
 @contextmanager
 def replacing(path):
-    """A binary file to write into, which takes the place of `path` when all of it is on the disk.
+    """A binary file to write into, which takes the place of `path`, or of what the link `path`
+    names, when all of it is on the disk.
 
     UserError as `writing`; a crash or a full disk leaves the previous file as it was.
     """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
     with writing(path):
+        whole = Path(os.path.realpath(path))
+        part = whole.with_name(f"{whole.name}.part")
         try:
             with open(part, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            os.replace(part, whole)
         finally:
             part.unlink(missing_ok=True)
 
@@ -47,32 +55,40 @@ def replacing(path):
 def filling(out):
     """An empty folder to write into, which becomes the folder `out` when all is in it.
 
-    out: a Path, absent or an empty folder. UserError as `writing`; what fails leaves nothing.
+    out: a Path, absent or an empty folder. UserError as `writing`, and where another process is
+    filling it; what fails leaves nothing, and what a killed process left is removed.
     """
+    part = out.with_name(f".{out.name}.part")
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        if part.exists():
+            lock(part)
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        held = lock(part)
         try:
-            yield partial
-            partial.chmod(0o755)  # mkdtemp's folders are private
-            partial.replace(out)
+            yield part
+            held.close()
+            os.remove(held.name)
+            part.replace(out)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path, text):
-    """Writes a text file, as `replacing` does."""
+    """Writes a text file in UTF-8, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def lock(folder):
-    """Makes this process the only one that writes a run, until it ends in whatever way.
+    """Makes this process the only one that writes a folder, until it ends in whatever way.
 
     UserError if another one does. Returns the lock, which lasts no longer than it is referred to.
     """
     with writing(folder):
         file = open(Path(folder) / ".lock", "w")
+    if fcntl is None:
+        return file
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loader processes do not inherit it
     except BlockingIOError as error:
@@ -82,3 +98,45 @@ def lock(folder):
     except OSError:  # a file system without locks
         pass
     return file
+
+
+# ---- reading JSON ----
+
+def read_json(path, kind, fix):
+    """What a JSON file in UTF-8 holds; the rest as in parse_json."""
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise UserError(f"{path}: no such file; {fix}")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); {fix}") from error
+    return parse_json(text, kind, path, fix)
+
+
+def parse_json(text, kind, where, fix):
+    """What JSON text holds: a list or dict, as `kind` says, in which every number is finite.
+
+    UserError, `where: what is wrong; fix`, for all else.
+    """
+    try:
+        content = json.loads(
+            text, parse_int=_integer, parse_float=_finite, parse_constant=_finite
+        )
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error}); {fix}") from error
+    if not isinstance(content, kind):
+        found = type(content).__name__
+        raise UserError(f"{where}: holds a {found}, expected a {kind.__name__}; {fix}")
+    return content
+
+
+def _finite(word):
+    """The number; ValueError for NaN, Infinity and 1e999."""
+    if not math.isfinite(float(word)):
+        raise ValueError(f"{word:.20} is not a finite number")
+    return float(word)
+
+
+def _integer(word):
+    _finite(word)
+    return int(word)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reid.cli import UserError
 
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")  # numbers that it sets
 PATIENCE = timedelta(days=7)  # with a process that evaluates, saves or draws while the others wait
 
 _patient = None  # the group of all processes on the CPU that waits so long
@@ -20,13 +21,19 @@ _patient = None  # the group of all processes on the CPU that waits so long
 def join(device):
     """(rank, number of processes), from what torchrun sets; (0, 1) without it.
 
-    UserError if the device is another process's GPU.
+    UserError if only a part of that is set, or if the device is another process's GPU.
     """
     global _patient
-    rank = int(os.environ.get("RANK", 0))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        return rank, world
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return 0, 1
+    for name in TORCHRUN:
+        value = os.environ.get(name, "not set")
+        if not value.isdecimal():
+            raise UserError(
+                f"{name} is {value}, WORLD_SIZE {world}: begin with torchrun --nproc_per_node=N "
+                "train.py ..., or unset WORLD_SIZE"
+            )
 
     backend = "gloo"
     if device.type == "cuda":
@@ -39,7 +46,7 @@ def join(device):
         backend = "nccl"
     dist.init_process_group(backend)
     _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return rank, world
+    return dist.get_rank(), dist.get_world_size()
 
 
 def parallel(module):
@@ -47,8 +54,7 @@ def parallel(module):
     all processes, exchanged while the rest is still being computed; every process begins with the
     weights of rank 0. One process gets the module itself.
 
-    A task does not use every parameter; which ones, it finds out in each step.
-    The norms' statistics are left to `average_statistics`.
+    A task does not use every parameter: which ones is found out in each step.
     """
     if not dist.is_initialized():
         return module
@@ -75,8 +81,7 @@ def average_statistics(model):
         if name.endswith(("running_mean", "running_var")):
             statistics.append(buffer)
 
-    # in one exchange
-    sums = torch.cat(statistics)
+    sums = torch.cat(statistics)  # in one exchange
     dist.all_reduce(sums)
     means = sums / dist.get_world_size()
     sizes = [len(buffer) for buffer in statistics]
@@ -98,12 +103,12 @@ def any_process(flag):
 
 
 def wait():
-    """Until every process is here."""
+    """Returns when every process is here."""
     any_process(False)
 
 
 def from_first(value):
-    """What rank 0 gives, in every process; a plain value."""
+    """The value that rank 0 gives, in every process; a number, text, or list of such."""
     values = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(values, group=_patient)
@@ -111,6 +116,6 @@ def from_first(value):
 
 
 def leave():
-    """The last that a process does with the others; each goes on alone."""
+    """Ends the work with the other processes; each goes on alone."""
     if dist.is_initialized():
         dist.destroy_process_group()

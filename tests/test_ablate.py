@@ -1,43 +1,43 @@
-"""ablate.py: its table says what the runs' logs say, its intervals are those of a slow twin, it goes on where it was
-stopped, and mistakes are told before anything is trained."""
+"""extras/ablate.py: its table says what the runs' logs say, it goes on where it was stopped, reuses only what was trained
+with the same flags on the same data, and finds mistakes before anything is trained."""
 
 import json
-import math
-import random
+import os
 import re
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-import ablate
+import toydata
 import train
-from reid import checkpoints, cli, compare, jobs
+from extras import ablate
+from reid import checkpoints, cli, compare, files
 from reid.runs import read_log
-from tests.test_run import wait_for
 from tests.test_train import ROOT, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 SMALL = ("--steps", "2", "--ids", "4", "--images", "2", "--warmup", "1")
 VARY = ("--vary", "", "--loss triplet")
+FOUR = ["default-seed_0", "default-seed_1", "loss_triplet-seed_0", "loss_triplet-seed_1"]
 
 
 class Finished:
     """A process of train.py that ran in this one, which saves the seconds of its imports."""
 
-    def __init__(self, job):
-        self.returncode = 0
-        python, script, *words = job.command
+    def __init__(self, run):
+        python, script, *words = ablate.command_of(run)
         assert (python, script) == (sys.executable, train.__file__)
+        self.returncode = 0
         try:
             train.main(cli.parse(train.Config, words))
         except cli.UserError as error:
-            job.output.write_text(f"preset toy\nerror: {error}\n")
+            Path(f"runs/{run.name}.txt").write_text(f"preset toy\nerror: {error}\n")
             self.returncode = 2
 
     def poll(self):
@@ -48,25 +48,33 @@ class Finished:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The folders whose runs were begun, in that order; they run in this process."""
-    folders = []
+    """The runs that were begun, in that order; they run in this process."""
+    names = []
 
-    def start(job, gpu):
-        folders.append(job.name)
-        return Finished(job)
+    def start(run, gpu):
+        names.append(Path(run.name).name)
+        return Finished(run)
 
-    monkeypatch.setattr(jobs, "start", start)
-    monkeypatch.setattr(jobs, "POLL", 0)
-    return folders
+    monkeypatch.setattr(ablate, "start", start)
+    monkeypatch.setattr(ablate, "POLL", 0)
+    return names
 
 
 @pytest.fixture
 def cc(drawn, command):  # noqa: F811
     """cc(*flags) -> (exit code, stdout, stderr) of an ablation of two seeds on LTCC."""
     def call(*flags):
-        flags = ("--task", "cc", "--data", drawn / "LTCC_ReID", "--seeds", "2", "--name", "cc", *SMALL, *flags)
-        return command(ablate, *flags)
+        data = drawn / "LTCC_ReID"
+        return command(ablate, "--task", "cc", "--data", data, "--seeds", "2", "--name", "cc", *SMALL, *flags)
     return call
+
+
+def tables_of(name="cc"):
+    return json.loads(Path(f"runs/{name}/table.json").read_text())["tables"]
+
+
+def without_minutes(tables):
+    return [table | {"minutes": 0} for table in tables]
 
 
 # ---- the table ----
@@ -74,16 +82,15 @@ def cc(drawn, command):  # noqa: F811
 def test_the_table_says_what_the_logs_say(cc, trained):
     code, out, err = cc(*VARY)
     assert code == 0, err
-    names = ["default-seed_0", "default-seed_1", "loss_triplet-seed_0", "loss_triplet-seed_1"]
-    assert trained == names
-    logs = [read_log(f"runs/cc/{name}") for name in names]
-    table = json.loads(Path("runs/cc/table.json").read_text())["tables"][0]
+    assert trained == FOUR
+    logs = [read_log(f"runs/cc/{name}") for name in FOUR]
+    [table] = tables_of()
     assert table["variants"] == ["", "--loss triplet"]
 
     said = []
     for log in logs:
         said.append({compare.row_key(row): row for row in log[-1]["rows"] + log[-1]["matrix"]})
-    assert [row["figure"] for row in table["rows"]] == ["mAP", "R1"] * len(said[0])
+    assert [row["figure"] for row in table["rows"]] == [*compare.FIGURES] * len(said[0])
     assert len(said[0]) == 3 + 4  # general, cc, sc; two targets under two sentences
     for row in table["rows"]:
         first, second = row["cells"]
@@ -97,94 +104,137 @@ def test_the_table_says_what_the_logs_say(cc, trained):
     seconds = [[line["seconds"] for line in log if "losses" in line][-1] for log in logs]
     assert table["minutes"] == pytest.approx([(seconds[0] + seconds[1]) / 120, (seconds[2] + seconds[3]) / 120])
 
-    text = Path("runs/cc/table.md").read_text()
+    text = Path("runs/cc/table.md").read_text(encoding="utf-8")
     assert text in out and "seeds 0, 1" in text
     first, second = table["rows"][0]["cells"]
     shown = [f"{100 * number:.1f}" for number in (first["mean"], first["sd"], second["mean"], second["sd"])]
     shown += [f"{100 * second[name]:+.1f}" for name in ("difference", "low", "high")]
     assert "| cc | LTCC | general | | {} ± {} | {} ± {}; {} ({} to {}) |".format(*shown) in re.sub(" +", " ", text)
-    assert Image.open("runs/cc/curves.png").width > 0
 
 
-def test_the_interval_equals_a_slow_twin():
-    rng = np.random.default_rng(3)
-    hard = rng.random(40)
-    first = hard + 0.1 * rng.standard_normal((3, 40))
-    second = hard + 0.1 * rng.standard_normal((3, 40)) + [[0.02], [0.05], [0.11]]
-    middle, low, high = compare.paired_bootstrap(first, second)
-
-    own = random.Random(5)
-    differences = [[second[s][q] - first[s][q] for q in range(40)] for s in range(3)]
-    of_queries = [statistics.mean(column) for column in zip(*differences)]
-    of_seeds = [statistics.mean(row) for row in differences]
-    draws = []
-    for _ in range(6000):
-        queries = statistics.mean(own.choices(of_queries, k=40))
-        normal, *others = [own.gauss() for _ in range(3)]
-        student = normal / math.sqrt(sum(x * x for x in others) / 2)  # t with 2 degrees of freedom
-        draws.append(queries + student * statistics.stdev(of_seeds) / math.sqrt(3))
-    draws.sort()
-
-    assert middle == pytest.approx(statistics.mean(of_seeds))
-    width = draws[5849] - draws[149]
-    assert low == pytest.approx(draws[149], abs=0.1 * width) and high == pytest.approx(draws[5849], abs=0.1 * width)
-    assert compare.paired_bootstrap(first[0], second[0]) == compare.paired_bootstrap(first[:1], second[:1])
+def one_seed(mAP, task="li"):
+    """What read_result gives: the rows of one seed with a task's mAP of two queries."""
+    key = compare.row_key({"task": task, "data": "COCAS+", "protocol": "strict"})
+    each = [{"mAP": np.array([mAP - 0.1, np.nan, mAP + 0.1]), "R1": np.ones(3)}]
+    return {key: {"mAP": mAP, "R1": 1.0, "each": each}}, 1.0
 
 
-@pytest.mark.parametrize("spread_of_seeds", [0.0, 0.3])
-def test_the_interval_of_three_seeds_holds_the_truth_95_times_in_100(spread_of_seeds):
-    """Where both were drawn with replacement, it would be 76 times at a spread of 0.3."""
-    rng = np.random.default_rng(1)
-    held = 0
-    for seed in range(200):
-        noise = rng.standard_normal((1, 60)) + rng.standard_normal((3, 60))
-        difference = 0.1 + spread_of_seeds * rng.standard_normal((3, 1)) + 0.2 * noise
-        _, low, high = compare.paired_bootstrap(0 * difference, difference, 200, seed)
-        held += low < 0.1 < high
-    assert 0.90 <= held / 200 <= 0.99
+def test_each_group_is_compared_with_its_own_first_where_the_queries_are_the_same():
+    variants = {"": train.Config(), "--a": train.Config(), "--data b": train.Config(data="b")}
+    results = {"": [one_seed(0.5)], "--a": [one_seed(0.7)], "--data b": [one_seed(0.4)]}
+    results["--a"][0][0].update(one_seed(0.9, "trad")[0])
 
-
-def test_rows_of_one_variant_alone_are_blank_in_the_others():
-    row = {"task": "li", "data": "COCAS+", "protocol": "strict", "mAP": 0.5, "R1": 1.0}
-    queries = [{"mAP": np.array([0.25, np.nan, 0.75]), "R1": np.ones(3)}]
-    both = ablate.Result({compare.row_key(row): row}, {compare.row_key(row): queries}, 1.0, [])
-    trad = row | {"task": "trad", "mAP": 0.7}
-    more = both._replace(rows=both.rows | {compare.row_key(trad): trad})
-    variants = {"--task li": train.Config(), "--task all": train.Config(), "--data b": train.Config(data="b")}
-    results = {"--task li": [both], "--task all": [more], "--data b": [both]}
-
-    table = ablate.table_of([*variants], results, variants)
-    li, _, only, _ = table["rows"]
-    assert li["cells"][1] == {"values": [0.5], "mean": 0.5, "sd": None, "difference": 0, "low": 0, "high": 0}
+    table = ablate.table_of(["", "--a", "--data b"], results, variants)
+    li, _, trad, _ = table["rows"]
+    assert li["cells"][0] == {"values": [0.5], "mean": 0.5, "sd": None}
+    assert li["cells"][1]["difference"] == pytest.approx(0.2)
     assert "difference" not in li["cells"][2]  # other queries
-    assert [cell and cell["mean"] for cell in only["cells"]] == [None, 0.7, None]
+    assert [cell and cell["mean"] for cell in trad["cells"]] == [None, 0.9, None]
     lines = [re.sub(" +", " ", line) for line in ablate.markdown(table).splitlines()]
-    assert "| trad | COCAS+ | strict | | | 70.0 | |" in lines
-    assert "| li | COCAS+ | strict | | 50.0 | 50.0; +0.0 (+0.0 to +0.0) | 50.0 |" in lines
+    assert "| li | COCAS+ | strict | | 50.0 | 70.0; +20.0 (+20.0 to +20.0) | 40.0 |" in lines
+    assert "| trad | COCAS+ | strict | | | 90.0 | |" in lines
+
+    other_way, _ = ablate.table_of(["--a", ""], results, variants)["rows"][:2]
+    assert "difference" not in other_way["cells"][0]
+    assert other_way["cells"][1]["difference"] == pytest.approx(-0.2)
 
 
 # ---- the runs ----
 
 def test_only_what_is_missing_is_trained(cc, trained):
     assert cc("--vary", "")[0] == 0
-    before = Path("runs/cc/table.json").read_text()
+    [before] = tables_of()
     trained.clear()
     assert cc("--vary", "")[0] == 0
-    assert trained == [] and Path("runs/cc/table.json").read_text() == before
+    assert trained == [] and tables_of() == [before]
 
-    shutil.rmtree("runs/cc/default-seed_1")  # lost
+    for name in ("last.pt", "log.jsonl"):
+        os.remove(f"runs/cc/default-seed_1/{name}")  # ended before its first checkpoint
     log = Path("runs/cc/default-seed_0/log.jsonl")
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:-1]))  # stopped in the last evaluation
-    assert cc(*VARY)[0] == 0
-    assert trained == ["default-seed_0", "default-seed_1", "loss_triplet-seed_0", "loss_triplet-seed_1"]
-    table = json.loads(Path("runs/cc/table.json").read_text())["tables"][0]
-    values = [row["cells"][0]["values"] for row in table["rows"]]
-    assert values == [row["cells"][0]["values"] for row in json.loads(before)["tables"][0]["rows"]]
+    assert cc("--vary", "", "/", "--loss triplet", "")[0] == 0
+    assert trained == FOUR
+    first, second = tables_of()
+    assert without_minutes([first]) == without_minutes([before])
+    for row in second["rows"]:
+        triplet, default = row["cells"]
+        assert "difference" in default and "difference" not in triplet
+    trained.clear()
+    assert cc("--seed", "1", *VARY)[0] == 0  # seeds 1 and 2
+    assert trained == ["default-seed_2", "loss_triplet-seed_2"]
 
-    one_line(cc("--lr", "0.01", *VARY), "runs/cc holds runs with other flags", "--name")
-    Path("runs/cc/table.json").write_text("[1")
-    one_line(cc(*VARY), "runs/cc/table.json", "--name")
+
+def test_interrupted_five_times_it_gives_the_same_table(drawn, command, monkeypatch, usual_signals):  # noqa: F811
+    """A signal reaches a run within its steps; the run saves and ends, and so does the ablation."""
+    flags = ("--task", "trad", "--data", drawn, "--seeds", "1", *SMALL, "--steps", "6", *VARY)
+    monkeypatch.setattr(ablate, "POLL", 0)
+    monkeypatch.setattr(ablate, "start", lambda run, gpu: Finished(run))
+    assert command(ablate, "--name", "whole", *flags)[0] == 0
+
+    steps = []
+    augment = train.data.augment
+
+    def interrupting(*args, **kwargs):
+        steps.append(1)
+        if len(steps) in (1, 3, 4, 7, 9):
+            signal.raise_signal(signal.SIGTERM)
+        return augment(*args, **kwargs)
+
+    monkeypatch.setattr(train.data, "augment", interrupting)
+    codes = [command(ablate, "--name", "parts", *flags)[0] for _ in range(6)]
+    assert codes == [128 + signal.SIGTERM] * 5 + [0] and len(steps) == 12
+    assert without_minutes(tables_of("parts")) == without_minutes(tables_of("whole"))
+
+
+def test_a_finished_run_counts_only_for_the_same_flags_and_data(command, trained, tmp_path):  # noqa: F811
+    """The people are drawn anew in the same place; a flag, also one that was left open, is another."""
+    toydata.make_toy(tmp_path / "toy", people=8, seed=0, workers=1)
+    flags = ("--task", "trad", "--data", "toy", "--seeds", "1", "--name", "a", *SMALL)
+    assert command(ablate, *flags, "--vary", "")[0] == 0
+    table = Path("runs/a/table.json").read_text()
+    trained.clear()
+
+    one_line(command(ablate, *flags, "--lr", "0.01", *VARY), "runs/a/default-seed_0", "lr was 0.0015", "--name")
+    one_line(command(ablate, *flags[:-2], *VARY), "runs/a/default-seed_0", "warmup was 1", "--name")
+    shutil.rmtree("toy")
+    toydata.make_toy(tmp_path / "toy", people=8, seed=1, workers=1)
+    one_line(command(ablate, *flags, *VARY), "runs/a/default-seed_0/last.pt", "other data", "market trad")
+    os.remove("runs/a/default-seed_0/last.pt")
+    one_line(command(ablate, *flags, *VARY), "runs/a/default-seed_0/last.pt")
+    assert trained == [] and Path("runs/a/table.json").read_text() == table
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("config.json", "", "not valid JSON"), ("config.json", "{}", "is missing"), ("config.json", "5", "expected a dict"),
+    ("config.json", {"steps": 0}, "config.steps is 0, must be at least 1"), ("config.json", {"lr": None}, "config.lr"),
+    ("log.jsonl", "5", "no log"), ("log.jsonl", "[" * 10**5, "no log"), ("log.jsonl", '{"step": NaN}', "no log"),
+    ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "its log is odd"),
+    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": [{"mAP": "x"}], "matrix": []}', "its log is odd"),
+    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": 5, "matrix": []}', "its log is odd"),
+    ("queries.json", "[]", "its log is odd")])
+def test_files_of_a_run_that_are_damaged_are_one_line(name, content, words, one_run, command, trained):  # noqa: F811
+    shutil.copytree(one_run, "runs")
+    path = Path("runs/a/default-seed_0") / name
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_text(content)
+    flags = ("--task", "trad", "--data", one_run.parent / "toy", "--seeds", "1", "--name", "a", *SMALL)
+    one_line(command(ablate, *flags, "--vary", ""), "runs/a/default-seed_0", words)
+    assert trained == []
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    """The folder `runs` of an ablation with one variant and one seed."""
+    folder = tmp_path_factory.mktemp("one")
+    toydata.make_toy(folder / "toy", people=8, workers=1)
+    words = ["--task", "trad", "--data", str(folder / "toy"), "--seed", "0", "--name", "a/default-seed_0", *SMALL]
+    before = os.getcwd()
+    os.chdir(folder)
+    train.main(cli.parse(train.Config, words))
+    os.chdir(before)
+    return folder / "runs"
 
 
 def test_a_run_that_fails_says_why(cc, trained):
@@ -193,14 +243,74 @@ def test_a_run_that_fails_says_why(cc, trained):
     assert "albef_nothing.pth-seed_0: " in err and "nothing.pth" in err.splitlines()[-1] and "Traceback" not in err
 
 
-def test_sigterm_ends_the_runs_and_the_same_command_goes_on(drawn, tmp_path):  # noqa: F811
+# ---- real processes ----
+
+def runs_called(*names):
+    Path("runs").mkdir()
+    return [train.Config(name=name) for name in names]
+
+
+def test_a_run_that_a_signal_ended_is_explained_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate, "POLL", 0.01)
+    program = "import os; print('step 5', flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", program])
+    with pytest.raises(cli.UserError, match=r"^a: ended by signal 9 \(Killed\) \(all of it: runs/a.txt\)"):
+        ablate.train_all(runs_called("a"), cli.parse(ablate.Config, []))
+    assert Path("runs/a.txt").read_text() == "step 5\n"
+
+
+@pytest.mark.parametrize("jobs, gpus", [(None, ["3", "5"]), (1, ["3", "5"]), (3, [])])
+def test_jobs_take_turns_on_the_gpus_and_run_on_one_thread(jobs, gpus, tmp_path, monkeypatch):
+    """Each says when it began and ended: at most as many at a time as there are GPUs or --jobs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate, "POLL", 0.01)
+    monkeypatch.setattr(ablate, "visible_gpus", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    program = ("import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'], time.time());"
+               "time.sleep(0.3); print(time.time())")
+    monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", program])
+    ablate.train_all(runs_called(*"abcd"), ablate.Config(jobs=jobs))
+
+    said = [Path(f"runs/{name}.txt").read_text().split() for name in "abcd"]
+    assert {gpu for gpu, *_ in said} == set(gpus[:jobs] or ["all"]) and {threads for _, threads, *_ in said} == {"1"}
+    times = [(float(began), float(ended)) for *_, began, ended in said]
+    at_once = [sum(began <= moment < ended for began, ended in times) for moment, _ in times]
+    assert max(at_once) == (jobs or len(gpus))
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, runs outlive kill -9")
+def test_runs_end_with_an_ablation_that_is_killed(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from extras import ablate; Path('runs').mkdir();"
+        "ablate.command_of = lambda run: [sys.executable, '-c', 'import time; time.sleep(60)'];"
+        "print(ablate.start(ablate.Config(name='a'), None).pid, flush=True); time.sleep(60)")
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+    pid = int(parent.stdout.readline())
+    assert is_running(pid)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        time.sleep(0.05 * is_running(pid))
+    assert not is_running(pid)
+
+
+def test_sigterm_ends_the_runs_which_save(drawn, tmp_path, usual_signals):  # noqa: F811
     flags = ("--data", str(drawn / "LTCC_ReID"), "--task", "cc", "--steps", "9000", "--save-every", "2", "--ids", "4",
              "--images", "2", "--seeds", "3", "--jobs", "2", "--name", "a", "--vary", "")
     process = subprocess.Popen(
-        [sys.executable, ROOT / "ablate.py", *flags], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        [sys.executable, "-m", "extras.ablate", *flags], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
     runs = [tmp_path / f"runs/a/default-seed_{seed}" for seed in range(3)]
-    for run in runs[:2]:
-        wait_for(run / "last.pt", process)
+    while not all((run / "last.pt").exists() for run in runs[:2]):
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.05)
     process.terminate()
     error = process.stderr.read().decode()
     assert process.wait() == 143 and error.splitlines()[-1] == "stopped; the same command goes on"
@@ -210,56 +320,16 @@ def test_sigterm_ends_the_runs_and_the_same_command_goes_on(drawn, tmp_path):  #
         step = checkpoints.load_checkpoint(run / "last.pt")["step"]
         last_line = run.with_name(f"{run.name}.txt").read_text().splitlines()[-1]
         assert last_line.startswith(f"stopped at step {step}; ")
-        assert not ablate.is_finished(run) and 0 <= ablate.share_done(run) < 1
-
-
-def test_it_goes_on_from_the_checkpoint(tmp_path, monkeypatch):
-    """The command of a run: begun, gone on with, begun anew where it ended before its first checkpoint."""
-    monkeypatch.chdir(tmp_path)
-    config = cli.parse(ablate.Config, ["--task=li", "--no-editing", "--lr=0.1", "--device=cpu", "--jobs=3"])
-    [run] = ablate.runs_of(ablate.models_of(config, "--no-editing"), 7, Path("runs/a"))
-    run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text("{}")
-
-    words = ablate.command_of(run)[2:]
-    assert words == ["--task=li", "--name=a/no-editing-seed_7", "--seed=7", "--no-editing", "--lr=0.1", "--device=cpu"]
-    assert cli.parse(train.Config, words).name == "a/no-editing-seed_7"
-    assert not run.folder.exists()
-
-    run.folder.mkdir()
-    (run.folder / "last.pt").write_text("weights")
-    words = ablate.command_of(run)[2:]
-    assert words == ["--resume=runs/a/no-editing-seed_7/last.pt", "--device=cpu"]
-
-
-def test_jobs_take_turns_on_the_gpus_and_run_on_one_thread(tmp_path):
-    program = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
-    todo = []
-    for name in "abc":
-        todo.append(jobs.Job(name, [sys.executable, "-c", program], tmp_path / name, lambda: 0.5))
-    jobs.run_all(todo, 2, ["3", "5"])
-    said = [(tmp_path / name).read_text() for name in "abc"]
-    assert said[:2] == ["3 1\n", "5 1\n"] and said[2] in said[:2]
-
-
-def test_words_of_a_config_give_it_again():
-    given = train.Config(task="li", editing=False, val=True, lr=0.1, vit_weights="my weights/a=b.pth")
-    words = cli.words_of(given, train.Config)
-    assert words == ["--task=li", "--val", "--no-editing", "--vit-weights=my weights/a=b.pth", "--lr=0.1"]
-    assert cli.parse(train.Config, words) == given
-    assert cli.words_of(given, train.Config, ("task", "val", "lr", "vit_weights")) == ["--no-editing"]
 
 
 def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
     config = cli.parse(ablate.Config, ["--task", "each", "--data", str(drawn), "--steps", "5"])
-    runs = ablate.runs_of(ablate.models_of(config, "--task each"), 0, Path("runs/a"))
-    assert sorted(run.folder.name for run in runs) == [
-        "task_each-cocas_ctcc-seed_0", "task_each-cocas_li-seed_0", "task_each-cuhk-pedes_t2i-seed_0",
-        "task_each-llcm_vi-seed_0", "task_each-ltcc_cc-seed_0", "task_each-market_trad-seed_0"]
-    for run in runs:
-        words = cli.words_of(run.config, train.Config)
-        given = cli.parse(train.Config, words)
-        assert f"_{given.task}-" in run.folder.name and Path(given.data).parent == drawn and given.steps == 5
+    names = []
+    for run in ablate.runs_of(config, "a/task_each", 0):
+        given = cli.parse(train.Config, cli.words_of(run, train.Config))
+        assert f"_{given.task}-" in given.name and Path(given.data).parent == drawn and given.steps == 5
+        names.append(given.name.removeprefix("a/task_each-").removesuffix("-seed_0"))
+    assert sorted(names) == ["cocas_ctcc", "cocas_li", "cuhk-pedes_t2i", "llcm_vi", "ltcc_cc", "market_trad"]
 
 
 # ---- what is said before anything is trained ----
@@ -273,35 +343,33 @@ def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
     (("--vary", "--data nowhere"), ("nowhere",)),
     (("--vary", "", "--loss adaptive"), ('"--loss adaptive": it is the same as ""',)),
     (("--vary", "--lr 1", "--lr=1.0"), ("--lr=1.0", "the same as")),
-    (("--vary", "--seed 3"), ("--seed is no flag of a variant",)),
-    (("--vary", "--name b"), ("--name is no flag of a variant",)),
-    (("--vary", "--vary"), ("--vary",)),
-    (("--vary", "", "/"), ("--vary", "name the variants")),
+    *((("--vary", f"--{name} 7"), (f"--{name} is no flag of a variant",)) for name in ablate.OWN),
+    (("--vary", "/"), ("--vary", "name the variants")),
     ((), ("--vary", "name the variants")),
     (("--stepps", "5", "--vary", ""), ("--stepps", "--steps")),
-    (("--seeds", "0", "--vary", ""), ("--seeds 0",)),
+    (("--seeds", "0", "--vary", ""), ("--seeds 0", "at least 1")),
+    (("--seeds", "9" * 10, "--vary", ""), ("--seeds 9999999999", "at most 1000")),
+    (("--jobs", "9" * 10, "--vary", ""), ("--jobs 9999999999", "at most 1000")),
     (("--resume", "runs/a/last.pt", "--vary", ""), ("--resume", "goes on by itself")),
-    (("--name", "../a", "--vary", ""), ("--name",)),
-])
+    (("--name", "../a", "--vary", ""), ("--name",))])
 def test_a_mistake_is_one_line_before_anything_is_trained(flags, words, drawn, command, trained):  # noqa: F811
     one_line(command(ablate, "--task", "cc", "--data", drawn, *flags), *words)
     assert trained == [] and not Path("runs").exists()
 
 
-def test_groups_and_names():
-    assert ablate.groups_of(("", "--a", "/", "--b")) == [["", "--a"], ["--b"]]
-    assert ablate.folder_of(["--loss", "triplet", "--no-align"]) == "loss_triplet-no-align"
-    assert ablate.folder_of(["--loss=triplet", "--data=./my data/a--b"]) == "loss_triplet-data_a--b"
-    assert ablate.folder_of(["--vit-weights", "weights/PASS (1).pth"]) == "vit-weights_PASS_1_.pth"
+def test_names_of_folders():
+    assert ablate.folder_of(["--loss=triplet", "--no-align"]) == "loss_triplet-no-align"
+    assert ablate.folder_of(["--data=./my data/a--b"]) == "data_a--b"
+    assert ablate.folder_of(["--vit-weights=weights/PASS (1).pth"]) == "vit-weights_PASS_1_.pth"
 
 
 def test_two_commands_in_one_folder(cc, trained):
-    with_lock = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; sys.path.insert(0, sys.argv[1]); from reid import files; "
-         "files.os.makedirs('runs/cc'); lock = files.lock('runs/cc'); print('held', flush=True); time.sleep(60)", ROOT],
-        stdout=subprocess.PIPE)
-    with_lock.stdout.readline()
+    os.makedirs("runs/cc")
+    program = "import time; from reid import files; lock = files.lock('runs/cc'); print(1, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+    other.stdout.readline()
     one_line(cc(*VARY), "runs/cc is being written by another process")
     assert trained == []
-    with_lock.kill()
-    with_lock.wait()
+    other.kill()
+    other.wait()

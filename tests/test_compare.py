@@ -1,9 +1,15 @@
-"""The difference of two runs by hand, and how often its interval holds the truth."""
+"""The difference of two runs by hand, how often its interval holds the truth, and queries.json."""
+
+import json
+import math
+import random
+import statistics
 
 import numpy as np
 import pytest
 
-from reid.compare import differences, paired_bootstrap
+from reid.cli import UserError
+from reid.compare import FIGURES, HEADING, differences, move_queries, paired_bootstrap, read_queries
 
 
 def test_a_query_counts_with_its_mean_over_the_trials_and_only_with_a_hit():
@@ -12,25 +18,97 @@ def test_a_query_counts_with_its_mean_over_the_trials_and_only_with_a_hit():
     second = [{"mAP": np.array([0.5, np.nan, 0.6]), "R1": np.array([1.0, np.nan, 1.0])}]
     mAP, R1 = differences(first, second)
 
-    assert mAP["figure"] == "mAP" and R1["figure"] == "R1"
+    assert [mAP["figure"], R1["figure"]] == [*FIGURES]
     assert mAP["queries"] == R1["queries"] == 2
     assert mAP["first"] == pytest.approx(0.35) and mAP["second"] == pytest.approx(0.55)
     assert mAP["difference"] == mAP["low"] == mAP["high"] == pytest.approx(0.2)  # of both queries
     assert R1["difference"] == pytest.approx(0.25)
     assert (R1["low"], R1["high"]) == pytest.approx((0, 0.5))
+    with pytest.raises(UserError, match="2 queries cannot be compared with 1"):
+        differences(first, [{name: values[1:] for name, values in second[0].items()}])
 
 
-def test_paired_bootstrap_knows_noise_from_difference():
+def test_the_interval_of_one_run_is_that_of_its_queries():
     rng = np.random.default_rng(0)
     hard = rng.random(400)  # how hard a query is: far more spread than the difference of the runs
     better, low, high = paired_bootstrap(hard, hard + 0.02 + 0.05 * rng.standard_normal(400))
     assert low < better < high and low > 0 and high - low < 0.015
-    _, low, high = paired_bootstrap(hard, hard + 0.05 * rng.standard_normal(400))
-    assert low < 0 < high
-    assert paired_bootstrap(hard, hard) == (0, 0, 0)
 
 
-def test_paired_bootstrap_covers_the_truth_95_times_in_100():
+def test_the_interval_of_seeds_that_differ_equals_a_literal_one():
+    """Three seeds: the queries are sampled with replacement, the seeds by Student's t."""
+    rng = np.random.default_rng(3)
+    hard = rng.random(40)
+    first = hard + 0.1 * rng.standard_normal((3, 40))
+    second = hard + 0.1 * rng.standard_normal((3, 40)) + [[0.02], [0.05], [0.11]]
+    middle, low, high = paired_bootstrap(first, second)
+
+    own = random.Random(5)
+    difference = [[second[s][q] - first[s][q] for q in range(40)] for s in range(3)]
+    of_queries = [statistics.mean(column) for column in zip(*difference)]
+    of_seeds = [statistics.mean(row) for row in difference]
+    samples = []
+    for _ in range(6000):
+        queries = statistics.mean(own.choices(of_queries, k=40))
+        normal, *others = [own.gauss() for _ in range(3)]
+        student = normal / math.sqrt(sum(x * x for x in others) / 2)  # t, 2 degrees of freedom
+        samples.append(queries + student * statistics.stdev(of_seeds) / math.sqrt(3))
+    samples.sort()
+
+    assert middle == pytest.approx(statistics.mean(of_seeds))
+    width = samples[5849] - samples[149]
+    assert low == pytest.approx(samples[149], abs=0.1 * width)
+    assert high == pytest.approx(samples[5849], abs=0.1 * width)
+    assert paired_bootstrap(first[0], second[0]) == paired_bootstrap(first[:1], second[:1])
+
+
+@pytest.mark.parametrize("spread_of_seeds", [0.0, 0.3])
+def test_the_interval_of_three_seeds_holds_the_truth_95_times_in_100(spread_of_seeds):
+    """Where both were sampled with replacement, it would be 76 times at a spread of 0.3."""
     rng = np.random.default_rng(1)
-    intervals = [paired_bootstrap(np.zeros(60), rng.standard_normal(60) + 1, 400, seed)[1:] for seed in range(300)]
-    assert 0.90 < np.mean([low < 1 < high for low, high in intervals]) < 0.98
+    held = 0
+    for seed in range(200):
+        noise = rng.standard_normal((1, 60)) + rng.standard_normal((3, 60))
+        difference = 0.1 + spread_of_seeds * rng.standard_normal((3, 1)) + 0.2 * noise
+        _, low, high = paired_bootstrap(0 * difference, difference, 200, seed)
+        held += low < 0.1 < high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+# ---- queries.json ----
+
+ROW = ("cc", "LTCC", "", "sc", "")
+RIGHT = {"mAP": [0.5, None], "R1": [1.0, None]}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    each = [{"mAP": np.array([1 / 3, np.nan]), "R1": np.array([0.0, np.nan])}] * 2
+    row = dict(zip(HEADING, ROW)) | {"each": each, "mAP": 1 / 3}
+    move_queries([row], tmp_path / "q.json")
+    assert "each" not in row and row["mAP"] == 1 / 3
+    [(key, trials)] = read_queries(tmp_path / "q.json").items()
+    assert key == ROW and len(trials) == 2
+    assert np.array_equal(trials[1]["mAP"], [0.333333, np.nan], equal_nan=True)
+    assert np.array_equal(trials[1]["R1"], [0, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize("each", [
+    5, [], [5], [{}], [{"mAP": [0.5]}], [RIGHT | {"R1": [1.0]}], [RIGHT, RIGHT | {"mAP": [0.5, 0.5]}],
+    [RIGHT | {"mAP": [None, None], "R1": [None, None]}], [RIGHT | {"mAP": [1.5, None]}],
+    [RIGHT | {"mAP": [-0.5, None]}], [RIGHT | {"mAP": [[0.5], [None]], "R1": [[1.0], [None]]}],
+    [RIGHT | {"mAP": [float("inf"), None]}], [RIGHT | {"mAP": [10**400, None]}],
+    [RIGHT | {"mAP": ["a", None]}], [{"mAP": [], "R1": []}]])
+def test_figures_that_no_ranking_gave_are_refused(each, tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([{"row": ROW, "each": each}]))
+    with pytest.raises(UserError, match=r"q\.json: .*; it is not what train\.py writes"):
+        read_queries(path)
+
+
+@pytest.mark.parametrize("content", [
+    5, [5], [{"row": ROW}], [{"row": ROW[:4], "each": [RIGHT]}], [{"row": 5, "each": [RIGHT]}]])
+def test_other_json_is_refused(content, tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"q\.json: .*; it is not what train\.py writes"):
+        read_queries(path)

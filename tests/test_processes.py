@@ -11,15 +11,14 @@ import torch
 
 import toydata
 import train
-from reid import checkpoints
+from reid import checkpoints, processes
+from reid.cli import UserError
 from tests.small_bert import write_bert
-from tests.two_processes import GRADIENTS, PARAMETER
 from tests.watched_processes import IDENTITY_STEP, INTERRUPTED, identity_terms
 
-HELPER = Path(__file__).with_name("two_processes.py")
 WATCHED = Path(__file__).with_name("watched_processes.py")
-STEPS = 2
-LONGER = 4
+STEPS = 4
+RANKS = (0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -30,91 +29,56 @@ def folder(tmp_path_factory):
     return folder
 
 
-def two_processes(folder, *command):
-    """What a script says under torchrun, (exit code, stdout, stderr)."""
+def two_processes(folder, mode, *words):
+    """(exit code, stderr, what each saw) of tests/watched_processes.py under torchrun, whose own
+    temporary folder is `folder` too."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*torchrun, *map(str, command)],
+        [*torchrun, *map(str, (WATCHED, mode, *words))],
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
     )
-    return done.returncode, done.stdout, done.stderr[-3000:]
+    error = done.stderr[-3000:]
+    assert (folder / f"{mode}1.pt").exists(), error
+    seen = [torch.load(folder / f"{mode}{rank}.pt", weights_only=False) for rank in RANKS]
+    return done.returncode, error, seen
 
 
-def flags(folder, steps):
+def flags(folder):
     return ("--data", folder / "toy", "--task", "trad", "--text-model", folder / "bert",
-            "--erase", 0, "--steps", steps, "--warmup", 1, "--ids", 4, "--images", 4)
+            "--erase", 0, "--steps", STEPS, "--warmup", 1, "--ids", 4, "--images", 4)
 
-
-@pytest.fixture(scope="module")
-def ranks(folder):
-    """What the two processes of tests/two_processes.py saw."""
-    code, _, err = two_processes(folder, HELPER, *flags(folder, STEPS))
-    assert code == 0, err
-    return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
-
-
-def test_every_process_draws_batches_of_its_own(ranks):
-    first, second = ranks
-    for step in range(STEPS):
-        people = first["pids"][step]
-        words = f"both processes draw the same people in step {step}: {people}"
-        assert people != second["pids"][step], words
-
-
-def test_every_process_draws_flips_and_crops_of_its_own(ranks):
-    """Both were shown the same picture, which grows brighter from left to right."""
-    for step in range(STEPS):
-        flips = []
-        for seen in ranks:
-            images = seen["augmented"][step]
-            left, right = images.chunk(2, 3)
-            flips.append(left.mean((1, 2, 3)) > right.mean((1, 2, 3)))
-        assert flips[0].any() and not flips[0].all()
-        words = f"both processes flip the same places of their batches in step {step}"
-        assert not torch.equal(flips[0], flips[1]), words
-
-        alike = flips[0] == flips[1]
-        first, second = (seen["augmented"][step][alike] for seen in ranks)
-        words = f"both processes crop their images alike in step {step}"
-        assert not torch.equal(first, second), words
-
-
-def test_a_step_is_taken_with_the_mean_of_the_gradients(ranks):
-    for step in range(STEPS):
-        own = [GRADIENTS[rank][step] for rank in (0, 1)]
-        found = [seen["gradients"][step] for seen in ranks]
-        mean = sum(own) / 2
-        words = f"step {step}: the gradients {own} became {found}, their mean is {mean}"
-        if found == [sum(own)] * 2:
-            words += ": they are summed and not averaged"
-        if found == own:
-            words += ": they are not averaged, each process goes its own way"
-        assert found == pytest.approx([mean, mean]), words
-
-
-def test_both_begin_and_end_with_the_same_weights(ranks):
-    first, second = ranks
-    for when in ("first", "last"):
-        for name, weight in first[when].items():
-            words = f"the {when} weights of the two processes differ, in {name} and maybe others"
-            assert torch.equal(weight, second[when][name]), words
-    assert not torch.equal(first["first"][PARAMETER], first["last"][PARAMETER]), "no step was taken"
-
-
-# ---- the real losses, watched ----
 
 @pytest.fixture(scope="module")
 def slow(folder):
     """A run whose evaluation after two steps outlasts the patience of gradients."""
-    run = two_processes(folder, WATCHED, "slow", *flags(folder, LONGER),
-                        "--evaluate-every", 2, "--name", "trad-slow")
-    code, _, err = run
-    assert code == 0, f"an evaluation longer than the timeout ended the run: {err}"
-    return [torch.load(folder / f"slow{rank}.pt", weights_only=False) for rank in (0, 1)]
+    words = ("--evaluate-every", 2, "--name", "trad-slow")
+    code, error, seen = two_processes(folder, "slow", *flags(folder), *words)
+    assert code == 0, f"an evaluation longer than the timeout ended the run: {error}"
+    return seen
 
+
+def test_every_process_has_batches_of_its_own(slow):
+    for (*_, first), (*_, second) in zip(slow[0]["steps"], slow[1]["steps"]):
+        assert first.pids.tolist() != second.pids.tolist(), "both have the same people"
+
+
+def test_every_process_flips_and_crops_in_its_own_way(slow):
+    """The probe that both augmented grows brighter from left to right."""
+    for probes in zip(slow[0]["probes"], slow[1]["probes"]):
+        flips = []
+        for images in probes:
+            left, right = images.float().chunk(2, 3)
+            flips.append(left.mean((1, 2, 3)) > right.mean((1, 2, 3)))
+        assert flips[0].any() and not flips[0].all()
+        assert not torch.equal(flips[0], flips[1]), "both flip the same places of their batches"
+        first, second = (images[flips[0] == flips[1]] for images in probes)
+        assert not torch.equal(first, second), "both crop alike"
+
+
+# ---- the losses of two processes against those of one ----
 
 @pytest.fixture
 def one_process(folder, slow):
@@ -146,14 +110,14 @@ def assert_gradients(found, expected, words):
 def test_a_step_learns_from_both_batches_as_one_process_would_from_each(slow, one_process):
     own = []
     statistics = []
-    for rank in (0, 1):
+    for rank in RANKS:
         model, arguments = one_process(0, rank)
         precision = torch.autocast("cpu", enabled=False)
         own.append(gradients_of(model, train.loss_terms(model, *arguments, precision)))
         statistics.append(model.state_dict())
 
     mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
-    for rank in (0, 1):
+    for rank in RANKS:
         words = f"process {rank} learns from another gradient than the mean of both batches"
         assert_gradients(slow[rank]["gradients"][0], mean, words)
 
@@ -176,35 +140,49 @@ def test_the_identity_loss_has_the_gradient_of_the_joined_batch(slow, one_proces
         assert_gradients(seen["gradients"][IDENTITY_STEP], expected, words)
 
 
-def test_both_end_with_the_same_weights_and_statistics(slow):
-    first, second = (seen["last"] for seen in slow)
-    assert any("running_var" in name for name in first)
+def assert_same_weights(first, second, words):
+    assert first.keys() == second.keys()
     for name, value in first.items():
-        assert torch.equal(value, second[name]), f"{name} differs between the processes"
+        assert torch.equal(value, second[name]), f"{words}: {name}"
 
 
-def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on_from_there(folder, slow):
-    code, _, err = two_processes(
-        folder, WATCHED, "interrupt", *flags(folder, LONGER), "--name", "interrupted"
-    )
+def test_both_begin_and_end_with_the_same_weights_and_statistics(slow):
+    begin = [seen["steps"][0][0] for seen in slow]
+    assert_same_weights(*begin, "the processes begin with different weights")
+    assert_same_weights(slow[0]["last"], slow[1]["last"], "the processes end with different weights")
+    changed = [name for name, value in begin[0].items() if not torch.equal(value, slow[0]["last"][name])]
+    assert any("running_var" in name for name in changed) and any("gate" in name for name in changed)
+
+
+def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on(
+        folder, slow, usual_signals):
+    code, error, seen = two_processes(folder, "interrupt", *flags(folder), "--name", "interrupted")
     path = folder / "runs/interrupted/last.pt"
     done = INTERRUPTED + 1
-    assert code != 0 and f"stopped at step {done}" in err, err
+    assert code != 0 and f"stopped at step {done}" in error, error
     assert checkpoints.load_checkpoint(path)["step"] == done
-    for rank in (0, 1):
-        steps = torch.load(folder / f"interrupt{rank}.pt", weights_only=False)["steps"]
-        assert len(steps) == done, f"process {rank} took {len(steps)} steps"
+    assert [len(each["steps"]) for each in seen] == [done, done]
 
-    code, _, err = two_processes(folder, WATCHED, "plain", "--resume", path)
-    assert code == 0, err
+    code, error, seen = two_processes(folder, "quiet", "--resume", path)
+    assert code == 0, error
+    assert_same_weights(seen[0]["last"], seen[1]["last"], "the resumed processes differ")
     resumed = checkpoints.load_checkpoint(path)
     whole = checkpoints.load_checkpoint(folder / "runs/trad-slow/last.pt")
-    assert resumed["step"] == whole["step"] == LONGER
-    for name, value in whole["model"].items():
-        assert torch.equal(value, resumed["model"][name]), f"{name} differs after an interruption"
+    assert resumed["step"] == whole["step"] == STEPS
+    assert_same_weights(whole["model"], resumed["model"], "other weights after an interruption")
     for number, moments in whole["optimiser"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, resumed["optimiser"]["state"][number][name])
-    first, second = (torch.load(folder / f"plain{rank}.pt", weights_only=False) for rank in (0, 1))
-    for name, value in first["last"].items():
-        assert torch.equal(value, second["last"][name]), f"{name} differs between the processes"
+        assert_same_weights(moments, resumed["optimiser"]["state"][number], "other moments")
+
+
+@pytest.mark.parametrize("environment, words", [
+    ({"WORLD_SIZE": "2"}, "RANK is not set, WORLD_SIZE 2: .*torchrun"),
+    ({"WORLD_SIZE": "two"}, "WORLD_SIZE is two"),
+    ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_PORT is not set")])
+def test_an_environment_that_torchrun_did_not_set(environment, words, monkeypatch):
+    for name in processes.TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    assert processes.join(torch.device("cpu")) == (0, 1)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        processes.join(torch.device("cpu"))

@@ -2,7 +2,7 @@
 
 MODE "slow": exchanges between the processes give up after PATIENCE seconds, and the first
 evaluation takes longer. "interrupt": the second process gets Ctrl-C in the step INTERRUPTED.
-"plain": neither. What the process saw goes into MODE0.pt or MODE1.pt in the current folder.
+"quiet": neither. What the process saw goes into MODE0.pt or MODE1.pt in the current folder.
 """
 
 import math
@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from reid import cli
+import data
 import evaluate
 import train
 
@@ -50,19 +51,27 @@ def main():
     mode = sys.argv.pop(1)
     torch.set_num_threads(1)
     nets = []
-    seen = {"steps": [], "gradients": []}
+    seen = {"steps": [], "gradients": [], "probes": []}
     init_process_group = dist.init_process_group
     loss_terms = train.loss_terms
+    augment = data.augment
 
     def impatient(*args, **kwargs):
         init_process_group(*args, **kwargs)
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE))
 
     def slow_evaluation(*args, **flags):
-        if not seen.get("evaluated"):
+        if mode == "slow" and not seen.get("evaluated"):
             time.sleep(1.5 * PATIENCE)
         seen["evaluated"] = True
         return []
+
+    def watched_augment(images, pictures, pad, erase, rng):
+        """Also what becomes of a probe, which grows brighter from left to right."""
+        left_to_right = torch.arange(images.shape[3]).expand_as(images) * 4
+        same = torch.Generator().set_state(rng.get_state())
+        seen["probes"].append(augment(left_to_right.to(images.dtype), None, pad, erase, same)[0])
+        return augment(images, pictures, pad, erase, rng)
 
     def watched_terms(net, images, what, batch, config, *args):
         step = len(seen["steps"])
@@ -70,7 +79,7 @@ def main():
         seen["steps"].append((copy_of(net), images, what, batch))
         if mode == "interrupt" and rank == 1 and step == INTERRUPTED:
             os.kill(os.getpid(), signal.SIGINT)
-        if mode != "plain" and step == IDENTITY_STEP:
+        if mode != "quiet" and step == IDENTITY_STEP:
             return identity_terms(net, images, what, batch, config)
         return loss_terms(net, images, what, batch, config, *args)
 
@@ -83,11 +92,11 @@ def main():
 
     train.loss_terms = watched_terms
     train.CLIP = math.inf  # the gradients as they are
-    evaluate.evaluate_all = lambda *args, **flags: []
+    data.augment = watched_augment
+    evaluate.evaluate_all = slow_evaluation
     evaluate.instruction_matrix = lambda *args, **flags: []
     if mode == "slow":
         dist.init_process_group = impatient
-        evaluate.evaluate_all = slow_evaluation
     register_optimizer_step_pre_hook(note_gradients)
     try:
         cli.run(train.main, train.Config)

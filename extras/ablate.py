@@ -1,0 +1,405 @@
+"""Trains variants with several seeds and compares them: one command, one table.
+
+    python -m extras.ablate --task li --steps 100 --vary "" "--no-editing" "--loss triplet"
+
+Every run is one of train.py, in a folder named by its flags; a finished run is not trained again.
+Read `main`; the intervals are those of reid/compare.py.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from functools import cache, partial
+from itertools import chain, groupby
+from pathlib import Path
+
+import torch
+
+import toydata
+import train
+from instructions import TASKS, asked_tasks
+from reid import checkpoints, cli, compare, files
+from reid.cli import UserError, option
+from reid.device import cores
+from reid.folders import open_all, without_overlap
+from reid.runs import read_log
+
+
+@dataclasses.dataclass
+class Config(train.Config):
+    """Train variants with several seeds and compare them in one table. Other flags are train.py's.
+
+    python -m extras.ablate --task li --steps 100 --vary "" "--no-editing" "--loss triplet"
+    python -m extras.ablate --steps 100 --vary "--task each" "--task each --no-editing" \\
+        / "--task all --steps 600" "--task all --steps 600 --no-editing"
+    """
+
+    task: str = option(
+        "all", "which task to train; all = one model for every task that the data offers; each = "
+        "a model of its own for each data set and task", ("all", "each", *TASKS))
+    name: str = option(
+        None, "the ablation's folder under ./runs; None = `ablate` and the flags of all variants")
+    resume: str = option(None, "of train.py alone: here the same command goes on by itself")
+    seed: int = option(0, "the first of the seeds", least=0, most=2**32)
+    seeds: int = option(3, "seeds of each variant", least=1, most=1000, group="ablation")
+    jobs: int = option(
+        None, "runs at a time; None = one for each GPU or, without one, for each core", least=1,
+        most=1000)
+    vary: tuple = option(
+        (), "last on the line, the variants: the flags of each as one word, \"\" for none; each is "
+        "compared with the first, and after a / with the first behind it", rest=True)
+
+
+OWN = ("name", "resume", "seed", "seeds", "jobs", "vary")  # no variant may set them
+MACHINE = ("name", "device", "workers")  # may be others when the command goes on
+SETTLED = ("preset", "vit_weights", "ids", "align")  # train.py may set them where they are OPEN
+OPEN = (None, "auto", "none", True)
+REMOVE = "remove that run's folder, and it is trained again"
+
+POLL = 1.0  # seconds between looks at the processes and their logs
+BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
+PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
+
+
+def main(config):
+    if config.resume:
+        raise UserError("--resume: the same command goes on by itself; drop it")
+    opened.cache_clear()  # the data may have changed since an earlier call
+    groups = [[*texts] for is_end, texts in groupby(config.vary, "/".__eq__) if not is_end]
+    if not groups:
+        raise UserError('--vary: name the variants, such as --vary "" "--no-editing"')
+    shared = cli.words_of(config, train.Config, OWN + MACHINE)
+    folder = Path("runs", cli.folder_name(config.name or folder_of(["--ablate", *shared])))
+    seeds = range(config.seed, config.seed + config.seeds)
+
+    variants = {}  # its flags -> its Config
+    runs = {}  # (variant, seed) -> the Configs of its runs
+    names = {}  # the name of a variant's folders -> its flags
+    for text in chain(*groups):
+        variants[text] = variant_of(config, text)
+        name = folder_of(cli.words_of(variants[text], config, OWN)) or "default"
+        if names.setdefault(name, text) != text:
+            raise UserError(f'--vary "{text}": it is the same as "{names[name]}": drop one')
+        for seed in seeds:
+            runs[text, seed] = runs_of(variants[text], f"{folder.relative_to('runs')}/{name}", seed)
+
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = files.lock(folder)
+    with cli.on_signals(cli.exit_with("stopped; the same command goes on")):
+        train_all([*chain(*runs.values())], config)
+    results = {}  # variant -> (rows, minutes) of each seed
+    for text in variants:
+        results[text] = [read_result(runs[text, seed]) for seed in seeds]
+    tables = [table_of(group, results, variants) for group in groups]
+    print("\n" + write(folder, shared, seeds, tables))
+    lock.close()
+
+
+# ---- the variants ----
+
+def variant_of(config, text):
+    """The Config of a variant. UserError for what its flags cannot mean, and for missing data."""
+    try:
+        shared = cli.words_of(config, train.Config, OWN)
+        variant = cli.parse(Config, shared + shlex.split(text))
+        for name in OWN:
+            if getattr(variant, name) != getattr(Config, name):
+                raise UserError(f"--{name} is no flag of a variant: give it before --vary")
+        toydata.provide(variant.data)  # ./toy is drawn once, and not in every run
+        opened(variant.data, variant.task, variant.val)
+    except (UserError, ValueError) as error:  # ValueError: a quotation without an end
+        raise UserError(f'--vary "{text}": {error}') from error
+    return variant
+
+
+@cache
+def opened(data, task, val):
+    """The data sets that a run learns from."""
+    tasks = asked_tasks("all" if task == "each" else task)
+    return without_overlap(open_all(data, tasks, val))
+
+
+def folder_of(words):
+    """["--loss=triplet", "--data=my/a b", "--no-align"] -> "loss_triplet-data_a_b-no-align"."""
+    ends = [re.sub(r"=.*/", "=", word).removeprefix("--") for word in words]
+    return "-".join(re.sub(r"[^A-Za-z0-9.-]+", "_", end) for end in ends)[:150]
+
+
+def runs_of(variant, name, seed):
+    """The Configs of a variant's runs with one seed: one or, with --task each, one for every task
+    of every data set. In folders NAME-seed_0, or NAME-cocas_li-seed_0."""
+    if variant.task != "each":
+        return [dataclasses.replace(variant, seed=seed, name=f"{name}-seed_{seed}")]
+    runs = []
+    for each in opened(variant.data, "all", variant.val):
+        if each.tested and each.split("train"):
+            part = f"{each.name}_{each.task}".replace(":", "_")
+            own = {"task": each.task, "data": str(each.root), "name": f"{name}-{part}-seed_{seed}"}
+            runs.append(dataclasses.replace(variant, seed=seed, **own))
+    return runs
+
+
+# ---- what is there already ----
+
+def is_finished(run):
+    """Whether the log ends in the evaluation of the last step.
+
+    UserError if the run in that folder had other flags, or other data than is there now.
+    """
+    folder = Path("runs", run.name)
+    log = read_log(folder)
+    if not log:
+        return False
+    noted = noted_config(run)
+    preset = train.Config.presets.get(noted.preset, {})
+    for name, then in vars(noted).items():
+        now = getattr(run, name)
+        if name in MACHINE or name in SETTLED and now in OPEN:
+            continue
+        if then != (preset.get(name) if now is None else now):
+            raise UserError(f"{folder} was trained with other flags ({name} was {then}): give "
+                            "another --name, or remove that folder")
+
+    is_done = "rows" in log[-1] and log[-1].get("step") == noted.steps
+    last = folder / "last.pt"
+    if is_done or last.exists():
+        checkpoint = checkpoints.load_checkpoint(last)
+        datasets = opened(run.data, run.task, run.val)
+        learned = [each for each in datasets if run.plain or not each.extra]
+        now = checkpoints.training_data(learned)
+        checkpoints.refuse_other_data(checkpoint, now, checkpoint.get("classes"), last)
+    return is_done
+
+
+def noted_config(run):
+    """The train.Config that a run has noted, with its preset filled in."""
+    path = Path("runs", run.name, "config.json")
+    return cli.restore(train.Config, files.read_json(path, dict, REMOVE), path)
+
+
+def share_done(run):
+    """The share of a run's steps that its log tells of."""
+    log = read_log(Path("runs", run.name))
+    return log[-1].get("step", 0) / noted_config(run).steps if log else 0.0
+
+
+# ---- training ----
+
+def train_all(runs, config):
+    """Trains what is not finished, several at a time. UserError with the last line of a run that
+    fails. Whatever ends this ends its runs: they save, and go on the next time."""
+    waiting = [run for run in runs if not is_finished(run)]
+    finished = len(runs) - len(waiting)
+    print(f"{len(runs)} runs in runs/{Path(runs[0].name).parent}/, {finished} finished before")
+
+    gpus = visible_gpus() if config.device == "auto" else []
+    at_a_time = config.jobs or len(gpus) or cores()
+    free = [gpus[place % len(gpus)] if gpus else None for place in range(at_a_time)]
+    working = []  # (Config, its GPU, its process)
+    bar = cli.progress(None, "runs", total=len(runs), initial=finished, bar_format=BAR)
+    try:
+        while waiting or working:
+            while waiting and free:
+                run, gpu = waiting.pop(0), free.pop(0)
+                working.append((run, gpu, start(run, gpu)))
+            time.sleep(POLL)
+            for job in [job for job in working if job[2].poll() is not None]:
+                run, gpu, process = job
+                working.remove(job)
+                check_end(run, process.returncode)
+                free.append(gpu)
+                finished += 1
+            bar.n = round(finished + sum(share_done(run) for run, _, _ in working), 2)
+            bar.update(0)
+    finally:
+        for _, _, process in working:
+            process.terminate()
+        for _, _, process in working:
+            process.wait()
+        bar.close()
+
+
+def visible_gpus():
+    """Their names, as CUDA_VISIBLE_DEVICES has them."""
+    numbers = ",".join(map(str, range(torch.cuda.device_count())))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES") or numbers
+    return named.split(",") if torch.cuda.is_available() else []
+
+
+def command_of(run):
+    """The command that begins a run or, where there is a checkpoint, goes on."""
+    folder = Path("runs", run.name)
+    last = folder / "last.pt"
+    if last.exists():
+        run = train.Config(resume=str(last), device=run.device, workers=run.workers)
+    elif folder.exists():  # ended before its first checkpoint
+        lock = files.lock(folder)
+        shutil.rmtree(folder)
+        lock.close()
+    return [sys.executable, train.__file__, *cli.words_of(run, train.Config)]
+
+
+def start(run, gpu):
+    """The process of a run, on one thread: where cores are shared, more wait for each other. What
+    it prints goes into the file NAME.txt beside its folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    end_with_parent = None
+    if sys.platform == "linux":  # elsewhere, a run outlives an ablation that kill -9 ended
+        end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    command = command_of(run)
+    path = f"runs/{run.name}.txt"
+    with files.writing(path), open(path, "a") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,  # Ctrl-C reaches this process alone, which then ends the others
+            preexec_fn=end_with_parent,
+        )
+
+
+def check_end(run, code):
+    """UserError with the reason, unless the exit code of a run is 0."""
+    if code == 0:
+        return
+    path = Path(f"runs/{run.name}.txt")
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    reason = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+    if code < 0:
+        reason = f"ended by signal {-code} ({signal.strsignal(-code)})"
+    raise UserError(f"{Path(run.name).name}: {reason} (all of it: {path})")
+
+
+# ---- the table ----
+
+def read_result(runs):
+    """(rows, minutes of training) of a variant with one seed.
+
+    rows: compare.row_key -> {"mAP", "R1", "each": the figures of every query, of each trial}, the
+    instruction matrix among them.
+    """
+    rows = {}
+    minutes = 0.0
+    for run in runs:
+        folder = Path("runs", run.name)
+        log = read_log(folder)
+        queries = compare.read_queries(folder / "queries.json")
+        try:
+            minutes += [line["seconds"] for line in log if "losses" in line][-1] / 60
+            for row in log[-1]["rows"] + log[-1]["matrix"]:
+                key = compare.row_key(row)
+                rows[key] = {figure: float(row[figure]) for figure in compare.FIGURES}
+                rows[key]["each"] = queries[key]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder}: its log is odd ({error!r:.80}); {REMOVE}") from error
+    return rows, minutes
+
+
+def table_of(group, results, variants):
+    """What the variants of a group reached, in plain values, each beside the first of them."""
+    keys = {}
+    for text in group:
+        for rows, _ in results[text]:
+            keys |= dict.fromkeys(rows)
+
+    first = group[0]
+    lines = []
+    for key in keys:
+        for figure in compare.FIGURES:
+            cells = []
+            for text in group:
+                same_data = variants[text].data == variants[first].data
+                baseline = results[first] if text != first and same_data else []
+                cells.append(cell_of(results[text], baseline, key, figure))
+            lines.append(dict(zip(compare.HEADING, key)) | {"figure": figure, "cells": cells})
+
+    minutes = [statistics.mean(part for _, part in results[text]) for text in group]
+    return {"variants": group, "minutes": minutes, "rows": lines}
+
+
+def cell_of(results, baseline, key, figure):
+    """The figure of a row with each seed, their mean and standard deviation and, where the baseline
+    has that row, the difference with its 95 % interval over queries and seeds; None where the
+    variant has no such row."""
+    rows = [rows[key] for rows, _ in results if key in rows]
+    first = [rows[key] for rows, _ in baseline if key in rows]
+    if not rows:
+        return None
+    values = [row[figure] for row in rows]
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    cell = {"values": values, "mean": statistics.mean(values), "sd": spread}
+    if first:
+        sides = []
+        for side in (first, rows):
+            sides.append([compare.mean_of_trials(row["each"], figure) for row in side])
+        interval = compare.paired_bootstrap(*sides)
+        cell |= zip(("difference", "low", "high"), interval)
+    return cell
+
+
+def write(folder, shared, seeds, tables):
+    """Writes table.json and table.md; returns the latter."""
+    content = {"flags": shared, "seeds": [*seeds], "tables": tables}
+    files.write_text(folder / "table.json", json.dumps(content, indent=1) + "\n")
+
+    text = (
+        f"Flags of every run: `{' '.join(shared) or 'none'}`; seeds {', '.join(map(str, seeds))}. "
+        "mAP in percent, mean ± standard deviation over the seeds; then the difference to the "
+        "first column with its 95 % interval, paired over queries and seeds. Minutes are of "
+        "training, for a seed. R1 is in table.json."
+    )
+    text = "\n\n".join([text, *map(markdown, tables)]) + "\n"
+    files.write_text(folder / "table.md", text)
+    return text
+
+
+def markdown(table):
+    heading = ("task", "data", "protocol", "instruction")
+    names = [f"`{text}`" if text else "(no flag)" for text in table["variants"]]
+    lines = [[*heading, *names]]
+    lines.append(["---"] * len(lines[0]))
+    for row in table["rows"]:
+        if row["figure"] == "mAP":
+            lines.append([row[name] for name in heading] + [*map(cell_text, row["cells"])])
+    minutes = [f"{number:.1f}" for number in table["minutes"]]
+    lines.append(["minutes", "", "", "", *minutes])
+
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def cell_text(cell):
+    """`14.7 ± 3.4; -15.2 (-21.0 to -9.1)`"""
+    if cell is None:
+        return ""
+    text = f"{100 * cell['mean']:.1f}"
+    if cell["sd"] is not None:
+        text += f" ± {100 * cell['sd']:.1f}"
+    if "difference" in cell:
+        numbers = [100 * cell[name] for name in ("difference", "low", "high")]
+        text += "; {:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
+    return text
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "-m extras.ablate"  # what usage and errors call the program
+    cli.run(main, Config)

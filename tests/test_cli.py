@@ -1,0 +1,357 @@
+"""Flags, --help, what ends a command, files and devices: reid/cli.py, files.py, device.py."""
+
+import dataclasses
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import data
+import evaluate
+import train
+from extras import ablate
+from reid import cli, device, files
+from reid.cli import UserError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"train.py": train, "evaluate.py": evaluate, "data.py": data, "-m extras.ablate": ablate}
+FIELDS = {field.name: field for field in dataclasses.fields(train.Config)}
+NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
+
+
+@dataclasses.dataclass
+class Config:
+    """Does nothing.
+
+    python nothing.py a b --words x y --no-on
+    """
+
+    paths: list = cli.argument("some paths")
+    on: bool = cli.option(True, "a switch")
+    words: tuple = cli.option((), "several", group="others")
+    rate: float = cli.option(None, "a rate", least=0)
+    count: int = cli.option(None, "a number", least=1, most=9)
+    kind: str = cli.option("one", "one of two", ("one", "two"))
+    rest: tuple = cli.option((), "all that follow", rest=True)
+
+
+Config.presets = {"small": {"rate": 0.5}, "large": {"rate": 2.0, "count": None}}
+
+
+# ---- flags ----
+
+def test_flags_become_a_config():
+    words = "a b --words x y --rate 1e30 --count=9 --no-on --rest --on z".split()
+    expected = Config(["a", "b"], False, ["x", "y"], 1e30, 9, "one", ["--on", "z"])
+    assert cli.parse(Config, words) == expected
+    assert cli.parse(Config, ["a"]) == Config(["a"])
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--rate", "-1"], "--rate -1.0: must be at least 0"), (["--rate", "nan"], "--rate nan: must be a finite number"),
+    (["--rate", "1e999"], "--rate inf: must be a finite number"), (["--rate", "x"], "argument --rate: invalid float"),
+    (["--count", "0"], "--count 0: must be at least 1"), (["--count", "10"], "--count 10: must be at most 9"),
+    (["--count", "1.5"], "argument --count: invalid int"), (["--kind", ""], "argument --kind: invalid choice"),
+    (["--kind", "three"], "invalid choice: 'three'"), (["--rat", "1"], "unknown flag --rat; did you mean --rate?"),
+    (["--rate"], "argument --rate: expected one argument"), ([], "arguments are required: paths")])
+def test_a_wrong_flag_is_one_sentence(words, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        cli.parse(Config, ["a", *words] if words else [])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_train_have_limits_of_their_own_kind(name):
+    field = FIELDS[name]
+    wrong = [field.metadata["least"] - 1, 10**400 if field.type is float else 2**63]
+    wrong += [float("nan"), float("inf")] if field.type is float else []
+    for value in wrong:
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*(must be|invalid)") as error:
+            cli.parse(train.Config, [f"--{name.replace('_', '-')}={value}"])
+        assert field.type is int or str(2**63 - 1) not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items()
+                                  if field.type is str and not field.metadata["choices"]])
+def test_an_empty_text_is_no_value(name):
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} : must be more"):
+        cli.parse(train.Config, [f"--{name.replace('_', '-')}", ""])
+
+
+def test_words_of_a_config_give_it_again():
+    given = train.Config(task="li", editing=False, val=True, lr=0.1, vit_weights="my weights/a=b.pth")
+    words = cli.words_of(given, train.Config)
+    assert words == ["--task=li", "--val", "--no-editing", "--vit-weights=my weights/a=b.pth", "--lr=0.1"]
+    assert cli.parse(train.Config, words) == given
+    assert cli.words_of(given, train.Config(val=True, lr=0.1), ("task", "vit_weights")) == ["--no-editing"]
+
+
+FROM_A_FILE = {"paths": ["a"], "on": True, "words": [], "rate": 1, "count": None, "kind": "two", "rest": ()}
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"rate": None}, "config.rate is None, must be of type float"), ({"rate": "1"}, "of type float"),
+    ({"rate": -1}, "config.rate is -1, must be at least 0"), ({"rate": float("nan")}, "a finite number"),
+    ({"count": 10}, "config.count is 10, must be at most 9"), ({"count": True}, "of type int"),
+    ({"kind": "three"}, "config.kind is 'three', must be one of one, two"), ({"on": None}, "of type bool"),
+    ({"more": 5}, "config.more is not known"), ({"rest": "x"}, "of type tuple")])
+def test_a_config_from_a_file_obeys_the_same_limits(change, sentence):
+    assert cli.restore(Config, FROM_A_FILE, "c.json") == Config(**FROM_A_FILE)
+    with pytest.raises(UserError, match=f"^c.json: .*{sentence}"):
+        cli.restore(Config, FROM_A_FILE | change, "c.json")
+    with pytest.raises(UserError, match="config.on is missing"):
+        cli.restore(Config, {name: FROM_A_FILE[name] for name in FROM_A_FILE if name != "on"}, "c.json")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../../x", "a/../b", "a//b", "a/", "/absolute", "n" * 300, "a\nb"])
+def test_a_name_that_is_no_folder_name(name):
+    with pytest.raises(UserError, match="--name "):
+        cli.folder_name(name)
+    assert cli.folder_name("a/b c") == "a/b c"
+
+
+# ---- help ----
+
+def help_of(config_class, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(config_class, ["--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_groups_presets_and_defaults(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = help_of(Config, capsys)
+    order = ["Does nothing.", "  paths ", "  --on, --no-on ", "\nothers:\n", "  --words ", "python nothing.py a b"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "(small: 0.5; large: 2.0)" in text and "(large: None)" in text and "(default: one)" in text
+    monkeypatch.setenv("COLUMNS", "500")  # no value is broken in two
+    parts = re.split(r"\n  (?=--)", help_of(train.Config, capsys))
+    for name in {name for preset in train.PRESETS.values() for name in preset}:
+        [part] = [part for part in parts if part.startswith(f"--{name.replace('_', '-')} ")]
+        given = [f"{key}: {preset[name] if preset[name] != '' else 'none'}" for key, preset in train.PRESETS.items()]
+        assert f"({'; '.join(given)})" in part and "default:" not in part
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_ends_with_examples_that_are_understood(command, capsys):
+    *_, last = help_of(COMMANDS[command].Config, capsys).strip().split("\n\n")
+    examples = last.replace("\\\n", " ").splitlines()
+    for example in examples:
+        line = example.strip().removeprefix(f"python {command}")
+        assert line != example.strip()
+        cli.parse(COMMANDS[command].Config, shlex.split(re.split(r" {3,}(?=[a-z])", line)[0]))
+
+
+# ---- what ends a command ----
+
+@dataclasses.dataclass
+class Nothing:
+    """A command without flags."""
+
+
+@pytest.mark.parametrize("error, code, line", [
+    (UserError("a\nb: \x1b[1m\udcff"), 2, r"error: a\nb: \x1b[1m\udcff"),
+    (cli.Interrupted(signal.SIGTERM, "stopped"), 128 + signal.SIGTERM, "stopped"),
+    (BrokenPipeError(32, "Broken pipe"), 2, "error: output: Broken pipe"),
+    (PermissionError(13, "Permission denied", "x.png"), 2, "error: x.png: Permission denied"),
+    (ModuleNotFoundError("No module named 'fast'", name="fast"), 2,
+     "error: fast is not installed: pip install -r requirements.txt")])
+def test_whatever_ends_a_command_is_one_line(error, code, line, monkeypatch, capsys):
+    def main(config):
+        raise error
+    monkeypatch.setattr(sys, "argv", ["command"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which a closed one is exchanged for
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, Nothing)
+    assert stop.value.code == code and capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("number", cli.SIGNALS)
+def test_a_signal_ends_a_command_and_the_handlers_are_back(number, monkeypatch, capsys, usual_signals):
+    def main(config):
+        cli.on_signals(cli.exit_with("stopped"))
+        with cli.on_signals(cli.exit_with("stopped inside")):
+            pass
+        signal.raise_signal(number)
+    before = signal.getsignal(number)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, Nothing)
+    assert stop.value.code == 128 + number and capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(number) == before
+
+
+def test_ignored_signals_stay_ignored_and_threads_set_none(usual_signals):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with cli.on_signals(cli.exit_with("stopped")):
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    seen = []
+
+    def in_a_thread():
+        with cli.on_signals(cli.exit_with("stopped")):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
+
+
+REAL = ("import dataclasses; from reid import cli; Config = dataclasses.make_dataclass('Config', []);"
+        "cli.run(lambda config: print(chr(177) * 50_000), Config)")
+
+
+def real(shell, **environment):
+    """A command that prints many signs, started by a line of the shell, where $RUN stands for it."""
+    environment = {**os.environ, "RUN": REAL, "PYTHONPATH": str(ROOT), **environment}
+    shell = shell.replace("$RUN", f'{sys.executable} -c "$RUN"')
+    return subprocess.run(["bash", "-c", shell], env=environment, capture_output=True)
+
+
+def test_an_output_that_is_closed_full_or_ascii():
+    for shell, code, words in (("$RUN > /dev/full", 2, b"No space left"), ("$RUN >&-", 0, b""),
+                               ("$RUN | true; exit ${PIPESTATUS[0]}", 2, b"Broken pipe"), ("$RUN 2>&- >&-", 0, b"")):
+        done = real(shell)
+        assert done.returncode == code and words in done.stderr and done.stderr.count(b"\n") == bool(words), shell
+    done = real("$RUN", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.stdout.decode("utf-8") == "±" * 50_000 + "\n" and done.returncode == 0
+
+
+def test_progress_is_lines_where_it_goes_into_a_file(capsys, monkeypatch):
+    assert list(cli.progress([1, 2, 3], "short")) == [1, 2, 3]
+    assert capsys.readouterr().err.strip() == ""
+    monkeypatch.setattr(cli, "QUIET", 0)
+    assert list(cli.progress([1, 2, 3], "long")) == [1, 2, 3]
+    assert any(line.startswith("long: 2 of 3") for line in capsys.readouterr().err.splitlines())
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(cli.progress([1, 2, 3], "closed")) == [1, 2, 3]
+
+
+def test_a_system_without_sighup_and_file_locks(tmp_path):
+    program = ("import signal, sys; del signal.SIGHUP; sys.modules['fcntl'] = None; from reid import cli, files;"
+               "assert files.lock('.') and len(cli.SIGNALS) == 2;"
+               "cli.on_signals(print); cli.leave_signals_to_parent()")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+
+
+# ---- files ----
+
+def test_kill_9_while_a_file_is_replaced_leaves_a_whole_one(tmp_path):
+    program = ("from reid import files\nn = 0\nwhile True:\n    with files.replacing('f') as f:\n"
+               "        for _ in range(50): f.write(bytes([n % 256]) * 100_000)\n    n += 1")
+    path = tmp_path / "f"
+    for wait in (0.0, 0.004, 0.009, 0.013):
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path,
+                                   env={**os.environ, "PYTHONPATH": str(ROOT)})
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        while not path.exists() or path.stat().st_mtime_ns == before:
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        content = path.read_bytes()
+        assert len(content) == 5_000_000 and len(set(content)) == 1
+
+
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    files.write_text(tmp_path / "link", "ä")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == "ä".encode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    out = tmp_path / "deep/out"
+    before = os.umask(0o027)
+    try:
+        with files.filling(out) as folder:
+            (folder / "a").write_text("1")
+            assert not out.exists()
+            left = tmp_path / "deep/.out.part"
+            assert list(left.parent.iterdir()) == [left]
+    finally:
+        os.umask(before)
+    assert [path.name for path in out.iterdir()] == ["a"] and out.stat().st_mode & 0o777 == 0o750
+
+    left.mkdir()
+    (left / "of a killed process").write_text("")
+    with pytest.raises(ZeroDivisionError), files.filling(tmp_path / "deep/out") as folder:
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        1 / 0
+    assert list(left.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"5", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": -Infinity}', b'{"a": 1' + b"0" * 400 + b"}",
+    b'{"a": ' + b"[" * 10**5, b'{"a": "\xff"}', "pipe", None])
+def test_json_that_is_none(content, tmp_path):
+    path = tmp_path / "a.json"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json: .*; mend it") as error:
+        files.read_json(path, dict, "mend it")
+    assert len(str(error.value)) < len(str(path)) + 150
+    files.write_text(tmp_path / "b.json", '\ufeff{"a": [0, 7, -0.5, null, true]}')
+    assert repr(files.read_json(tmp_path / "b.json", dict, "")) == "{'a': [0, 7, -0.5, None, True]}"
+
+
+# ---- devices ----
+
+@pytest.mark.parametrize("name", ["meta", "abacus", "cuda:99", "hpu", "xla", "mkldnn"])
+def test_a_device_that_does_not_compute(name):
+    with pytest.raises(UserError, match=f"--device {name} cannot be used here; try cpu"):
+        device.pick_device(name)
+
+
+@pytest.mark.parametrize("cuda, mps, chosen", [
+    (True, True, "cuda:1"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_takes_the_gpu_that_is_there(cuda, mps, chosen, monkeypatch):
+    tried = []
+
+    def zeros(size, device):
+        tried.append(device)
+        return torch.ones(size)
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    device.pick_device("auto")
+    assert tried == [chosen]
+    assert device.amp_dtype("auto", torch.device("mps")) is None
+
+
+def test_inference_gives_the_model_back_as_it_was():
+    model = torch.nn.BatchNorm1d(2).train()
+    with device.inference(model, "bf16") as where:
+        assert where.type == "cpu" and not model.training and torch.is_inference_mode_enabled()
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+    assert model.training
+    with device.inference(model.eval()):
+        assert not torch.is_autocast_enabled("cpu")
+    assert not model.training
+
+
+def test_full_precision_is_for_the_inside_alone():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    with device.full_precision_matmul():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision(before)
