@@ -1,0 +1,1 @@
+"""Tools that use the scripts and the kit, and that neither needs: each can be deleted."""
