@@ -21,7 +21,8 @@ def open_closed_streams():
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            opened = os.open(os.devnull, os.O_RDWR)  # it takes the lowest free number, this one
+            os.set_inheritable(opened, True)
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
 

@@ -1,62 +1,56 @@
-"""The process that runs the tests of one hand-out; sandbox.py starts it, inside the copy of the code.
+"""The process that runs the tests of one hand-out; sandbox.py starts it, with the text of this file.
 
-It gets lines of JSON, first the search path of modules, then {"tests", "seconds"} for each
-exercise. It answers each of these with a line: {test: what is wrong, "" if nothing}, or the exit
-code of the process that should have answered. The code of the project, and so the student's, is
-imported only in the fork that an exercise gets; torch takes seconds, and is imported once before.
+Arguments: JSON of [name, copy of the code, tests] for each exercise, and the seconds of a processor
+that each may take. Into stdout, which is a file, goes a line of JSON for each: {name: {test: what
+is wrong, "" if nothing}}, or {name: exit code} of a process that ended early. The project's code,
+and so the student's, is imported only in the fork that an exercise gets; torch takes seconds, and
+is imported once before.
 """
 
+import gc
 import json
 import os
 import resource
+import signal
 import sys
 
 MEMORY = 4 * 2**30  # bytes that an exercise may take
-ANSWER = 2**20  # the longest answer
-FILE = 2**24  # the largest file
+FILE = 2**24  # bytes of the largest file
+WALL = 2  # seconds of the clock for each of the processor: the machine may be busy
 
 
-def main():
-    """Answers the lines of stdin until there are no more. What is printed goes nowhere."""
-    answers = open(os.dup(1), "w")
+def main(tasks, seconds):
+    answers = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
-        os.dup2(nothing, stream)
-    sys.path[:] = json.loads(sys.stdin.readline())
-
     import pytest  # noqa: F401
     import torch
     import einops.layers.torch  # noqa: F401
     import PIL.Image  # noqa: F401
     import safetensors.torch  # noqa: F401
     import tqdm  # noqa: F401
+
     torch.set_num_threads(1)
+    gc.freeze()  # pytest collects garbage twice: not among what is imported here
+    for stream in (1, 2):  # from here on, what is printed goes nowhere
+        os.dup2(nothing, stream)
 
-    print(json.dumps("ready"), file=answers, flush=True)
-    for line in sys.stdin:
-        print(answer(**json.loads(line)), file=answers, flush=True)
+    for name, copy, tests in tasks:
+        child = os.fork()
+        if not child:
+            set_limits(seconds)
+            write(answers, {name: run(copy, tests)})
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            write(answers, {name: os.waitstatus_to_exitcode(status)})
 
 
-def answer(tests, seconds):
-    """The JSON that the fork for an exercise wrote, or its exit code if it wrote nothing."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        set_limits(seconds)
-        found = run(tests)
-        os.write(write, json.dumps(found).encode())
-        os._exit(0)
-    os.close(write)
-    with open(read, "rb") as file:
-        text = file.read(ANSWER)
-    _, status = os.waitpid(child, 0)
-    text = text.decode(errors="replace").replace("\n", " ")
-    return text or json.dumps(os.waitstatus_to_exitcode(status))
+def write(answers, answer):
+    os.write(answers, f"\n{json.dumps(answer)}\n".encode())
 
 
 def set_limits(seconds):
-    """Limits of this process: processor time, memory, the size of a file, no further process."""
+    """Limits of this process: time, memory, the size of a file, no further process."""
     limits = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_FSIZE: FILE,
@@ -73,17 +67,19 @@ def set_limits(seconds):
         if most != resource.RLIM_INFINITY:
             value = min(value, most)
         resource.setrlimit(limit, (value, value))
+    signal.alarm(WALL * seconds)  # ends what sleeps
 
 
-def run(tests):
+def run(copy, tests):
     """{test: what is wrong, "" if nothing} of the tests, run by pytest in this process."""
     import pytest
-    sys.path.insert(0, os.getcwd())
+    os.chdir(copy)
+    sys.path.insert(0, copy)
     report = Report()
     options = ["-s", "--tb=short", "-p", "no:cacheprovider"]
     end = pytest.main([*options, *tests], plugins=[report])
     if report.broken or end not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        words = report.broken or "the tests did not run to their end: look for pytest.exit"
+        words = report.broken or "the tests did not run to their end"
         return dict.fromkeys(tests, words)
     return report.found
 
@@ -93,19 +89,28 @@ class Report:
 
     def __init__(self):
         self.found = {}
-        self.broken = ""  # what no test can be run for
+        self.broken = ""  # why no test can run
 
     def pytest_collectreport(self, report):
         if report.failed:
             self.broken = str(report.longrepr).strip().splitlines()[-1].removeprefix("E  ").strip()
 
+    def pytest_runtest_setup(self, item):
+        import pytest
+        if self.found.get(function_of(item)):
+            pytest.skip("an earlier case failed")
+
     def pytest_runtest_logreport(self, report):
-        test = report.nodeid.partition("[")[0]  # all cases of a test count as one
-        if report.passed:
-            if report.when == "call":
-                self.found.setdefault(test, "")
-        elif not self.found.get(test):
+        test = function_of(report)
+        if report.passed and report.when == "call":
+            self.found.setdefault(test, "")
+        if not report.passed and not self.found.get(test):
             self.found[test] = first_line(report)
+
+
+def function_of(item):
+    """The test without its case: all cases together are one point."""
+    return item.nodeid.partition("[")[0]
 
 
 def first_line(report):
@@ -113,9 +118,9 @@ def first_line(report):
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return "the test was skipped"
-    lines = crash.message.strip().splitlines() or [""]
-    return lines[0].removeprefix("AssertionError: ") or "the test fails"
+    lines = crash.message.removeprefix("AssertionError: ").strip().splitlines()
+    return lines[0] if lines else "the test fails"
 
 
 if __name__ == "__main__":
-    main()
+    main(json.loads(sys.argv[1]), int(sys.argv[2]))

@@ -75,11 +75,9 @@ def exchanged(text, handed_in, exercise):
     """
     ours = ast.parse(text)
     try:
-        theirs = ast.parse(handed_in)
+        theirs = ast.parse(handed_in, exercise.file)
         return _merged(ours, theirs, exercise)
-    except SyntaxError as error:
-        raise Unusable(f"line {error.lineno} is not Python: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Unusable(f"it is not Python: {error}") from error
 
 

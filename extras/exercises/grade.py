@@ -6,11 +6,10 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from extras.exercises import code
 from extras.exercises.make import chosen
-from extras.exercises.sandbox import Sandbox, trouble_with_bwrap
+from extras.exercises.sandbox import trouble_with_bwrap, verdicts
 from reid import cli
 from reid.cli import UserError
 
@@ -24,7 +23,7 @@ class Config:
     handouts: list = cli.argument("folders that students handed in")
     only: tuple = cli.option((), "exercises by name, in place of all")
     csv: str = cli.option(None, "new file for the marks, a row as each hand-out is graded")
-    seconds: int = cli.option(20, "for the tests of each exercise", least=1, most=3600)
+    seconds: int = cli.option(20, "of a processor, for each exercise", least=1, most=3600)
 
 
 def main(config):
@@ -49,59 +48,38 @@ def main(config):
 
 def check_tests(exercises, seconds):
     """UserError unless the code itself passes all tests, and fails each without its functions."""
-    with Sandbox(exercises, seconds) as sandbox:
-        for exercise in exercises:
-            text = code.original(exercise)
-            for test, words in sandbox.run(exercise, text).items():
-                if words:
-                    raise UserError(f"{test} fails on the code itself, so that it cannot grade: "
-                                    f"{printable(words)}")
-            empty = code.emptied(text, exercise)
-            for test, words in sandbox.run(exercise, empty).items():
-                if not words:
-                    raise UserError(f"{test} passes without the functions of {exercise.name}: "
-                                    "take it out of extras/exercises/table.py")
-
-
-class Mark(NamedTuple):
-    """What a student got for one exercise."""
-
-    exercise: str
-    verdict: dict  # test -> what is wrong, empty if it passed
-
-    @property
-    def points(self):
-        return sum(not words for words in self.verdict.values())
-
-    @property
-    def most(self):
-        return len(self.verdict)
-
-    @property
-    def sentences(self):
-        """What is wrong, each sentence once."""
-        sentences = [printable(words) for words in self.verdict.values() if words]
-        return list(dict.fromkeys(sentences))
+    full = {each: code.original(each) for each in exercises}
+    empty = {each: code.emptied(text, each) for each, text in full.items()}
+    for name, verdict in verdicts(full, seconds).items():
+        if sentences(verdict):
+            raise UserError(f"the code itself fails the tests of {name}, so that nobody can be "
+                            f"graded: {sentences(verdict)[0]}")
+    for name, verdict in verdicts(empty, seconds).items():
+        for test, words in verdict.items():
+            if not words:
+                raise UserError(f"{test} passes without the functions of {name}: take it out of "
+                                "extras/exercises/table.py")
 
 
 def grade(folder, exercises, seconds):
-    """The Marks of a hand-out, each exercise graded as if all others were right."""
-    marks = []
-    with Sandbox(exercises, seconds) as sandbox:
-        for exercise in exercises:
-            try:
-                handed_in = read(folder, exercise.file)
-                text = code.exchanged(code.original(exercise), handed_in, exercise)
-                verdict = sandbox.run(exercise, text)
-            except code.Unusable as error:
-                verdict = dict.fromkeys(exercise.tests, f"{exercise.file}: {error}")
-            marks.append(Mark(exercise.name, verdict))
-    return marks
+    """The verdicts on a hand-out, {name of an exercise: {test: what is wrong, "" if nothing}}; each
+    exercise is graded as if all others were right."""
+    texts = {}
+    marks = {}
+    for exercise in exercises:
+        try:
+            handed_in = read(folder, exercise.file)
+            texts[exercise] = code.exchanged(code.original(exercise), handed_in, exercise)
+        except code.Unusable as error:
+            marks[exercise.name] = dict.fromkeys(exercise.tests, f"{exercise.file}: {error}")
+    if texts:
+        marks |= verdicts(texts, seconds)
+    return {exercise.name: marks[exercise.name] for exercise in exercises}
 
 
 def read(folder, name):
-    """The bytes of a student's file. Unusable unless it is one below the folder:
-    a link could lead to a classmate's, or to the answers."""
+    """The bytes of a student's file. Unusable unless it is one below the folder: a link could lead
+    to a classmate's, or to the answers."""
     try:
         base = folder.resolve()
         file = (base / name).resolve()
@@ -139,28 +117,40 @@ def write_row(file, cells):
     file.flush()
 
 
-def as_row(folder, marks):
-    points = [mark.points for mark in marks]
-    feedback = [f"{mark.exercise}: {words}" for mark in marks for words in mark.sentences]
-    return [printable(str(folder)), *points, sum(points), "; ".join(feedback)]
+def points(verdict):
+    return sum(not words for words in verdict.values())
 
 
-def in_full(marks):
-    width = max(len(mark.exercise) for mark in marks)
-    lines = []
-    for mark in marks:
-        lines.append(f"{mark.exercise:{width}}  {mark.points} of {mark.most}")
-        lines += [f"    {words}" for words in mark.sentences]
-    return "\n".join([*lines, f"points: {total(marks)}"])
-
-
-def in_a_line(folder, marks):
-    missed = ", ".join(mark.exercise for mark in marks if mark.sentences)
-    return f"{printable(str(folder))}  points: {total(marks)}" + (f"  not {missed}" if missed else "")
+def sentences(verdict):
+    """What is wrong, each sentence once."""
+    wrong = [printable(words) for words in verdict.values() if words]
+    return list(dict.fromkeys(wrong))
 
 
 def total(marks):
-    return f"{sum(mark.points for mark in marks)} of {sum(mark.most for mark in marks)}"
+    return f"points: {sum(map(points, marks.values()))} of {sum(map(len, marks.values()))}"
+
+
+def as_row(folder, marks):
+    of_each = [points(verdict) for verdict in marks.values()]
+    feedback = []
+    for name, verdict in marks.items():
+        feedback += [f"{name}: {words}" for words in sentences(verdict)]
+    return [printable(str(folder)), *of_each, sum(of_each), "; ".join(feedback)]
+
+
+def in_a_line(folder, marks):
+    missed = ", ".join(name for name, verdict in marks.items() if sentences(verdict))
+    return f"{printable(str(folder))}  {total(marks)}" + (f"  not {missed}" if missed else "")
+
+
+def in_full(marks):
+    width = max(map(len, marks))
+    lines = []
+    for name, verdict in marks.items():
+        lines.append(f"{name:{width}}  {points(verdict)} of {len(verdict)}")
+        lines += [f"    {words}" for words in sentences(verdict)]
+    return "\n".join([*lines, total(marks)])
 
 
 def printable(text):

@@ -57,7 +57,7 @@ def write(folder, exercises):
 
 def page(exercises):
     """The student's README."""
-    rows = ["| exercise | file | functions to write | points | minutes |", "|---|---|---|---|---|"]
+    rows = []
     questions = []
     for exercise in exercises:
         functions = ", ".join(f"`{name}`" for name in exercise.functions)
@@ -68,5 +68,5 @@ def page(exercises):
 
     text = TEMPLATE.read_text(encoding="utf-8")
     text = text.replace("{points}", str(sum(len(exercise.tests) for exercise in exercises)))
-    text = text.replace("{table}", "\n".join(rows))
+    text = text.replace("{rows}", "\n".join(rows))
     return text.replace("{questions}", "\n\n".join(questions))

@@ -20,24 +20,6 @@ class Exercise(NamedTuple):
 
 EXERCISES = (
     Exercise(
-        name="patches",
-        title="patches, positions and layers, Eq. 1",
-        question="A vision transformer (Dosovitskiy et al. 2021) reads an image as a sentence of "
-        "patches. `self.embed` gives a grid of them: read it row by row, put the tokens of "
-        "`self.prefix` in front, add `self.pos`, and send all through `self.blocks` and "
-        "`self.norm`. Every layer reads the instruction: F_l = F_l(F_{l-1}, F_T). "
-        "`self._check(images)` refuses a wrong size; leave `self.checkpointing` out.",
-        file="model.py",
-        functions=("ViT.forward",),
-        tests=(
-            "tests/test_model.py::test_patches_are_ordered_row_by_row",
-            "tests/test_model.py::test_patch_grids_that_are_not_square",
-            "tests/test_model.py::test_swapped_height_and_width_are_refused",
-            "tests/test_model.py::test_every_layer_is_edited_and_every_editing_weight_learns",
-        ),
-        minutes=20,
-    ),
-    Exercise(
         name="zero-init",
         title="a zero-init layer",
         question="Sec. 4.2 calls F_l a zero-init transformer layer: the first step of training must "
@@ -175,21 +157,6 @@ EXERCISES = (
             "tests/test_data.py::test_an_epoch_shows_each_identity_once_and_images_without_replacement",
             "tests/test_data.py::test_a_person_with_fewer_than_k_images_repeats_evenly",
             "tests/test_data.py::test_outfits_come_before_repeats_and_modalities_half_and_half",
-        ),
-        minutes=45,
-    ),
-    Exercise(
-        name="erasing",
-        title="random erasing, Sec. 5.1",
-        question="With a probability, a rectangle anywhere in the image, of 2 to 33 % of its area "
-        "and a height of 0.3 to 3.3 times its width (Zhong et al. 2017), for each image of the "
-        "batch by itself. No loop over images; all random numbers come from `generator`.",
-        file="data.py",
-        functions=("erasing",),
-        tests=(
-            "tests/test_data.py::test_erasing_is_a_rectangle_of_the_published_area_and_aspect",
-            "tests/test_data.py::test_erasing_touches_person_images_only_and_leaves_the_mean",
-            "tests/test_data.py::test_augmentation_repeats_with_the_generator_state",
         ),
         minutes=45,
     ),
