@@ -3,6 +3,7 @@
 import ast
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,45 +106,41 @@ def handout(tmp_path_factory):
 
 
 def test_a_hand_out_lacks_the_bodies_and_nothing_else(handout):
-    touched = {exercise.file for exercise in EXERCISES}
-    for file in touched:
-        ours = ast.parse((ROOT / file).read_text())
-        handed = ast.parse((handout / file).read_text())
-        for exercise in (each for each in EXERCISES if each.file == file):
-            for name in exercise.functions:
-                (our_body, i), (body, j) = code.find(ours, name), code.find(handed, name)
-                assert ast.unparse(body[j].args) == ast.unparse(our_body[i].args)
-                assert ast.get_docstring(body[j]) == ast.get_docstring(our_body[i])
-                assert ast.unparse(body[j].body[-1]) == (
-                    f"raise NotImplementedError('exercise {exercise.name}')")
-                our_body[i].body = body[j].body
-        assert ast.dump(handed) == ast.dump(ours)
+    solved = {}
+    for exercise in EXERCISES:
+        original = code.original(exercise)
+        handed = (handout / exercise.file).read_text()
+        with pytest.raises(code.Unusable, match="is not written yet"):
+            code.exchanged(original, handed.encode(), exercise)
+        for name in exercise.functions:
+            (body, i), (ours, j) = (code.find(ast.parse(text), name) for text in (handed, original))
+            assert ast.dump(body[i].args) == ast.dump(ours[j].args)
+            assert ast.get_docstring(body[i]) == ast.get_docstring(ours[j])
+        so_far = solved.get(exercise.file, handed)
+        solved[exercise.file] = code.exchanged(so_far, original.encode(), exercise)
 
     for path in handout.rglob("*.py"):
         name = str(path.relative_to(handout))
-        assert name in touched or path.read_bytes() == (ROOT / name).read_bytes()
+        text = solved.get(name, path.read_text())
+        assert ast.dump(ast.parse(text)) == ast.dump(ast.parse((ROOT / name).read_text()))
     assert not list(handout.rglob("*.pt")) and not (handout / "extras").exists()
 
 
-def test_the_page_says_what_to_do(handout):
+def test_the_page_asks_the_questions_of_what_is_handed_out(handout):
     page = (handout / "README.md").read_text()
-    for exercise in EXERCISES:
-        assert exercise.question in page and f"pytest @exercises/{exercise.name}`" in page
     assert f"There are {sum(len(each.tests) for each in EXERCISES)} points" in page
-    assert "{" not in page.replace("{Sign(b1 - b2) [d1 + (b1 - b2) m - d2]}", "").replace("F_{l", "")
+    alone = make.page([BY_NAME["schedule"]])
+    for name in BY_NAME:
+        assert f"\n**{name}**. " in page and f"| {name} | `" in page
+        assert (f"**{name}**" in alone) == (f"| {name} |" in alone) == (name == "schedule")
 
 
 def test_students_test_with_the_hand_out_alone(handout, tmp_path):
-    def say():
-        command = [PYTHON, "-B", "-m", "pytest", "-p", "no:cacheprovider", "@exercises/matching"]
-        done = subprocess.run(command, cwd=handout, capture_output=True, text=True)
-        return done.stdout
-
-    assert "NotImplementedError: exercise matching" in say()
-    written = (handout / "losses.py").read_bytes()
-    (handout / "losses.py").write_bytes((ROOT / "losses.py").read_bytes())
-    assert "2 passed" in say()
-    (handout / "losses.py").write_bytes(written)
+    folder = shutil.copytree(handout, tmp_path / "mine")
+    shutil.copy(ROOT / "losses.py", folder)
+    command = [PYTHON, "-m", "pytest", "@exercises/matching", "@exercises/schedule"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+    assert "NotImplementedError: exercise schedule" in said and "1 failed, 2 passed" in said
 
 
 # ---- grading ----
@@ -157,8 +154,8 @@ def rows(tmp_path_factory):
     hand_in(folder / "trouble", bodies)
     hand_in(folder / "good")
     marks = folder / "marks.csv"
-    words = [PYTHON, "-m", "extras.exercises", "grade", *(folder / name for name in (
-        "wrong", "trouble", "good")), "--csv", marks, "--seconds", "6"]
+    folders = [folder / name for name in ("wrong", "trouble", "good")]
+    words = [PYTHON, "-m", "extras.exercises", "grade", *folders, "--csv", marks, "--seconds", "6"]
     line = "exec " + " ".join(f"'{word}'" for word in words) + " <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=600).returncode == 0
     return {Path(name).name: row for name, row in rows_of(marks).items()}
@@ -168,10 +165,6 @@ def test_what_is_right_gets_all_points(rows):
     for exercise in EXERCISES:
         assert rows["good"][exercise.name] == str(len(exercise.tests))
     assert rows["good"]["feedback"] == ""
-    for exercise in EXERCISES:  # also the text that is graded is the same code
-        text = code.original(exercise)
-        same = code.exchanged(text, text.encode(), exercise)
-        assert ast.dump(ast.parse(same)) == ast.dump(ast.parse(text))
 
 
 def test_what_is_wrong_loses_points_and_a_sentence_says_why(rows):
@@ -190,7 +183,7 @@ def test_trouble_costs_the_exercise_that_makes_it(rows):
         assert rows["trouble"][name] == str(points), name
     feedback = rows["trouble"]["feedback"]
     for words in (
-        "relatedness: the tests did not end in time: look for an endless loop",
+        "relatedness: the tests did not end in time",
         "contrast: the process that ran the tests ended without a result",
         "matching: RuntimeError", "instructions: SystemExit",
         "sampler: the process that ran the tests was ended by: Segmentation fault",
@@ -229,7 +222,7 @@ def test_marks_survive_ctrl_c(tmp_path):
     (lambda file: (file.unlink(), file.symlink_to(ROOT / file.name)), "it leads out of the hand-out"),
     (lambda file: (file.unlink(), file.symlink_to(file)), "it cannot be read"),
     (lambda file: file.write_text("#" * 2**19), "the file has more than 262144 bytes"),
-    (lambda file: file.write_text("x = 1\ndef f:"), "it is not Python: expected '(' (train.py, line 2)"),
+    (lambda file: file.write_text("def f:"), "it is not Python: expected '(' (train.py, line 1)"),
     (lambda file: file.write_bytes(b"x = '\0'"), "it is not Python"),
     (lambda file: file.write_bytes("x = 'é'".encode("latin-1")), "not Python"),
     (lambda file: file.write_text("1 +" * 80_000 + "1"), "it is not Python"),
@@ -250,9 +243,10 @@ def test_names_and_sentences_cannot_act_on_a_terminal_or_a_table(tmp_path):
     marks = {"schedule": {"test": "a\nb\x1b[2J" + "x" * 999}}
     for text in (grade.in_a_line(folder, marks), grade.in_full(marks).replace("\n", "")):
         assert text.isprintable()
-    file = open(tmp_path / "marks.csv", "w", encoding="utf-8", newline="")
-    grade.write_row(file, grade.as_row(folder, marks))
-    [row] = csv.reader(open(tmp_path / "marks.csv", encoding="utf-8"))
+    with grade.open_marks(tmp_path / "marks.csv") as file:
+        grade.write_row(file, grade.as_row(folder, marks))
+    with open(tmp_path / "marks.csv", encoding="utf-8", newline="") as file:
+        [row] = csv.reader(file)
     assert row[0].startswith("./=") and all(cell.isprintable() for cell in row)
 
 
@@ -280,10 +274,9 @@ def test_bwrap_is_given_no_way_to_the_answers(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: f"/usr/bin/{name}")
     words = sandbox.fence(str(tmp_path / "copies"), tmp_path / "copies/tmp")
     assert "--unshare-all" in words  # the network too
-    seen = [Path(path) for path, after in zip(words, words[1:]) if path == after]
+    seen = {Path(words[i + 1]) for i in range(len(words)) if words[i] == "--ro-bind-try"}
     assert tmp_path / "copies" in seen
     assert not any(ROOT.is_relative_to(path) or path == tmp_path for path in seen)
-    assert not any("bind" in word and word != "--ro-bind-try" for word in words)
 
 
 @pytest.mark.parametrize("words, sentence", (

@@ -6,10 +6,7 @@ import sys
 from extras.exercises import grade, make
 from reid import cli
 
-COMMANDS = {
-    "make": (make.main, make.Config),
-    "grade": (grade.main, grade.Config),
-}
+COMMANDS = {"make": make, "grade": grade}
 
 
 def open_closed_streams():
@@ -35,4 +32,4 @@ if __name__ == "__main__":
               "--help lists the flags of each", file=sys.stderr)
         sys.exit(2)
     sys.argv[:2] = [f"-m extras.exercises {name}"]  # what usage and errors call the program
-    cli.run(*COMMANDS[name])
+    cli.run(COMMANDS[name].main, COMMANDS[name].Config)

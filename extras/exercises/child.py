@@ -1,4 +1,4 @@
-"""The process that runs the tests of one hand-out; sandbox.py starts it, with the text of this file.
+"""The process that runs the tests of a hand-out; sandbox.py starts it, with the text of this file.
 
 Arguments: JSON of [name, copy of the code, tests] for each exercise, and the seconds of a processor
 that each may take. Into stdout, which is a file, goes a line of JSON for each: {name: {test: what
@@ -26,8 +26,6 @@ def main(tasks, seconds):
     import torch
     import einops.layers.torch  # noqa: F401
     import PIL.Image  # noqa: F401
-    import safetensors.torch  # noqa: F401
-    import tqdm  # noqa: F401
 
     torch.set_num_threads(1)
     gc.freeze()  # pytest collects garbage twice: not among what is imported here
@@ -85,7 +83,7 @@ def run(copy, tests):
 
 
 class Report:
-    """A plugin of pytest that keeps, for each test function, the first line of its first failure."""
+    """A plugin of pytest that keeps the first line of the first failure of each test function."""
 
     def __init__(self):
         self.found = {}
@@ -93,7 +91,8 @@ class Report:
 
     def pytest_collectreport(self, report):
         if report.failed:
-            self.broken = str(report.longrepr).strip().splitlines()[-1].removeprefix("E  ").strip()
+            lines = str(report.longrepr).strip().splitlines()
+            self.broken = lines[-1].removeprefix("E").strip()
 
     def pytest_runtest_setup(self, item):
         import pytest

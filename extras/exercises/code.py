@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("*.py", "*.toml", "requirements.txt", "LICENSE", "reid/*.py", "dolls/*.py", "tests/*.py")
+COPIED = ("*.py", "reid/*.py", "dolls/*.py", "tests/*.py", "*.toml", "requirements.txt", "LICENSE")
 GOLDEN = "tests/golden"  # the reference numbers of the tests
 
 
@@ -18,7 +18,7 @@ class Unusable(Exception):
 
 
 def copy(folder, exercises):
-    """Copies into a folder the scripts, the kit, the tests of these exercises and what they need."""
+    """Copies the scripts, the kit, and the tests of these exercises with what they need."""
     test_files = {test.partition("::")[0] for exercise in exercises for test in exercise.tests}
     for pattern in COPIED:
         for file in ROOT.glob(pattern):
@@ -76,20 +76,16 @@ def exchanged(text, handed_in, exercise):
     ours = ast.parse(text)
     try:
         theirs = ast.parse(handed_in, exercise.file)
-        return _merged(ours, theirs, exercise)
+        for name in exercise.functions:
+            body, i = find(theirs, name)
+            function = body[i]
+            if _is_empty(function):
+                raise Unusable(f"{name} is not written yet")
+            body, i = find(ours, name)
+            body[i] = function
+        return ast.unparse(ours)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Unusable(f"it is not Python: {error}") from error
-
-
-def _merged(ours, theirs, exercise):
-    for name in exercise.functions:
-        body, i = find(theirs, name)
-        function = body[i]
-        if _is_empty(function):
-            raise Unusable(f"{name} is not written yet")
-        body, i = find(ours, name)
-        body[i] = function
-    return ast.unparse(ours)
 
 
 def _is_empty(function):

@@ -26,8 +26,8 @@ def main(config):
         raise UserError(f"--out {out} is there already: name another folder or remove it first")
     with files.filling(out) as folder:
         write(folder, exercises)
-    points = sum(len(exercise.tests) for exercise in exercises)
-    print(f"wrote {out}/: {len(exercises)} exercises, {points} points; students begin at README.md")
+    print(f"wrote {out}/: {len(exercises)} exercises, {most(exercises)} points; "
+          "students begin at README.md")
 
 
 def chosen(names):
@@ -56,17 +56,21 @@ def write(folder, exercises):
 
 
 def page(exercises):
-    """The student's README."""
+    """The student's README: handout.md with a table, without the questions of other exercises."""
     rows = []
-    questions = []
     for exercise in exercises:
         functions = ", ".join(f"`{name}`" for name in exercise.functions)
-        rows.append(f"| {exercise.name} | `{exercise.file}` | {functions} | "
-                    f"{len(exercise.tests)} | {exercise.minutes} |")
-        questions.append(f"### {exercise.name}: {exercise.title}\n\n{exercise.question}\n\n"
-                         f"Test: `python -m pytest @exercises/{exercise.name}`")
+        points = len(exercise.tests)
+        rows.append(f"| {exercise.name} | `{exercise.file}` | {functions} | {points} | "
+                    f"{exercise.minutes} |")
 
     text = TEMPLATE.read_text(encoding="utf-8")
-    text = text.replace("{points}", str(sum(len(exercise.tests) for exercise in exercises)))
-    text = text.replace("{rows}", "\n".join(rows))
-    return text.replace("{questions}", "\n\n".join(questions))
+    text = text.replace("{rows}", "\n".join(rows)).replace("{points}", str(most(exercises)))
+    others = [f"**{other.name}**" for other in EXERCISES if other not in exercises]
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each for each in paragraphs if not each.startswith(tuple(others)))
+
+
+def most(exercises):
+    """The points that can be reached."""
+    return sum(len(exercise.tests) for exercise in exercises)

@@ -48,12 +48,8 @@ def run(folder, tasks, seconds):
     JSON}. Ends all that it started."""
     scratch = Path(folder, "tmp")
     scratch.mkdir()
-    environment = {
-        "HOME": str(Path.home()),  # where Python looks for packages of this user
-        "OMP_NUM_THREADS": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "TMPDIR": str(scratch),
-    }
+    environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment |= {"TMPDIR": str(scratch), "HOME": str(Path.home())}  # of this user's packages
     python = [sys.executable, "-P", "-B", "-c", CHILD.read_text(encoding="utf-8")]
     command = [*fence(folder, scratch), *python, json.dumps(tasks), str(seconds)]
 
@@ -75,13 +71,16 @@ def run(folder, tasks, seconds):
             end(process, strangers)
             adopt_orphans(False)
         answers.seek(0)
-        lines = answers.read(LARGEST).splitlines()
+        return read(answers)
 
-    found = {}
-    for line in lines:
-        with suppress(ValueError, TypeError, RecursionError):  # a student may write anything
-            found.update(json.loads(line))
-    return found
+
+def read(file):
+    """The answers in a file, {name: any JSON}; a student may have written anything between them."""
+    answers = {}
+    for line in file.read(LARGEST).splitlines():
+        with suppress(ValueError, TypeError, RecursionError):
+            answers.update(json.loads(line))
+    return answers
 
 
 def verdict(answer, tests):
@@ -92,7 +91,7 @@ def verdict(answer, tests):
             return words
     words = "the process that ran the tests ended without a result"
     if answer in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
-        words = "the tests did not end in time: look for an endless loop"
+        words = "the tests did not end in time, or took too much memory: look for an endless loop"
     elif type(answer) is int and -signal.NSIG < answer < 0:
         words = f"the process that ran the tests was ended by: {signal.strsignal(-answer)}"
     return dict.fromkeys(tests, words)
