@@ -1,4 +1,4 @@
-"""The exercises: what is handed out, what gets points, and what a hand-out cannot do to the others."""
+"""The exercises: what is handed out, what gets points, what a hand-out cannot do to the others."""
 
 import ast
 import csv
@@ -57,7 +57,6 @@ for _ in range(20):
 time.sleep({SLEEP})""",
     "contrast": "import os; os._exit(0)",
     "matching": "return torch.ones(10**11)",
-    "instructions": "raise SystemExit",
     "sampler": "import ctypes; ctypes.string_at(0)",
     "schedule": """\
 import os
@@ -152,6 +151,7 @@ def rows(tmp_path_factory):
     hand_in(folder / "wrong", WRONG)
     bodies = {name: (BY_NAME[name].functions[0], body) for name, body in TROUBLE.items()}
     hand_in(folder / "trouble", bodies)
+    (folder / "trouble/model.py").unlink()
     hand_in(folder / "good")
     marks = folder / "marks.csv"
     folders = [folder / name for name in ("wrong", "trouble", "good")]
@@ -177,18 +177,19 @@ def test_what_is_wrong_loses_points_and_a_sentence_says_why(rows):
 
 
 def test_trouble_costs_the_exercise_that_makes_it(rows):
-    for name, exercise in BY_NAME.items():
-        points = 0 if name in TROUBLE else len(exercise.tests)
-        points += name == "matching"  # a test of its other function
-        assert rows["trouble"][name] == str(points), name
-    feedback = rows["trouble"]["feedback"]
+    found = {name: int(rows["trouble"][name]) for name in BY_NAME}
+    assert found.pop("instructions") == 3
+    assert found.pop("matching") == 1  # the test of its other function
+    assert set(found.values()) == {0}
     for words in (
+        "zero-init: model.py: the file is missing",
         "relatedness: the tests did not end in time",
+        "adaptive-triplet: ",
         "contrast: the process that ran the tests ended without a result",
-        "matching: RuntimeError", "instructions: SystemExit",
+        "matching: RuntimeError",
         "sampler: the process that ran the tests was ended by: Segmentation fault",
     ):
-        assert words in feedback
+        assert words in rows["trouble"]["feedback"]
     left = subprocess.run(["pgrep", "-f", f"sleep {SLEEP}"], capture_output=True).stdout
     assert not left
 
@@ -219,7 +220,7 @@ def test_marks_survive_ctrl_c(tmp_path):
 @pytest.mark.parametrize("spoil, sentence", (
     (lambda file: file.unlink(), "the file is missing"),
     (lambda file: (file.unlink(), os.mkfifo(file)), "the file is missing"),
-    (lambda file: (file.unlink(), file.symlink_to(ROOT / file.name)), "it leads out of the hand-out"),
+    (lambda file: (file.unlink(), file.symlink_to(ROOT / file.name)), "it leads out of the hand-"),
     (lambda file: (file.unlink(), file.symlink_to(file)), "it cannot be read"),
     (lambda file: file.write_text("#" * 2**19), "the file has more than 262144 bytes"),
     (lambda file: file.write_text("def f:"), "it is not Python: expected '(' (train.py, line 1)"),
@@ -284,16 +285,12 @@ def test_bwrap_is_given_no_way_to_the_answers(monkeypatch, tmp_path):
     ("make --out x --only nonsense", "--only nonsense: no such exercise; there are zero-init, "),
     ("grade README.md", "README.md is no folder"),
     ("grade docs --only nonsense", "--only nonsense: no such exercise"),
+    ("grade docs --csv README.md", "--csv README.md is there already"),
 ))
 def test_a_users_mistake_is_one_line(monkeypatch, words, sentence):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(grade, "check_tests", lambda *_: None)
     command, *rest = words.split()
-    main, config = {"make": (make.main, make.Config), "grade": (grade.main, grade.Config)}[command]
+    module = {"make": make, "grade": grade}[command]
     with pytest.raises(UserError, match=sentence):
-        main(cli.parse(config, rest))
-
-
-def test_marks_do_not_replace_a_file(tmp_path):
-    (tmp_path / "losses.py").write_text("precious")
-    with pytest.raises(UserError, match="is there already"):
-        grade.open_marks(tmp_path / "losses.py")
+        module.main(cli.parse(module.Config, rest))
