@@ -20,7 +20,7 @@ import evaluate
 import search
 import train
 from toydata import __main__ as toydata_command
-from exercises import grade, make
+from extras.exercises import grade, make
 from reid import checkpoints, cli
 from tests.trees import put, text
 
@@ -35,10 +35,11 @@ COMMANDS = {  # what a command line begins with -> whose flags it takes
     "toydata": toydata_command,
     "search.py": search,
     "ablate.py": ablate,
-    "exercises make": make,
-    "exercises grade": grade,
+    "extras.exercises make": make,
+    "extras.exercises grade": grade,
 }
 OF_OTHERS = {"--help", "--index-url", "--nproc_per_node"}
+OF_OTHERS |= {"--rm", "--network", "--read-only", "--tmpfs", "--memory", "--pids-limit", "--user"}  # docker
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -167,7 +168,7 @@ def commands(line):
         words = [word for word in words if "=" not in word or word.startswith("-")]  # OMP_NUM_THREADS=1
         if words[:2] == ["python", "-m"]:
             script, arguments = words[2], words[3:]
-            if script == "exercises":
+            if script == "extras.exercises":
                 script += f" {arguments.pop(0)}"
         elif words[:1] == ["python"]:
             script, arguments = words[1], words[2:]

@@ -1,0 +1,125 @@
+"""The process that runs the tests of a hand-out; sandbox.py starts it, with the text of this file.
+
+Arguments: JSON of [name, copy of the code, tests] for each exercise, and the seconds of a processor
+that each may take. Into stdout, which is a file, goes a line of JSON for each: {name: {test: what
+is wrong, "" if nothing}}, or {name: exit code} of a process that ended early. The project's code,
+and so the student's, is imported only in the fork that an exercise gets; torch takes seconds, and
+is imported once before.
+"""
+
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+
+MEMORY = 4 * 2**30  # bytes that an exercise may take
+FILE = 2**24  # bytes of the largest file
+WALL = 2  # seconds of the clock for each of the processor: the machine may be busy
+
+
+def main(tasks, seconds):
+    answers = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    import pytest  # noqa: F401
+    import torch
+    import einops.layers.torch  # noqa: F401
+    import PIL.Image  # noqa: F401
+
+    torch.set_num_threads(1)
+    gc.freeze()  # pytest collects garbage twice: not among what is imported here
+    for stream in (1, 2):  # from here on, what is printed goes nowhere
+        os.dup2(nothing, stream)
+
+    for name, copy, tests in tasks:
+        child = os.fork()
+        if not child:
+            set_limits(seconds)
+            write(answers, {name: run(copy, tests)})
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            write(answers, {name: os.waitstatus_to_exitcode(status)})
+
+
+def write(answers, answer):
+    os.write(answers, f"\n{json.dumps(answer)}\n".encode())
+
+
+def set_limits(seconds):
+    """Limits of this process: time, memory, the size of a file, no further process."""
+    limits = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: FILE,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+    }
+    if os.path.exists("/proc/self/statm"):  # the limit counts what torch has mapped already
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        limits[resource.RLIMIT_AS] = MEMORY + pages * resource.getpagesize()
+
+    for limit, value in limits.items():
+        _, most = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            value = min(value, most)
+        resource.setrlimit(limit, (value, value))
+    signal.alarm(WALL * seconds)  # ends what sleeps
+
+
+def run(copy, tests):
+    """{test: what is wrong, "" if nothing} of the tests, run by pytest in this process."""
+    import pytest
+    os.chdir(copy)
+    sys.path.insert(0, copy)
+    report = Report()
+    options = ["-s", "--tb=short", "-p", "no:cacheprovider"]
+    end = pytest.main([*options, *tests], plugins=[report])
+    if report.broken or end not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        words = report.broken or "the tests did not run to their end"
+        return dict.fromkeys(tests, words)
+    return report.found
+
+
+class Report:
+    """A plugin of pytest that keeps the first line of the first failure of each test function."""
+
+    def __init__(self):
+        self.found = {}
+        self.broken = ""  # why no test can run
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            lines = str(report.longrepr).strip().splitlines()
+            self.broken = lines[-1].removeprefix("E").strip()
+
+    def pytest_runtest_setup(self, item):
+        import pytest
+        if self.found.get(function_of(item)):
+            pytest.skip("an earlier case failed")
+
+    def pytest_runtest_logreport(self, report):
+        test = function_of(report)
+        if report.passed and report.when == "call":
+            self.found.setdefault(test, "")
+        if not report.passed and not self.found.get(test):
+            self.found[test] = first_line(report)
+
+
+def function_of(item):
+    """The test without its case: all cases together are one point."""
+    return item.nodeid.partition("[")[0]
+
+
+def first_line(report):
+    """Of a test that failed or was skipped: our assertion messages are sentences."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is None:
+        return "the test was skipped"
+    lines = crash.message.removeprefix("AssertionError: ").strip().splitlines()
+    return lines[0] if lines else "the test fails"
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,96 @@
+"""The code as text: functions emptied for a hand-out, or exchanged for those of a student.
+
+A function is named as in its file: `relatedness`, `EditingAttention.forward`.
+"""
+
+import ast
+import shutil
+from pathlib import Path
+from textwrap import indent
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("*.py", "reid/*.py", "dolls/*.py", "tests/*.py", "*.toml", "requirements.txt", "LICENSE")
+GOLDEN = "tests/golden"  # the reference numbers of the tests
+
+
+class Unusable(Exception):
+    """Why a student's file cannot be tested, in a sentence."""
+
+
+def copy(folder, exercises):
+    """Copies the scripts, the kit, and the tests of these exercises with what they need."""
+    test_files = {test.partition("::")[0] for exercise in exercises for test in exercise.tests}
+    for pattern in COPIED:
+        for file in ROOT.glob(pattern):
+            name = str(file.relative_to(ROOT))
+            if name.startswith("tests/test_") and name not in test_files:
+                continue
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    shutil.copytree(ROOT / GOLDEN, folder / GOLDEN, copy_function=shutil.copyfile)
+
+
+def original(exercise):
+    """The text of the file that an exercise is about."""
+    return (ROOT / exercise.file).read_text(encoding="utf-8")
+
+
+def find(tree, name):
+    """(body that holds the function `name`, its index there); Unusable if there is none."""
+    body = tree.body
+    *classes, function = name.split(".")
+    for each in classes:
+        body = body[_index(body, ast.ClassDef, each)].body
+    return body, _index(body, ast.FunctionDef, function)
+
+
+def _index(body, kind, name):
+    for i in reversed(range(len(body))):  # of two, Python takes the last
+        if isinstance(body[i], kind) and body[i].name == name:
+            return i
+    raise Unusable(f"there is no {name}: keep the names of functions and classes")
+
+
+def emptied(text, exercise):
+    """The text of the file without the bodies of the exercise's functions; docstrings stay."""
+    for name in exercise.functions:
+        body, i = find(ast.parse(text), name)
+        statements = body[i].body
+        if ast.get_docstring(body[i]) is not None:
+            statements = statements[1:]
+        first = statements[0]
+        line = f'raise NotImplementedError("exercise {exercise.name}")\n'
+        lines = text.splitlines(keepends=True)
+        lines[first.lineno - 1:statements[-1].end_lineno] = [indent(line, " " * first.col_offset)]
+        text = "".join(lines)
+    return text
+
+
+def exchanged(text, handed_in, exercise):
+    """The text of the file with the exercise's functions taken from `handed_in`, the bytes of a
+    student's version of it, and nothing else of that.
+
+    Unusable if one is missing or not written yet, or if that is not Python.
+    """
+    ours = ast.parse(text)
+    try:
+        theirs = ast.parse(handed_in, exercise.file)
+        for name in exercise.functions:
+            body, i = find(theirs, name)
+            function = body[i]
+            if _is_empty(function):
+                raise Unusable(f"{name} is not written yet")
+            body, i = find(ours, name)
+            body[i] = function
+        return ast.unparse(ours)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Unusable(f"it is not Python: {error}") from error
+
+
+def _is_empty(function):
+    """Whether a function is as it was handed out."""
+    body = function.body
+    if ast.get_docstring(function) is not None:
+        body = body[1:]
+    return len(body) == 1 and ast.unparse(body[0]).startswith("raise NotImplementedError('exercise")

@@ -1,0 +1,158 @@
+"""Grades hand-outs: an exercise's functions are put into a copy of the code that has everything
+else, and the project's own tests of these functions run there. A test that passes is a point.
+"""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from extras.exercises import code
+from extras.exercises.make import chosen
+from extras.exercises.sandbox import trouble_with_bwrap, verdicts
+from reid import cli
+from reid.cli import UserError
+
+LARGEST = 2**18  # bytes of a student's file
+
+
+@dataclass
+class Config:
+    """Grade one hand-out in full, or many in a line each."""
+
+    handouts: list = cli.argument("folders that students handed in")
+    only: tuple = cli.option((), "exercises by name, in place of all")
+    csv: str = cli.option(None, "new file for the marks, a row as each hand-out is graded")
+    seconds: int = cli.option(20, "of a processor, for each exercise", least=1, most=3600)
+
+
+def main(config):
+    exercises = chosen(config.only)
+    folders = [Path(folder) for folder in config.handouts]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: give the folders that students handed in")
+    if trouble_with_bwrap():
+        print(f"bwrap {trouble_with_bwrap()}: hand-outs run with limits, but can read your files; "
+              "for people you do not trust see docs/teaching.md")
+
+    check_tests(exercises, config.seconds)
+    with open_marks(config.csv) as file:
+        names = [exercise.name for exercise in exercises]
+        write_row(file, ["handout", *names, "points", "feedback"])
+        for folder in folders:
+            marks = grade(folder, exercises, config.seconds)
+            write_row(file, as_row(folder, marks))
+            print(in_a_line(folder, marks) if len(folders) > 1 else in_full(marks), flush=True)
+
+
+def check_tests(exercises, seconds):
+    """UserError unless the code itself passes all tests, and fails each without its functions."""
+    full = {each: code.original(each) for each in exercises}
+    empty = {each: code.emptied(text, each) for each, text in full.items()}
+    for name, verdict in verdicts(full, seconds).items():
+        if sentences(verdict):
+            raise UserError(f"the code itself fails the tests of {name}, so that nobody can be "
+                            f"graded: {sentences(verdict)[0]}")
+    for name, verdict in verdicts(empty, seconds).items():
+        for test, words in verdict.items():
+            if not words:
+                raise UserError(f"{test} passes without the functions of {name}: take it out of "
+                                "extras/exercises/table.py")
+
+
+def grade(folder, exercises, seconds):
+    """The verdicts on a hand-out, {name of an exercise: {test: what is wrong, "" if nothing}}; each
+    exercise is graded as if all others were right."""
+    texts = {}
+    marks = {}
+    for exercise in exercises:
+        try:
+            handed_in = read(folder, exercise.file)
+            texts[exercise] = code.exchanged(code.original(exercise), handed_in, exercise)
+        except code.Unusable as error:
+            marks[exercise.name] = dict.fromkeys(exercise.tests, f"{exercise.file}: {error}")
+    if texts:
+        marks |= verdicts(texts, seconds)
+    return {exercise.name: marks[exercise.name] for exercise in exercises}
+
+
+def read(folder, name):
+    """The bytes of a student's file. Unusable unless it is one below the folder: a link could lead
+    to a classmate's, or to the answers."""
+    try:
+        base = folder.resolve()
+        file = (base / name).resolve()
+        if folder.is_symlink() or not file.is_relative_to(base):
+            raise code.Unusable("it leads out of the hand-out: hand in the file itself")
+        if not file.is_file():
+            raise code.Unusable("the file is missing")
+        with open(file, "rb") as opened:
+            data = opened.read(LARGEST + 1)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
+        raise code.Unusable(f"it cannot be read: {error}") from error
+    if len(data) > LARGEST:
+        raise code.Unusable(f"the file has more than {LARGEST} bytes")
+    return data
+
+
+# ---- what is said of it ----
+
+def open_marks(path):
+    """A new file for the marks; UserError if there is one already. Without a path it takes all."""
+    if path is None:
+        return open(os.devnull, "w")
+    try:
+        return open(path, "x", newline="", encoding="utf-8")
+    except FileExistsError as error:
+        raise UserError(
+            f"--csv {path} is there already: name another file or remove it first") from error
+
+
+def write_row(file, cells):
+    """Writes a row, which is in the file before the next hand-out is graded."""
+    if cells[0].startswith(tuple("=+-@")):  # a spreadsheet would take it for a formula
+        cells[0] = f"./{cells[0]}"
+    csv.writer(file).writerow(cells)
+    file.flush()
+
+
+def points(verdict):
+    return sum(not words for words in verdict.values())
+
+
+def sentences(verdict):
+    """What is wrong, each sentence once."""
+    wrong = [printable(words) for words in verdict.values() if words]
+    return list(dict.fromkeys(wrong))
+
+
+def total(marks):
+    return f"points: {sum(map(points, marks.values()))} of {sum(map(len, marks.values()))}"
+
+
+def as_row(folder, marks):
+    of_each = [points(verdict) for verdict in marks.values()]
+    feedback = []
+    for name, verdict in marks.items():
+        feedback += [f"{name}: {words}" for words in sentences(verdict)]
+    return [printable(str(folder)), *of_each, sum(of_each), "; ".join(feedback)]
+
+
+def in_a_line(folder, marks):
+    missed = ", ".join(name for name, verdict in marks.items() if sentences(verdict))
+    return f"{printable(str(folder))}  {total(marks)}" + (f"  not {missed}" if missed else "")
+
+
+def in_full(marks):
+    width = max(map(len, marks))
+    lines = []
+    for name, verdict in marks.items():
+        lines.append(f"{name:{width}}  {points(verdict)} of {len(verdict)}")
+        lines += [f"    {words}" for words in sentences(verdict)]
+    return "\n".join([*lines, total(marks)])
+
+
+def printable(text):
+    """At most 300 characters in a line, without what a terminal would act on."""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:300]).strip()
