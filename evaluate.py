@@ -1,39 +1,50 @@
-"""Evaluation, from top to bottom: exact metrics, features, the rows of a table, the instruction
-matrix, the command.
+"""Evaluation: exact metrics, features, the rows of a table, the instruction matrix, the command.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints a row per data set, task and protocol.
 Figures are fractions in the code and percent on the screen.
-Letters in shapes: q queries, g gallery images, c queries of a chunk, d feature width.
+Letters in shapes: q queries, g gallery images, c queries of a chunk, b batch, d feature width.
 """
 
-import hashlib
+import json
 import random
 import sys
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
+
+# isort: split
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+import toydata
 from instructions import (
-    PERSON_SENTENCE, TASKS, Ask, asked_tasks, gallery_instruction, query_instruction
+    PERSON_SENTENCE,
+    TASKS,
+    Ask,
+    asked_tasks,
+    gallery_instruction,
+    query_instruction,
 )
 from model import CrossEncoder, InstructReID, TextEncoder
-from reid import checkpoints, cli, pictures, text, uninstructed
+from reid import checkpoints, cli, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
-from reid.device import (
-    allow_tf32, full_precision_matmul, inference, pick_device, room_for, send
-)
+from reid.device import allow_tf32, full_precision_matmul, inference, pick_device, send
+from reid.features import fingerprint, load_features, save_features
 from reid.folders import open_all
-from reid.images import load_all, load_image, normalise, read_ahead
-from reid.protocols import OTHER_CLOTHES, TARGETS, columns, masks, trials
+from reid.images import batches, load_all, normalise
+from reid.protocols import TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
-from reid.tables import format_table, load_features, save_features
+from reid.tables import format_table
+from reid.text import bert_config, embedded_text_model, from_plain, to_plain
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
+LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
 TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # a model that comes with the code
 CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
@@ -199,20 +210,22 @@ def rank(protocol, queries, gallery, query_feats, gallery_feats, ap_window=None,
     results = []
     for query_indices, gallery_indices in trials(protocol, queries, gallery):
         q, g = columns([queries[i] for i in query_indices], [gallery[i] for i in gallery_indices])
-        asking = query_feats[query_indices]
-        answering = gallery_feats[gallery_indices]
-        rescore = stage(asking, answering) if stage else None
-
-        def chunks():
-            for start in range(0, len(asking), CHUNK):
-                dist = (-asking[start:start + CHUNK] @ answering.T).cpu().numpy()
-                dist = rescore(start, dist) if rescore else dist
-                some = type(q)(*(column[start:start + CHUNK] for column in q))
-                yield dist, *masks(protocol, some, g)
-
+        feats = query_feats[query_indices], gallery_feats[gallery_indices]
+        rescore = stage(*feats) if stage else None
         people = g.pid if protocol.people else None
-        results.append(ranked(chunks(), len(answering), ap_window, people))
+        chunks = in_chunks(protocol, q, g, *feats, rescore)
+        results.append(ranked(chunks, len(gallery_indices), ap_window, people))
     return mean_of_trials(results)
+
+
+def in_chunks(protocol, q, g, query_feats, gallery_feats, rescore=None):
+    """Yields (dist, positive, removed), (c g) each, of CHUNK queries at a time; q, g: `columns`."""
+    for start in range(0, len(query_feats), CHUNK):
+        some = slice(start, start + CHUNK)
+        dist = (-query_feats[some] @ gallery_feats.T).cpu().numpy()
+        if rescore:
+            dist = rescore(start, dist)
+        yield dist, *masks(protocol, Columns(*(column[some] for column in q)), g)
 
 
 def mean_of_trials(results):
@@ -247,83 +260,86 @@ def mean(values):
 
 # ---- features ----
 
-def embed(model, dataset, records, asks, kind="person", feature="edit", batch=64, flip=False,
-          amp="off"):
-    """Features (n d) float32 of records under an Ask or None each, L2-normalised, on the model's
-    device.
+def embed(run, dataset, records, asks, kind):
+    """Features (n d) float32 of records under an Ask or None each, L2-normalised, by run.model.
 
-    kind: "person", an image under its Ask, ranked by `feature`: F or F_out; "text", a sentence
-    without an image (t2i); "instruction", E_i's pooled vector of an Ask; "bare photo" and
-    "photo as clothes", of images without an Ask, see reid.bare.
-    flip: the sum of the features of an image and of its mirror image, whose pictures of clothes
-    turn with it, as in training. amp: the precision of training.
+    kind: "person", an image under its Ask, run.feature says whether F or F_out; "text", a sentence
+    without an image (t2i); "instruction", E_i's pooled vector of an Ask; or one of
+    reid.uninstructed, of images without an Ask.
+    run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
+    turns with it, as in training.
     """
-    starts = range(0, len(records), batch)
-    images = [None] * len(starts)
+    starts = range(0, len(records), run.batch)
+    photos = [None] * len(starts)
     if kind not in ("text", "instruction"):
-        images = batches(dataset.root, [record.path for record in records], model.size, batch)
+        paths = [record.path for record in records]
+        photos = batches(dataset.root, paths, run.model.size, run.batch)
 
     feats = []
-    with inference(model, amp) as device:
-        bar = progress(images, f"{dataset.title} {dataset.task} {kind}", total=len(starts))
-        for start, photos in zip(starts, bar):
-            some = asks[start:start + batch]
-            new = 0
-            for mirrored in (False, True) if flip else (False,):
-                instr = instruct(model, dataset, some, device, mirrored)
-                new = new + embed_batch(model, kind, photos, instr, feature, device, mirrored)
+    with inference(run.model, run.amp) as device:
+        title = f"{dataset.title} {dataset.task} {kind}"
+        bar = progress(photos, title, total=len(starts), leave=False)
+        for start, images in zip(starts, bar, strict=True):
+            some = asks[start:start + run.batch]
+            images = None if images is None else send(images, device)
+            new = embed_batch(run, dataset, images, some, kind)
+            if run.flip and images is not None:
+                new = new + embed_batch(run, dataset, images.flip(3), some, kind, mirrored=True)
             feats.append(F.normalize(new, dim=1).expand(len(some), -1))
     return torch.cat(feats)
 
 
-def embed_batch(model, kind, photos, instr, feature, device, mirrored):
-    """Features (b d) of uint8 photos (b 3 H W) or None and an Instruction or None."""
+def embed_batch(run, dataset, images, asks, kind, mirrored=False):
+    """Features (b d) of images, uint8 (b 3 H W) or None, or (1 d) where all are alike."""
+    model = run.model
+    if kind in SHARES:
+        return uninstructed.embed_photos(model, kind, images)
+    instr = instruct(model, dataset, asks, mirrored)
     if kind == "text":
         return model.embed_text(model.read_text(instr)).float()
     if kind == "instruction":
         return instr.pooled.float()
-    photos = send(photos, device)
-    if mirrored:
-        photos = photos.flip(3)
-    if kind == "photo as clothes":
-        return model.instruct(pictures=bare.as_clothes(photos, model.picture_size)).pooled.float()
-    return model.embed(normalise(photos), instr, feature).float()
+    return model.embed(normalise(images), instr, run.feature).float()
 
 
-def instruct(model, dataset, asks, device, mirrored=False):
-    """The Instruction of Asks, of one row where all have the same sentence and no picture."""
+def instruct(model, dataset, asks, mirrored=False):
+    """The Instruction of Asks that all have the same parts; None for None."""
     if asks[0] is None:
         return None
     sentences = [ask.words for ask in asks] if asks[0].words else None
     pictures = None
     if asks[0].picture:
         paths = [ask.picture for ask in asks]
-        pictures = send(load_all(dataset.root, paths, model.picture_size), device)
-        pictures = normalise(pictures.flip(3) if mirrored else pictures)
+        shown = load_all(dataset.root, paths, model.picture_size)
+        shown = send(shown.flip(3) if mirrored else shown, model.log_temperature.device)
+        pictures = normalise(shown)
     return model.instruct(sentences, pictures)
 
 
-def match(model, dataset, gallery, asks, query_feats, gallery_feats, batch=64, amp="off"):
-    """The second stage of t2i (Supp. 5.2): the TOP nearest images of each query, and their scores,
-    stacked (2 q TOP).
+def match(run, dataset, gallery, asks, query_feats, gallery_feats):
+    """The second stage of t2i (Supp. 5.2): the TOP nearest images of each query and their scores,
+    side by side (2 q TOP).
 
     A score is the similarity as the contrast of Eq. 8 sees it, divided by the temperature, plus
     the logit of the pair: both say how probable it is that the two belong together.
     """
-    chunks = query_feats.split(CHUNK)
-    nearest = [(chunk @ gallery_feats.T).topk(min(TOP, len(gallery))) for chunk in chunks]
-    similarity = torch.cat([each.values for each in nearest])
-    nearest = torch.cat([each.indices for each in nearest])
+    model = run.model
+    parts = []
+    for some in query_feats.split(CHUNK):
+        parts.append((some @ gallery_feats.T).topk(min(TOP, len(gallery))))
+    similarity = torch.cat([part.values for part in parts])
+    nearest = torch.cat([part.indices for part in parts])
 
-    with inference(model, amp) as device:
+    with inference(model, run.amp) as device:
+        paths = [record.path for record in gallery]
         tokens = []
-        for photos in batches(dataset.root, [record.path for record in gallery], model.size, batch):
-            tokens.append(model.edit(normalise(send(photos, device))))
+        for images in batches(dataset.root, paths, model.size, run.batch):
+            tokens.append(model.edit(normalise(send(images, device))))
         tokens = torch.cat(tokens)
 
         logits = []
-        bar = progress(asks, f"{dataset.title} matching")
-        for ask, indices in zip(bar, nearest):
+        bar = progress(asks, f"{dataset.title} matching", leave=False)
+        for ask, indices in zip(bar, nearest, strict=True):
             instr = model.read_text(model.instruct([ask.words]))
             no_and_yes = model.match(tokens[indices], instr)
             logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float())
@@ -332,39 +348,515 @@ def match(model, dataset, gallery, asks, query_feats, gallery_feats, batch=64, a
         raise UserError(
             "the matching head gives NaN or infinity: take an earlier checkpoint or a lower --lr"
         )
-    return torch.stack([nearest.to(scores), scores])
+    return torch.stack([nearest.float(), scores])
 
 
 def matched_first(matches):
-    """A `stage` of rank that orders the images nearest by their scores, see match; the others keep
-    their order behind them."""
+    """A `stage` of `rank` that orders the nearest images by their scores, both as `match` returns
+    them; the others keep their order behind them."""
     nearest, scores = matches.cpu().numpy()
-    nearest = nearest.astype(int)
 
     def rescore(start, dist):
-        for row, indices, best in zip(dist, nearest[start:], scores[start:]):
+        for row, indices, best in zip(dist, nearest[start:].astype(int), scores[start:]):
             row[indices] = best.min() - best - 2  # at most -2: ahead of every -cosine
         return dist
 
     return lambda query_feats, gallery_feats: rescore
 
 
-# ---- the rows of a table ----
-
 @dataclass
 class Run:
-    """What is ranked and how. features: reid.features.Features of a model or of a file."""
+    """A model or a file of its features, and how it is evaluated. What was computed once is known:
+    {fingerprint: tensor}."""
 
-    features: Features
+    model: torch.nn.Module | None = None
+    feature: str = "edit"  # F; "fused" is F_out
+    flip: bool = False
+    amp: str = "off"
+    batch: int = 64
     protocol: str | None = None  # only the one of this name
     rerank: bool = False  # a second row by k-reciprocal neighbours
     ap_window: int | None = None  # AP in the first ranks only
+    known: dict = field(default_factory=dict)
 
-    def both_sides(self, dataset, sentence=0):
-        """(queries, gallery, query_feats, gallery_feats) under the task's own instructions."""
-        task = dataset.task
-        queries, gallery = sides(dataset)
-        asks = [query_instruction(task, record, sentence) for record in queries]
-        carried = [gallery_instruction(task, record, sentence) for record in gallery]
-        query_feats = self.features(dataset, queries, asks)
-        return queries, gallery, query_feats, self.features(dataset, gallery, carried)
+    def features(self, dataset, records, asks, kind="person"):
+        """What `embed` returns; a record without an image is embedded by its sentence."""
+        if records[0].path is None:
+            kind = "text"
+        key = fingerprint(dataset, records, asks, kind)
+        if key not in self.known:
+            self._need_model(dataset, kind)
+            self.known[key] = embed(self, dataset, records, asks, kind)
+        return self.known[key]
+
+    def matches(self, dataset, queries, gallery, asks, *feats):
+        """What `match` returns."""
+        of_all = [*asks, *[None] * len(gallery)]
+        key = fingerprint(dataset, [*queries, *gallery], of_all, "matching")
+        if key not in self.known:
+            self._need_model(dataset, "matching")
+            self.known[key] = match(self, dataset, gallery, asks, *feats)
+        return self.known[key]
+
+    def _need_model(self, dataset, kind):
+        if self.model is None:
+            raise UserError(
+                f"the saved features lack those of {dataset.title} {dataset.task} ({kind}): the "
+                "data is other than it was, or the table; give --checkpoint the last.pt"
+            )
+
+
+# ---- the rows of a table ----
+
+def evaluate_all(run, datasets):
+    """The rows of the data sets that have a test split; what cannot be ranked is said and left
+    out."""
+    rows = []
+    for dataset in datasets:
+        if dataset.tested:
+            for protocol in chosen_protocols(dataset, run.protocol):
+                alone = replace(run, protocol=protocol.name)  # it knows the same features
+                name = f"{dataset.title} {dataset.task} {protocol.name}"
+                rows += rows_or_reason(name, evaluate_task, alone, dataset)
+    return rows
+
+
+def rows_or_reason(name, rows_of, *args):
+    """The rows that a function returns; none, and its reason on the screen, if it cannot."""
+    try:
+        return rows_of(*args)
+    except UserError as error:
+        print(f"left out: {name}: {error}", file=sys.stderr)
+        return []
+
+
+def evaluate_task(run, dataset, sentence=0):
+    """A row (dict) for each protocol of one data set under its task, and for each second stage.
+
+    sentence: which of the sentences of the task.
+    """
+    chosen = chosen_protocols(dataset, run.protocol)
+    queries, gallery, asks, *feats = both_sides(run, dataset, sentence)
+    stages = {"": None}
+    if TASKS[dataset.task].text_only:
+        matches = run.matches(dataset, queries, gallery, asks, *feats)
+        stages[" + matching"] = matched_first(matches)
+    if run.rerank:
+        stages[" + re-ranking"] = k_reciprocal
+    window = f", AP in the first {run.ap_window}" if run.ap_window else ""
+
+    rows = []
+    for protocol in chosen:
+        for name, stage in stages.items():
+            row = {"task": dataset.task, "data": dataset.title}
+            row["protocol"] = protocol.name + name + window
+            rows.append(row | rank(protocol, queries, gallery, *feats, run.ap_window, stage))
+    return rows
+
+
+def chosen_protocols(dataset, name=None):
+    """Those that are evaluated by default, or the one of that name. UserError if there is none."""
+    if name is None:
+        return [protocol for protocol in dataset.protocols if not protocol.named]
+    chosen = [protocol for protocol in dataset.protocols if protocol.name == name]
+    if not chosen:
+        names = ", ".join(protocol.name for protocol in dataset.protocols)
+        raise UserError(
+            f"{dataset.title} has no protocol '{name}' for {dataset.task}; it has {names}"
+        )
+    return chosen
+
+
+def sides(dataset):
+    """(queries, gallery) without junk; the same list twice where the protocol decides (LLCM)."""
+    test = dataset.split("test")
+    if test:
+        return test, test
+    queries = dataset.split("query")
+    gallery = [record for record in dataset.split("gallery") if not record.junk]
+    if not queries or not gallery:
+        raise UserError(
+            f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its "
+            "test split"
+        )
+    return queries, gallery
+
+
+def both_sides(run, dataset, sentence=0):
+    """(queries, gallery, what the queries ask, query_feats, gallery_feats)."""
+    queries, gallery = sides(dataset)
+    asks = [query_instruction(dataset.task, record, sentence) for record in queries]
+    carried = [gallery_instruction(dataset.task, record, sentence) for record in gallery]
+    query_feats = run.features(dataset, queries, asks)
+    return queries, gallery, asks, query_feats, run.features(dataset, gallery, carried)
+
+
+def evaluate_sentences(run, dataset):
+    """Rows over all sentences of a task: mean, standard deviation, best and worst one by mAP."""
+    sentences = TASKS[dataset.task].sentences
+    by_sentence = [evaluate_task(run, dataset, i) for i in range(len(sentences))]
+    rows = []
+    for alike in zip(*by_sentence, strict=True):
+        mAP = np.array([row["mAP"] for row in alike])
+        R1 = np.array([row["R1"] for row in alike])
+        row = dict(alike[0])
+        for key in ("R5", "R10", "mINP", "each"):
+            del row[key]
+        row |= {"sentences": len(alike)}
+        row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
+        row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
+        row |= {"worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]}
+        rows.append(row)
+    return rows
+
+
+def compare(first, second, dataset):
+    """Rows: mAP and R1 of two Runs on the same queries, second - first and its 95 % interval."""
+    rows = []
+    both = zip(evaluate_task(first, dataset), evaluate_task(second, dataset), strict=True)
+    for ours, theirs in both:
+        heading = {key: ours[key] for key in ("task", "data", "protocol")}
+        rows += [heading | row for row in differences(ours["each"], theirs["each"])]
+    return rows
+
+
+# ---- the instruction matrix: does the model follow the instruction? ----
+
+def instruction_matrix(run, dataset):
+    """Rows: the same queries and gallery under right and wrong instructions, if the data set knows
+    clothes and its task has targets in them.
+
+    cc: the trad and the cc sentence against targets in the same and in other clothes. The tasks
+    with an instruction for each image, strict protocol: the wanted, the query's own and a random
+    instruction, and `shortcut_controls`.
+    """
+    targets = TASKS[dataset.task].targets
+    if not targets or not dataset.tested:
+        return []
+    queries, gallery = sides(dataset)
+    if not any(record.clothes for record in gallery):
+        return []
+    queries, variants = instruction_variants(run, dataset, queries, gallery)
+    variants |= shortcut_controls(run, dataset, queries, gallery)
+    rows = []
+    for target in targets:
+        protocol = TARGETS[target]
+        if not any(answerable(protocol, queries, gallery)):  # nobody is seen twice in these
+            continue
+        for name, (_, *feats) in variants.items():
+            row = {"task": dataset.task, "data": dataset.title, "target": target}
+            row |= {"protocol": protocol.name, "instruction": name}
+            rows.append(row | rank(protocol, queries, gallery, *feats))
+    return rows
+
+
+def instruction_variants(run, dataset, queries, gallery):
+    """Queries under right and wrong instructions, the right one first:
+    (queries, {name: (asks, query_feats, gallery_feats)}).
+
+    With sentences: the task's and the opposite one, on both sides. Else wanted, own and random,
+    while gallery images keep their own, and where an Ask has words and a picture each of the two
+    alone at random. t2i: the caption alone.
+    """
+    row = TASKS[dataset.task]
+    variants = {}
+    if row.sentences:
+        for task in filter(None, (dataset.task, row.opposite)):
+            sentence = TASKS[task].sentences[0]
+            asks = [Ask(sentence)] * len(queries)
+            query_feats = run.features(dataset, queries, asks)
+            gallery_feats = run.features(dataset, gallery, [Ask(sentence)] * len(gallery))
+            variants[sentence] = (asks, query_feats, gallery_feats)
+        return queries, variants
+
+    _, _, wanted, query_feats, gallery_feats = both_sides(run, dataset)
+    if row.text_only:
+        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
+    kept, wrong = wrong_instructions(dataset, queries, gallery)
+    if not kept:
+        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
+    queries = [queries[i] for i in kept]
+    wanted = [wanted[i] for i in kept]
+    if row.described and row.pictures:
+        both = list(zip(wanted, wrong["random"], strict=True))
+        wrong["random words"] = [Ask(other.words, ask.picture) for ask, other in both]
+        wrong["random picture"] = [Ask(ask.words, other.picture) for ask, other in both]
+    variants["wanted"] = (wanted, query_feats[kept], gallery_feats)
+    for name, asks in wrong.items():
+        variants[name] = (asks, run.features(dataset, queries, asks), gallery_feats)
+    return queries, variants
+
+
+def shortcut_controls(run, dataset, queries, gallery):
+    """Does the model use both photo and instruction, or a shortcut? As in instruction_variants, of
+    tasks with an instruction for each image:
+
+    - a stranger's photo: the right instruction with the photo of another person;
+    - without a photo: E_i's feature of what is wanted against that of what the gallery carries;
+    - gallery without instructions: by the rule of reid.uninstructed.
+    """
+    row = TASKS[dataset.task]
+    if row.sentences or row.text_only:
+        return {}
+    wanted = [query_instruction(dataset.task, record) for record in queries]
+    carried = [gallery_instruction(dataset.task, record) for record in gallery]
+    strangers = []
+    for query, stranger in zip(queries, other_people(queries), strict=True):
+        strangers.append(replace(query, path=stranger.path))
+    of_strangers = run.features(dataset, strangers, wanted)
+    carrying = run.features(dataset, gallery, carried)
+    alone = [
+        run.features(dataset, queries, wanted, "instruction"),
+        run.features(dataset, gallery, carried, "instruction"),
+    ]
+    return {
+        "wanted, a stranger's photo": (wanted, of_strangers, carrying),
+        "wanted, without a photo": (wanted, *alone),
+        "wanted, gallery without instructions": (wanted, *uninstructed_feats(
+            run, dataset, queries, gallery, wanted)),
+    }
+
+
+def uninstructed_feats(run, dataset, queries, gallery, wanted):
+    """(query_feats, gallery_feats) by the rule of reid.uninstructed."""
+    row = TASKS[dataset.task]
+    query_parts, gallery_parts = [], []
+    if row.described:
+        words = run.features(dataset, queries, [Ask(ask.words) for ask in wanted], "text")
+        query_parts.append((SHARES[UNINSTRUCTED], words))
+        photos = run.features(dataset, gallery, [None] * len(gallery), UNINSTRUCTED)
+        gallery_parts.append((SHARES[UNINSTRUCTED], photos))
+    if row.pictures:
+        clothes = [Ask(picture=ask.picture) for ask in wanted]
+        clothes = run.features(dataset, queries, clothes, "instruction")
+        query_parts.append((SHARES[CLOTHES], clothes))
+        photos = run.features(dataset, gallery, [None] * len(gallery), CLOTHES)
+        gallery_parts.append((SHARES[CLOTHES], photos))
+    feats = []
+    for records, parts in ((queries, query_parts), (gallery, gallery_parts)):
+        person = run.features(dataset, records, [Ask(PERSON_SENTENCE)] * len(records))
+        feats.append(uninstructed.joined(person, parts))
+    return feats
+
+
+def other_people(queries, seed=0):
+    """For each query one of another person."""
+    rng = random.Random(seed)
+    chosen = []
+    for query in queries:
+        chosen.append(rng.choice([record for record in queries if record.pid != query.pid]))
+    return chosen
+
+
+def wrong_instructions(dataset, queries, gallery, seed=0):
+    """(indices of queries, {"own", "random": a wrong Ask for each of these}).
+
+    own: what the query wears itself or, where the data does not tell, what a gallery image of that
+    person in other than the wanted clothes wears; a query without either is left out.
+    random: what a query of another person wants.
+    """
+    rng = random.Random(seed)
+    queries_of = defaultdict(list)
+    images_of = defaultdict(list)
+    for record in queries:
+        queries_of[record.pid].append(record)
+    for record in gallery:
+        images_of[record.pid].append(record)
+    if len(queries_of) < 2:
+        raise UserError(
+            f"{dataset.root}: one query person only; a random instruction needs a second"
+        )
+
+    kept = []
+    wrong = {"own": [], "random": []}
+    for i, query in enumerate(queries):
+        own = own_instruction(dataset.task, query, images_of[query.pid])
+        if not own:
+            continue
+        strangers = [pid for pid in queries_of if pid != query.pid]
+        stranger = rng.choice(queries_of[rng.choice(strangers)])
+        kept.append(i)
+        wrong["own"].append(own)
+        wrong["random"].append(query_instruction(dataset.task, stranger))
+    return kept, wrong
+
+
+def own_instruction(task, query, images):
+    """What the query wears, or what another of the person's images wears; None if nothing tells."""
+    own = gallery_instruction(task, query)
+    if own != query_instruction(task, query):
+        return own
+    for record in images:
+        if record.clothes != query.target_clothes:
+            return gallery_instruction(task, record)
+    return None
+
+
+def answerable(protocol, queries, gallery):
+    """Yields for each query whether it has a hit."""
+    for query in queries:
+        positive, removed = masks(protocol, *columns([query], gallery))
+        yield bool((positive & ~removed).any())
+
+
+# ---- command line ----
+
+@dataclass
+class Config:
+    """Evaluate a checkpoint. Flags that default to None follow the checkpoint.
+
+    python evaluate.py --checkpoint runs/all/last.pt --task cc
+    python evaluate.py --checkpoint runs/a/last.pt --compare runs/b/last.pt
+    """
+
+    checkpoint: str = cli.option(
+        None, "a last.pt that train.py wrote, or a file of --save-features; None = "
+        "runs/all/last.pt or, before the first run, a model of drawn people")
+    task: str = cli.option(
+        None, "which task; all = every task that the data offers", ("all", *TASKS))
+    data: str = cli.option(None, "data set, or folder of data sets")
+    instructions: str = cli.option(
+        "one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
+    protocol: str = cli.option(
+        None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
+    feature: str = cli.option(
+        None, "what is ranked: the edited CLS token, or F_out of the attention module",
+        ("edit", "fused"))
+    flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
+    ap_window: int = cli.option(
+        None, "AP in the first N ranks, as the released code (500); None = all, the standard",
+        least=1)
+    rerank: bool = cli.option(
+        False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
+    compare: str = cli.option(
+        None, "another checkpoint or features file: differences with their 95 %% intervals")
+    save_features: str = cli.option(
+        None, "write the features to this .safetensors; --checkpoint reads it")
+    device: str = cli.option("auto", "auto takes a GPU if it is there")
+    batch: int = cli.option(64, "images per batch", least=1, most=2**16)
+
+
+def main(config):
+    cli.check_output("--save-features", config.save_features, ".safetensors")
+    device = pick_device(config.device)
+    allow_tf32(device)
+    checkpoint = chosen_checkpoint(config.checkpoint)
+    run, trained = open_run(checkpoint, config, device)
+    data = config.data or trained["data"]
+    task = config.task or trained["task"]
+    toydata.provide(data)
+    datasets = tested_datasets(data, task, config.protocol)
+
+    tables = defaultdict(list)
+    for dataset in datasets:
+        if config.instructions == "all" and TASKS[dataset.task].sentences:
+            tables["All 20 sentences"] += evaluate_sentences(run, dataset)
+        else:
+            tables["Results"] += evaluate_task(run, dataset)
+    for dataset in datasets:
+        matrix = "Instruction matrix: same queries, same gallery"
+        tables[matrix] += instruction_matrix(run, dataset)
+    if config.compare:
+        other, _ = open_run(config.compare, config, device)
+        title = (
+            f"{checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
+            "of the difference"
+        )
+        for dataset in datasets:
+            tables[title] += compare(run, other, dataset)
+    for title, rows in tables.items():
+        if rows:
+            print(f"{title} (percent)\n\n{format_table(rows)}\n")
+
+    if config.save_features:
+        notes = {"data": str(data), "task": task, "feature": run.feature, "flip": str(run.flip)}
+        save_features(config.save_features, run.known, notes)
+        print(f"wrote {config.save_features}")
+
+
+def chosen_checkpoint(path):
+    """The checkpoint that is asked for; where None is, LAST or, before the first run, TRAINED."""
+    if path is not None:
+        return path
+    if LAST.exists():
+        return LAST
+    print(f"no {LAST} yet: the model of drawn people, {TRAINED}", file=sys.stderr)
+    return TRAINED
+
+
+def open_run(path, config, device):
+    """(Run, the config of its training) of a checkpoint, or of a features file and its notes."""
+    how = dict(batch=config.batch, protocol=config.protocol, rerank=config.rerank)
+    how |= dict(ap_window=config.ap_window)
+    if Path(path).suffix != ".safetensors":
+        model, trained = load_model(path)
+        feature = config.feature or trained["feature"]
+        run = Run(model.to(device), feature, config.flip, trained["amp"], **how)
+        return run, trained
+
+    known, notes = load_features(path, {"data", "task", "feature", "flip"}, device)
+    run = Run(None, notes["feature"], notes["flip"] == "True", known=known, **how)
+    for flag in ("feature", "flip"):
+        wanted = getattr(config, flag)
+        if wanted and wanted != getattr(run, flag):
+            raise UserError(
+                f"--{flag}: {path} holds other features; drop it, or save them again with it"
+            )
+    return run, notes
+
+
+def load_model(path):
+    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
+    state = checkpoints.load(path)
+    with checkpoints.user_error_on(path):
+        asked_tasks(state["config"]["task"])
+        model = rebuild(state)
+        checkpoints.restore_model(model, state["model"], path)
+    return model.eval(), state["config"]
+
+
+def rebuild(state):
+    """The model of a checkpoint, its weights yet to be restored: undoes `parts_of`."""
+    config = state["config"]
+    bert, tokenizer = from_plain(state["text"]) if state["text"] else embedded_text_model()
+    text = TextEncoder(bert, tokenizer, state["pooling"], config["train_text"])
+    cross = None
+    if state["cross"]:
+        cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])
+    return InstructReID(
+        state["shape"], state["classes"], config["editing"], text=text, cross=cross
+    )
+
+
+def parts_of(model, classes):
+    """What a checkpoint holds of a model, in tensors and plain values."""
+    text = model.encoder.text
+    is_embedded = getattr(text.bert, "embedded", False)
+    return {
+        "classes": classes,
+        "shape": model.shape,
+        "text": None if is_embedded else to_plain(text.bert, text.tokenizer),
+        "pooling": text.pooling,
+        "cross": model.cross and model.cross.layers.config.to_json_string(),
+        "model": checkpoints.model_state(model),
+    }
+
+
+def tested_datasets(path, task, protocol=None):
+    """The data sets at `path` that have a test split and, if one is named, the protocol.
+
+    UserError if there is none.
+    """
+    datasets = open_all(path, asked_tasks(task))
+    tested = [dataset for dataset in datasets if dataset.tested]
+    if not tested:
+        first = datasets[0]
+        raise UserError(f"{first.root}: {first.title} has no test split; give another --data")
+    named = [each for each in tested if protocol in [known.name for known in each.protocols]]
+    if protocol and not named:
+        chosen_protocols(tested[0], protocol)  # says which ones it has
+    return named if protocol else tested
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

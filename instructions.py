@@ -333,8 +333,3 @@ def _things(phrases):
     if "uniform" in phrases:
         things.append(f"a {phrases['uniform']}")
     return things
-
-
-def asked_tasks(name):
-    """{task: its row} of --task."""
-    return TASKS if name == "all" else {name: TASKS[name]}

@@ -5,16 +5,16 @@ Features may be in half precision: every loss is computed in float32. Call them 
 which would cast the products inside back to half precision.
 """
 
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from reid.device import full_precision_matmul
+
 TIE = 1e-6  # betas closer than this are equal: the rounding of a float32 cosine
 
 
-def full(x):
+def at_least_float32(x):
     """Half precision becomes float32; float64 stays."""
     if x.dtype in (torch.float16, torch.bfloat16):
         return x.float()
@@ -32,30 +32,15 @@ def different_images(ids):
     return itself == 0
 
 
-@contextmanager
-def all_bits():
-    """Products of float32 matrices in float32, also where a GPU may take TF32.
-
-    Squared distances of LayerNorm's outputs, differences of terms of about 1500, come out wrong by
-    0.02 on average with TF32, and by up to 0.1: a third of the paper's margin.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 # ---- adaptive triplet loss (Sec. 4.3) ----
 
-@all_bits()
+@full_precision_matmul()
 def distances(feats, squared=True):
     """d of Eq. 5 between all pairs, feats (b d) -> (b b).
 
     Squared Euclidean as in the paper, or plain with squared=False.
     """
-    feats = full(feats)
+    feats = at_least_float32(feats)
     norms = feats.square().sum(1)
     sums = rearrange(norms, "a -> a 1") + rearrange(norms, "r -> 1 r")
     dist = sums - 2 * feats @ feats.T  # |a - r|^2 = |a|^2 + |r|^2 - 2 a r
@@ -66,13 +51,13 @@ def distances(feats, squared=True):
     return dist.clamp(min=1e-12).sqrt()
 
 
-@all_bits()
+@full_precision_matmul()
 def relatedness(ids, instr):
     """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient.
 
     The cosine of two instructions where the identities agree, else 0.
     """
-    instr = full(instr.detach())
+    instr = at_least_float32(instr.detach())
     instr = F.normalize(instr, dim=-1)
     cosine = instr @ instr.T
     return equal_pairs(ids) * cosine  # Eq. 6: beta = 1(y_a = y_r) cos(F_T^a, F_T^r)
@@ -215,18 +200,18 @@ def identity(logits, labels, smoothing=0.0):
 
     logits (b classes), labels (b) -> scalar.
     """
-    logits = full(logits)
+    logits = at_least_float32(logits)
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-@all_bits()
+@full_precision_matmul()
 def contrastive(image_feats, text_feats, ids, temperature):
     """L_cl of Eq. 8: image-text contrast in both directions, every pair of one identity a positive.
 
     image_feats, text_feats (b d) L2-normalised, ids (b), temperature a number or scalar tensor
     -> scalar.
     """
-    similarity = full(image_feats) @ full(text_feats).T
+    similarity = at_least_float32(image_feats) @ at_least_float32(text_feats).T
     logits = similarity / temperature
     positive = equal_pairs(ids).to(logits.dtype)
     target = positive / positive.sum(1, keepdim=True)
@@ -242,21 +227,21 @@ def hard_negatives(similarity, ids, generator=None):
 
     similarity (b b) image x text logits, ids (b) -> index of a text (b), index of an image (b).
     """
-    logits = full(similarity.detach())
+    logits = at_least_float32(similarity.detach())
     logits = logits.masked_fill(equal_pairs(ids), -torch.inf)
     of_texts = logits.softmax(1)  # each row: an image's chances of every text
     of_images = logits.T.softmax(1)  # each row: a text's chances of every image
 
-    text = draw(of_texts, generator)
-    image = draw(of_images, generator)
+    text = sample(of_texts, generator)
+    image = sample(of_images, generator)
     return text, image
 
 
-def draw(chances, generator=None):
-    """One column of each row, chances (b m) -> (b): the draws of torch.multinomial, which would
-    make a GPU wait to check its argument."""
-    waits = torch.empty_like(chances).exponential_(generator=generator)
-    return (chances / waits).argmax(1)  # the first to arrive, each with its own rate
+def sample(probabilities, generator=None):
+    """One column of each row, probabilities (b m) -> (b), distributed as torch.multinomial's, which
+    makes a GPU wait to check its argument."""
+    waits = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / waits).argmax(1)  # the first to arrive, each with its own rate
 
 
 def matching(positive_logits, negative_logits):
@@ -265,7 +250,7 @@ def matching(positive_logits, negative_logits):
 
     positive_logits (b 2), negative_logits (m 2) -> scalar.
     """
-    logits = full(torch.cat([positive_logits, negative_logits]))
+    logits = at_least_float32(torch.cat([positive_logits, negative_logits]))
     labels = torch.zeros(len(logits), device=logits.device)
     labels[:len(positive_logits)] = 1
     return F.cross_entropy(logits, labels.long())

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
+# isort: split
+
 import torch
 
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
@@ -25,10 +27,8 @@ from reid.device import pick_device
 from reid.features import evaluating
 from reid.images import load_image, normalise
 from reid.photos import SUFFIXES, find_photos, photo_features
-from reid.uninstructed import (
-    CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
-)
 from reid.records import Dataset, Record
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
 
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 

@@ -5,43 +5,45 @@ Several GPUs: `torchrun --nproc_per_node=N train.py ...`; every process takes it
 same task and the gradients are averaged (reid/processes.py).
 """
 
-import dataclasses
-import itertools
-import json
 import math
 import random
-import re
 import signal
-import time
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import reid  # noqa: F401  before torch: how its threads wait
+
+# isort: split
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import data
-import toydata
 import evaluate
 import losses
-from instructions import TASKS
-from model import SIZES, CrossEncoder, InstructReID, Instruction, TextEncoder
-from reid import checkpoints, files, processes, weights
-from reid.cli import (
-    Interrupted, UserError, exit_with, folder_name, on_signals, option, progress, restore, run
-)
+import toydata
+from instructions import TASKS, asked_tasks
+from model import SIZES, CrossEncoder, Instruction, InstructReID, TextEncoder
+from reid import checkpoints, files, processes, runs, weights
+from reid import text as text_models
+from reid.cli import Interrupted, UserError, exit_with, on_signals, option, progress, restore, run
 from reid.compare import move_queries
 from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
-from reid.features import Features
 from reid.folders import (
-    counts_table, find_datasets, is_drawn, open_all, print_notes, without_overlap
+    counts_table,
+    find_datasets,
+    is_drawn,
+    open_all,
+    print_notes,
+    without_overlap,
 )
-from reid.history import History
 from reid.records import column
-from reid.text import check_vocabulary, embedded_text_model, named_text_model
+from reid.tables import format_table
 
 
-@dataclasses.dataclass
+@dataclass
 class Config:
     """Train Instruct-ReID. A flag with several defaults takes that of the preset.
 
@@ -175,6 +177,10 @@ PAPER = dict(  # Sec. 5.1; the rates of what is new are not the paper's
 PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
 Config.presets = PRESETS  # --help shows them
 
+UNNAMED = (  # flags that do not show in the name of a run
+    "task", "data", "name", "resume", "preset", "amp", "device", "compile", "grad_checkpointing",
+    "workers", "evaluate_every", "save_every",
+)
 CLIP = 5.0  # the largest norm of a gradient
 ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
 
@@ -185,50 +191,118 @@ def main(config):
     device = pick_device(config.device)
     rank, world = processes.join(device)
     allow_tf32(device, say=rank == 0)
+    all_ids_if_few = config.ids is None
+    saved = None
     if config.resume:
-        state = resume(config, device, rank, world)
+        saved = checkpoints.load(config.resume, checkpoints.MODEL | checkpoints.RUN)
+        config = resumed_config(config, saved)
     else:
-        state = begin(config, device, rank, world)
-    config, model, optimiser, scaler = state.config, state.model, state.optimiser, state.scaler
-    batches, step, history = state.batches, state.step, state.history
-    precision = autocast(config.amp, device)
-    loss_of = processes.parallel(Loss(model, config, precision))
-    pad = model.size[0] // 16
+        config = preset_config(config, rank)
+    torch.manual_seed(config.seed)
 
-    interrupted = []  # numbers of signals: finish the step, save, leave
-    stopped = False
+    # data, model, optimiser
+    datasets = without_overlap(open_all(config.data, asked_tasks(config.task), config.val))
+    if not config.plain:
+        datasets = [dataset for dataset in datasets if not dataset.extra]
+    if all_ids_if_few:
+        config = with_ids_that_are_there(config, datasets)
+    shape = SIZES[config.size]
+    batches = data.Batches(
+        datasets, shape["size"], shape["picture_size"], config.ids, config.images,
+        seed=config.seed * world + rank, ratios=task_ratios(config, datasets),
+    )
+    if saved:
+        checkpoints.refuse_other_data(
+            saved["data"], checkpoints.training_data(datasets), config.resume)
+        with checkpoints.user_error_on(config.resume):
+            model = evaluate.rebuild(saved)
+        report = []
+    else:
+        model, report = build_model(config, batches.classes)
+    model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+    model.editor.checkpointing = config.grad_checkpointing
+    model.encoder.picture.checkpointing = config.grad_checkpointing
+    if config.compile:
+        torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
+        model.editor.compile()
+    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
+    is_fp16 = amp_dtype(config.amp, device) == torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
+    if rank == 0:
+        print_notes(datasets)
+        print("\n".join([settings(config), *report, *map(counts_table, datasets)]))
+    model.encoder.text.remember(
+        sentences_of(datasets), partial(progress, title="sentences", disable=rank > 0))
 
-    def interrupt(number, frame):
-        interrupted.append(number)
+    # begin, or go on
+    step = 0
+    if saved:
+        step = saved["step"]
+        with checkpoints.user_error_on(config.resume):
+            checkpoints.restore_model(model, saved["model"], config.resume)
+            optimiser.load_state_dict(saved["optimiser"])
+            scaler.load_state_dict(saved["scaler"])
+            restore_rng(saved["rng"], device)
+    folder, log = None, None
+    if rank == 0:
+        name = runs.name_of(config, PRESETS[config.preset], UNNAMED)
+        folder = Path(config.resume).parent if saved else runs.new_folder(name, config)
+        lock = files.lock(folder)  # noqa: F841  held until the program ends
+        log = runs.Log(folder, step, saved and saved["history"])
+    go_on = f"go on with: python train.py --resume {folder}/last.pt"
 
-    on_signals(interrupt)
+    def save():
+        checkpoints.save(folder / "last.pt", {
+            "config": asdict(config) | {"resume": None},
+            "data": checkpoints.training_data(datasets),
+            "step": step,
+            "history": log.state(),
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+            "rng": rng_state(),
+            **evaluate.parts_of(model, batches.classes),
+        })
+
+    def evaluate_between():
+        """Evaluates a step in the middle where --evaluate-every asks for it and the log lacks it.
+        """
+        is_due = config.evaluate_every and step and step % config.evaluate_every == 0
+        if is_due and not any(runs.is_evaluation(line, step) for line in log.lines):
+            save()
+            with on_signals(exit_with(f"stopped in an evaluation; {go_on}")):
+                now = evaluate.Run(model, config.feature, amp=config.amp)
+                rows = evaluate.evaluate_all(now, datasets)
+            for row in rows:
+                del row["each"]
+            log.write_rows(step, rows)
+
+    stops = []  # numbers of signals: finish the step, save, leave
+    handlers = on_signals(lambda number, frame: stops.append(number))
+    loss_of = processes.parallel(Loss(model, config, autocast(config.amp, device)))
     workers = loader_workers(config.workers, device)
     loader = data.loader(batches, step, config.steps, workers, pin=device.type == "cuda")
     bar = progress(loader, "training", total=config.steps, initial=step, disable=rank > 0)
-    first = step
     if rank == 0:
-        evaluate_between(state, step, interrupt)  # what a run that was ended still owes
+        evaluate_between()  # what a run that was interrupted still owes
     processes.wait()
     model.train()
     for batch in bar:
+        lr = config.lr * schedule(step, config)
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * group["scale"] * schedule(step, config)
+            group["lr"] = lr * group["scale"]
 
         # the same augmentation for an image and its instruction picture, on the device
         batch = batch.to(device)
-        chance = generator(batches.seed, step, device)
-        is_pictured = isinstance(batch.instr, torch.Tensor)
-        pictures = batch.instr if is_pictured else None
-        images, pictures = data.augment(batch.images, pictures, pad, config.erase, chance)
-        what = pictures if is_pictured else batch.instr
-
+        seed = random.Random(f"{batches.seed}:augment {step}").getrandbits(63)
+        rng = torch.Generator(device).manual_seed(seed)
+        images, pictures = data.augment(
+            batch.images, batch.pictures, model.size[0] // 16, config.erase, rng)
         if world > 1:  # dropout, of a text tower that learns, is a function of (seed, step) too
-            torch.manual_seed(chance.initial_seed())
+            torch.manual_seed(seed)
 
         # forward, backward, step
-        terms = loss_of(images, what, batch, chance)
-        loss = sum(terms.values())
-        scaler.scale(loss).backward()
+        terms = loss_of(images, pictures, batch, rng)
+        scaler.scale(sum(terms.values())).backward()
         processes.average_statistics(model)
         scaler.unscale_(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -239,53 +313,56 @@ def main(config):
 
         # report, save, evaluate
         if rank == 0:
-            if scaler.is_enabled():
-                norm = None  # fp16: infinite now and then, and then the scaler skips the step
-            lr = optimiser.param_groups[0]["lr"]
-            history.note(step, batch.task, terms, norm, len(images) * world, lr)
+            values = dict(terms)
+            if not is_fp16:  # there it is infinite now and then, and the scaler skips the step
+                values["gradient"] = norm
+            log.note(step, batch.task, values, len(images) * world, lr)
             if step % 10 == 0:
-                bar.set_postfix_str(history.progress(), refresh=False)
-            if step == first + 1:  # it reads and plans more than those behind it
-                paced_from = time.time()
-            if step == first + 10:
-                per_step = (time.time() - paced_from) / 9
-                bar.write(time_to_go(per_step * (config.steps - step)) + ", evaluations apart")
-            if step % config.save_every == 0 and not interrupted:
-                save(state, step)
-            if step < config.steps and not interrupted:
-                evaluate_between(state, step, interrupt)
-        stopped = processes.any_process(interrupted)  # where the others wait for rank 0
-        if stopped:
+                latest = [f"{task} {float(loss):.2f}" for task, loss in log.latest.items()]
+                bar.set_postfix_str(f"{' '.join(latest)} {log.speed:.0f} images/s", refresh=False)
+            if step % config.save_every == 0 and not stops:
+                save()
+            if step < config.steps and not stops:
+                evaluate_between()
+        if processes.any_process(stops):  # where the others wait for rank 0
+            stops = stops or [signal.SIGINT]  # another process's
             break
 
     bar.close()
+    handlers.close()
     processes.leave()
     if rank > 0:
         return
-    if not interrupted:
-        history.write_losses(step)
-    save(state, step)
-    if stopped:
-        number = interrupted[0] if interrupted else signal.SIGINT  # another process's
-        raise Interrupted(number, f"stopped at step {step}; {state.go_on}")
-    on_signals(exit_with(f"stopped in the last evaluation; {state.go_on}"))
-    finish(state, step)
+    if not stops:
+        log.write(step, lr)
+    save()
+    if stops:
+        raise Interrupted(stops[0], f"stopped at step {step}; {go_on}")
+    with on_signals(exit_with(f"stopped in the last evaluation; {go_on}")):
+        finish(evaluate.Run(model, config.feature, amp=config.amp), datasets, step, log)
 
 
-def time_to_go(seconds):
-    """About how long, for people: `about 14 minutes to go`."""
-    if seconds < 90:
-        return f"about {seconds:.0f} seconds to go"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} minutes to go"
-    return f"about {seconds / 3600:.1f} hours to go"
+def finish(last, datasets, step, log):
+    """Evaluates the last step, an evaluate.Run; writes the line of the log and the figures of every
+    query, prints the tables."""
+    minutes = log.seconds / 60
+    rows = evaluate.evaluate_all(last, datasets)
+    matrix = []
+    for dataset in datasets:
+        name = f"{dataset.title} {dataset.task} instruction matrix"
+        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, last, dataset)
+    move_queries(rows + matrix, log.folder / "queries.json")
+    log.write_rows(step, rows, matrix)
 
-
-def generator(seed, step, device):
-    """The random numbers of one step of one process, on its device: a function of (seed, step), as
-    the batches are."""
-    number = random.Random(f"{seed}:augment {step}").getrandbits(63)
-    return torch.Generator(device).manual_seed(number)
+    print(f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {log.folder}/\n")
+    if rows:  # else there is no test split
+        print(format_table(rows))
+    if matrix:
+        print(
+            "\nInstruction matrix: the same queries and the same gallery, only the instruction "
+            "differs\n"
+        )
+        print(format_table(matrix))
 
 
 # ---- the loss of a batch ----
@@ -299,29 +376,27 @@ class Loss(nn.Module):
         self.config = config
         self.precision = precision
 
-    def forward(self, images, what, batch, chance):
+    def forward(self, images, pictures, batch, rng):
         """The named terms of the loss of a batch; arguments as in loss_terms."""
-        return loss_terms(
-            self.model, images, what, batch, self.config, self.precision, chance
-        )
+        return loss_terms(self.model, images, pictures, batch, self.config, self.precision, rng)
 
 
-def loss_terms(model, images, what, batch, config, precision, chance=None):
+def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others.
 
-    images (b 3 H W) and what, sentences or pictures, as the model takes them.
+    images (b 3 H W) and pictures (b 3 h w) or None, augmented and normalised.
     The model runs under the autocast `precision`; the losses do not: a squared distance is the
     difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
-    chance: the generator that hard negatives are drawn from.
+    rng: the generator that hard negatives are sampled with.
     """
     labels = batch.labels.to(images.device)
     clothes = None if batch.clothes is None else batch.clothes.to(images.device)
     with precision:
-        instr = model.instruct(what)
+        instr = model.instruct(batch.sentences, pictures)
     if TASKS[batch.task].text_only:
         # a caption tells of clothes: the person in others is not whom it describes
         described = labels if clothes is None else clothes
-        return text_to_image_terms(model, images, instr, described, precision, chance)
+        return text_to_image_terms(model, images, instr, described, precision, rng)
     with precision:
         out = model(images, instr)
 
@@ -340,7 +415,7 @@ def loss_terms(model, images, what, batch, config, precision, chance=None):
     }
     if clothes is not None and config.align:
         # pictures of the same clothes agree, as those of a pre-trained encoder would
-        looks = F.normalize(losses.full(instr.pooled), dim=1)
+        looks = F.normalize(losses.at_least_float32(instr.pooled), dim=1)
         terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
 
@@ -355,21 +430,21 @@ def triplet_loss(feats, labels, instr, config):
 
 def identity_loss(neck_feats, head, labels, config):
     """L_id of Eq. 7: the classifier sees the feature behind the BN neck."""
-    logits = head(losses.full(neck_feats))
+    logits = head(losses.at_least_float32(neck_feats))
     return losses.identity(logits, labels, config.smoothing)
 
 
-def text_to_image_terms(model, images, instr, labels, precision, chance=None):
+def text_to_image_terms(model, images, instr, labels, precision, rng=None):
     """Eq. 8: L_cl of image and sentence, and L_match of true pairs against hard false ones."""
     with precision:
         out = model(images, None)
         instr = model.read_text(instr.expand(len(images)))
-        text_feats = losses.full(model.embed_text(instr))
-    image_feats = F.normalize(losses.full(out.neck), dim=1)
+        text_feats = losses.at_least_float32(model.embed_text(instr))
+    image_feats = F.normalize(losses.at_least_float32(out.neck), dim=1)
     temperature = model.temperature()
 
     similarity = image_feats @ text_feats.T / temperature
-    text, image = losses.hard_negatives(similarity, labels, chance)
+    text, image = losses.hard_negatives(similarity, labels, rng)
     # the true pairs, each image with a false text, each text with a false image
     image_tokens = torch.cat([out.tokens, out.tokens, out.tokens[image]])
     texts = Instruction.cat([instr, instr.take(text), instr])
@@ -428,50 +503,7 @@ def parameter_groups(model, config):
     return groups
 
 
-# ---- begin, or go on ----
-
-@dataclasses.dataclass
-class State:
-    """A run: what it is made of, and at which step it begins."""
-
-    config: Config
-    folder: Path
-    datasets: list
-    batches: data.Batches
-    model: torch.nn.Module
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    training_data: dict  # what a resume compares its data with
-    step: int = 0
-    history: History = None
-    lock: object = None  # held as long as the run goes on
-
-    @property
-    def go_on(self):
-        """The command that does."""
-        return f"go on with: python train.py --resume {self.folder}/last.pt"
-
-
-def begin(config, device, rank, world):
-    """The State of a new run in a new folder."""
-    asked = config
-    config = preset_config(config, rank)
-    torch.manual_seed(config.seed)
-    datasets = datasets_of(config)
-    if asked.ids is None:
-        config = with_ids_that_are_there(config, datasets)
-    batches = make_batches(config, datasets, rank, world)
-    model, report = build_model(config, batches.classes)
-    optimiser, scaler = prepare(model, config, device)
-    introduce(model, datasets, [settings(config), *report], rank)
-    training_data = checkpoints.training_data(datasets)
-    state = State(config, None, datasets, batches, model, optimiser, scaler, training_data)
-    if rank == 0:
-        state.folder = new_folder(config)
-        state.lock = files.lock(state.folder)
-        state.history = History(state.folder)
-    return state
-
+# ---- what is trained ----
 
 def build_model(config, classes):
     """(InstructReID, report lines): the model of a config with the published weights it names.
@@ -486,17 +518,17 @@ def build_model(config, classes):
     report = []
     if albef:
         bert = weights.load_albef_text(albef)
-        _, tokenizer = embedded_text_model()  # ALBEF has the same vocabulary
+        _, tokenizer = text_models.embedded_text_model()  # ALBEF has the same vocabulary
         bert_config, image_width, tensors = weights.load_albef_cross(albef)
         cross = CrossEncoder(bert_config, image_width)
         weights.load_exactly(cross, tensors, albef)
         report.append(f"text, and E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
-        bert, tokenizer = named_text_model(config.text_model)
+        bert, tokenizer = text_models.named_text_model(config.text_model)
         report.append(f"text: BERT in {config.text_model}")
     else:
-        bert, tokenizer = embedded_text_model()
-    check_vocabulary(bert, tokenizer, albef or config.text_model)
+        bert, tokenizer = text_models.embedded_text_model()
+    text_models.check_vocabulary(bert, tokenizer, albef or config.text_model)
     text = TextEncoder(bert, tokenizer, "cls" if albef else "mean", config.train_text)
 
     shape = dict(SIZES[config.size])
@@ -523,82 +555,6 @@ def is_loaded(name, config):
     if name.startswith("editor."):
         return bool(config.vit_weights) and "instr" not in name and "gate" not in name
     return name.startswith("encoder.text.")
-
-
-def resume(config, device, rank, world):
-    """The State that `save` wrote into config.resume."""
-    checkpoint = checkpoints.load_checkpoint(config.resume)
-    checkpoints.check_run(checkpoint, config.resume)
-    config = resumed_config(config, checkpoint)
-    torch.manual_seed(config.seed)
-    datasets = datasets_of(config)
-    batches = make_batches(config, datasets, rank, world)
-    training_data = checkpoints.training_data(datasets)
-    checkpoints.refuse_other_data(checkpoint, training_data, batches.classes, config.resume)
-    with checkpoints.understood(config.resume):
-        model = checkpoints.rebuild(checkpoint, config.resume)
-        optimiser, scaler = prepare(model, config, device)
-        checkpoints.restore_model(model, checkpoint["model"], config.resume)
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        scaler.load_state_dict(checkpoint["scaler"])
-        restore_rng(checkpoint["rng"], device)
-    step = checkpoint["step"]
-    introduce(model, datasets, [settings(config)], rank)
-    folder = Path(config.resume).parent
-    state = State(
-        config, folder, datasets, batches, model, optimiser, scaler, training_data, step
-    )
-    if rank == 0:
-        state.lock = files.lock(folder)
-        state.history = History(folder, step, checkpoint.get("history"))
-    return state
-
-
-def datasets_of(config):
-    """The data sets that are trained and tested on."""
-    datasets = without_overlap(open_all(config.data, asked_tasks(config.task), config.val))
-    if config.plain:
-        return datasets
-    return [dataset for dataset in datasets if not dataset.extra]
-
-
-def make_batches(config, datasets, rank, world):
-    """The Batches of this process: every process draws its own."""
-    shape = SIZES[config.size]
-    return data.Batches(
-        datasets,
-        shape["size"],
-        shape["picture_size"],
-        config.ids,
-        config.images,
-        seed=config.seed * world + rank,
-        ratios=task_ratios(config, datasets),
-    )
-
-
-def prepare(model, config, device):
-    """(optimiser, scaler); the model moves to the device."""
-    model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
-    model.editor.checkpointing = config.grad_checkpointing
-    model.encoder.picture.checkpointing = config.grad_checkpointing
-    if config.compile:
-        torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
-        model.editor.compile()
-    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
-    is_fp16 = amp_dtype(config.amp, device) == torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
-    return optimiser, scaler
-
-
-def introduce(model, datasets, report, rank):
-    """Says what is there, and lets the text tower read every sentence that training can show."""
-    if rank == 0:
-        print_notes(datasets)
-        print("\n".join([*report, *map(counts_table, datasets)]))
-    model.encoder.text.remember(
-        sentences_of(datasets),
-        lambda chunks: progress(chunks, "sentences", disable=rank > 0),
-    )
 
 
 def sentences_of(datasets):
@@ -640,7 +596,7 @@ def preset_config(config, rank=0):
             chosen[flag] = value
     if config.albef:
         chosen["align"] = False  # ALBEF's picture encoder is fixed
-    return dataclasses.replace(config, **chosen)
+    return replace(config, **chosen)
 
 
 def starting_weights(config, rank):
@@ -669,7 +625,7 @@ def with_ids_that_are_there(config, datasets):
     for dataset in data.with_training_images(datasets):
         counts.append(len(set(column(dataset.split("train"), "pid"))))
     ids = min(config.ids, *counts)
-    return dataclasses.replace(config, ids=max(2, ids))  # a single one is the sampler's complaint
+    return replace(config, ids=max(2, ids))  # a single one is the sampler's complaint
 
 
 def settings(config):
@@ -683,18 +639,14 @@ def settings(config):
     )
 
 
-def resumed_config(config, checkpoint):
-    """The config of the checkpoint; only the machine's flags may differ. UserError for others."""
-    free = {"resume", "device", "workers"}
-    for field in dataclasses.fields(config):
+def resumed_config(config, saved):
+    """The config of a checkpoint; only the machine's flags may differ. UserError for others."""
+    for field in fields(config):
         is_given = getattr(config, field.name) != field.default
-        if is_given and field.name not in free:
+        if is_given and field.name not in ("resume", "device", "workers"):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
-
-    values = {"new_lr": 1.0, "compile": False, "plain": False}  # earlier runs did not have these
-    values |= checkpoint["config"]
-    values |= {"resume": config.resume, "device": config.device}
+    values = saved["config"] | {"resume": config.resume, "device": config.device}
     if config.workers is not None:
         values["workers"] = config.workers
     return restore(Config, values, config.resume)
@@ -721,122 +673,17 @@ def task_ratios(config, datasets):
     return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
 
 
-# ---- the run's folder ----
+# ---- random numbers: batches, instructions and augmentation are functions of (seed, step) ----
 
-UNNAMED = (  # flags that do not show in the name of a run
-    "task", "data", "name", "resume", "preset", "amp", "device", "compile", "grad_checkpointing",
-    "workers", "evaluate_every", "save_every",
-)
-
-
-def run_name(config):
-    """--name, or what is special about a run: `all`, `ltcc-cc`, `ltcc-cc-lr_0.001-no-editing`.
-
-    The data's name unless it is ./toy, the task, and the flags that differ from the preset.
-    """
-    if config.name:
-        return folder_name(config.name)
-    parts = [config.task]
-    if Path(config.data) != Path(Config.data):
-        parts.insert(0, Path(config.data).resolve().name)
-
-    usual = PRESETS[config.preset]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in UNNAMED or value == usual.get(field.name, field.default):
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            parts.append(flag if value else f"no-{flag}")
-        else:
-            parts.append(f"{flag}_{Path(str(value)).name}")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))[:100]
-
-
-def new_folder(config):
-    """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
-    base = Path("runs") / run_name(config)
-    folder = base
-    with files.writing(base):
-        for n in itertools.count(2):
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                folder = base.with_name(f"{base.name}-{n}")
-    text = json.dumps(dataclasses.asdict(config), indent=1)
-    files.write_text(folder / "config.json", text + "\n")
-    return folder
-
-
-def save(state, step):
-    """Writes last.pt, everything that a resume needs. Batches, instructions and augmentation are
-    functions of (seed, step), so step is their state. UserError if training has diverged."""
-    config, model = state.config, state.model
+def rng_state():
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    checkpoints.save_checkpoint(state.folder / "last.pt", {
-        "config": {**dataclasses.asdict(config), "resume": None},
-        "classes": state.batches.classes,
-        "data": state.training_data,
-        "step": step,
-        "history": state.history.state(),
-        "model": checkpoints.model_state(model),
-        "published": checkpoints.architecture(model, config.size),
-        "optimiser": state.optimiser.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "rng": {"cpu": torch.get_rng_state(), "cuda": gpus},
-    })
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
 
 
-def restore_rng(rng, device):
-    torch.set_rng_state(rng["cpu"])
-    if device.type == "cuda" and rng["cuda"]:
-        torch.cuda.set_rng_state_all(rng["cuda"])
-
-
-def evaluate_between(state, step, interrupt):
-    """Evaluates a step in the middle where --evaluate-every asks for it and the log lacks it.
-
-    Signals end the program meanwhile, and are `interrupt`'s again afterwards.
-    """
-    config = state.config
-    is_due = config.evaluate_every and step > 0 and step % config.evaluate_every == 0
-    if not is_due or state.history.is_evaluated(step):
-        return
-    save(state, step)
-    on_signals(exit_with(f"stopped in an evaluation; {state.go_on}"))
-    features = Features(state.model, config.feature, amp=config.amp)
-    state.history.write_rows(step, evaluate.evaluate_all(features, state.datasets))
-    on_signals(interrupt)
-
-
-def finish(state, step):
-    """Evaluates the last step, writes the metrics line, prints the tables."""
-    seconds = state.history.seconds
-    features = Features(state.model, state.config.feature, amp=state.config.amp)
-    rows = evaluate.evaluate_all(features, state.datasets, each=True)
-    matrix = []
-    for dataset in state.datasets:
-        name = f"{dataset.title} {dataset.task} instruction matrix"
-        matrix += evaluate.rows_or_reason(
-            name, evaluate.instruction_matrix, features, [dataset], True
-        )
-    move_queries(rows + matrix, state.folder / "queries.json")
-    state.history.write_rows(step, rows, matrix)
-
-    minutes = seconds / 60
-    print(
-        f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log, curve and config in "
-        f"{state.folder}/\n"
-    )
-    if rows:  # else there is no test split
-        print(evaluate.format_table(rows))
-    if matrix:
-        print(
-            "\nInstruction matrix: the same queries and the same gallery, only the instruction "
-            "differs\n"
-        )
-        print(evaluate.format_table(matrix))
+def restore_rng(state, device):
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reid import cli
-from evaluate import evaluate_features
-from reid.protocols import GENERAL, Columns
 from timing import medians
+
+from evaluate import evaluate_features
+from reid import cli
+from reid.protocols import GENERAL, Columns
 
 CHUNK = 256
 

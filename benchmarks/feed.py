@@ -17,9 +17,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
+from instructions import asked_tasks
 from model import SIZES, InstructReID
 from reid.device import cores
-from instructions import asked_tasks
 from reid.folders import open_all
 from reid.images import load_image
 from reid.text import EmbeddedTextEncoder

@@ -11,12 +11,13 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from reid.plain import joined
+
 import evaluate
 from instructions import asked_tasks, query_instruction
 from reid.checkpoints import load_model
 from reid.features import Features, matched_first
 from reid.folders import open_all
-from reid.plain import joined
 from reid.protocols import STRICT, TEXT
 
 WEIGHTS = (0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1)

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from timing import medians
+
 import data
 import toydata
-from model import SIZES, InstructReID, ViT
-from reid.text import EmbeddedTextEncoder
 from instructions import asked_tasks
+from model import SIZES, InstructReID, ViT
 from reid.folders import open_all
-from timing import medians
+from reid.text import EmbeddedTextEncoder
 from train import PRESETS, Config, loss_terms
 
 

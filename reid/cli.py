@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -149,6 +150,12 @@ def folder_name(name):
                 f"--name {name!a:.60}: give a name of at most 200 bytes, or two with a / between"
             )
     return name
+
+
+def check_output(flag, path, suffix):
+    """UserError for a file to write, or None, whose name would fail only after minutes of work."""
+    if path and (Path(path).suffix != suffix or not Path(path).parent.is_dir()):
+        raise UserError(f"{flag} {path}: name a {suffix} in a folder that exists")
 
 
 def _flag(field):

@@ -89,15 +89,6 @@ def cores():
     return os.cpu_count()
 
 
-def has_room(size, device):
-    """Whether a GPU can keep `size` bytes and use as many again; always where there is no GPU."""
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return 2 * size < free + unused
-
-
 def send(tensor, device):
     """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
     for all that the GPU has yet to do."""
@@ -124,11 +115,3 @@ def inference(model, amp="off"):
             yield device
     finally:
         model.train(was_training)
-
-
-def send(tensor, device):
-    """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
-    for all that the GPU has yet to do."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -58,8 +58,6 @@ def open_all(path, tasks, val=False):
     tasks: {name: row} as instructions.asked_tasks gives them; more than one row asks for all that
     is there. val: validation splits are trained on too.
     """
-    if isinstance(task, dict):
-        task = "all" if len(task) > 1 else next(iter(task))
     found = find_datasets(path)
     for name, root in found:
         twins = [str(other) for twin, other in found

@@ -1,6 +1,7 @@
 """Image files as tensors. Letters in shapes: b batch, h w size."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from reid.cli import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
+DECODERS = 8  # threads
 SUFFIXES = {  # of the files that Pillow reads, such as .jpg
     suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
@@ -44,6 +46,25 @@ def load_image(path, size):
         message = f"cannot read image {path} ({error}); replace the file or take it off its list"
         raise UserError(message) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def load_all(root, paths, size):
+    """Image files below `root` as uint8 (b 3 h w)."""
+    return torch.stack([load_image(root / path, size) for path in paths])
+
+
+def batches(root, paths, size, batch):
+    """Yields load_all of `batch` paths at a time; threads decode the next batch meanwhile."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        def begin(start):
+            some = paths[start:start + batch]
+            return [pool.submit(load_image, root / path, size) for path in some]
+
+        coming = begin(0)
+        for start in range(batch, len(paths) + batch, batch):
+            following = begin(start)
+            yield torch.stack([image.result() for image in coming])
+            coming = following
 
 
 def in_rgb(image):

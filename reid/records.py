@@ -91,11 +91,6 @@ class Dataset(NamedTuple):
         return self.name.partition(":")[2]
 
     @property
-    def extra(self):
-        from reid.layouts import is_extra
-        return is_extra(self)
-
-    @property
     def streamed(self):
         return isinstance(self.records, Streamed)
 

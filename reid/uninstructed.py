@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from reid.images import normalise
 
-# The kinds of features of a photo: under a sentence, whose name is the sentence, and these two.
+# Kinds of features of a photo without an instruction.
 UNINSTRUCTED = "without instruction"
 CLOTHES = "as a picture of clothes"
 SHARES = {UNINSTRUCTED: 0.4, CLOTHES: 0.3}  # w of words and of a picture of clothes
@@ -31,21 +31,23 @@ def scores(person, instruction, w):
     return (1 - w) * person, w * instruction
 
 
-def joined(person, instruction, w):
-    """One feature for both parts, whose cosine is the sum of `scores`, of a query or of photos:
-    L2-normalised (n d), (n k) -> (n d + k)."""
-    return torch.cat([(1 - w) ** 0.5 * person, w ** 0.5 * instruction], 1)
+def joined(person, parts):
+    """One feature of a query or of photos, whose cosine is the sum of `scores`.
+
+    person (n d) and parts, [(w, (n k))], are L2-normalised; several parts of an instruction, such
+    as words and a picture, share it.
+    """
+    total = sum(w for w, _ in parts) / len(parts)
+    feats = [(1 - total) ** 0.5 * person]
+    feats += [(w / len(parts)) ** 0.5 * part for w, part in parts]
+    return torch.cat(feats, 1)
 
 
-def embed_photos(model, kind, images, feature):
-    """Features of one kind of photos, uint8 (b 3 H W) -> (b d), L2-normalised."""
+def embed_photos(model, kind, images):
+    """Features of one kind of photos, uint8 (b 3 H W) -> (b d)."""
     if kind == CLOTHES:
-        feats = model.instruct(pictures=as_clothes(images, model.picture_size)).pooled
-    elif kind == UNINSTRUCTED:
-        feats = model.embed(normalise(images), None)
-    else:
-        feats = model.embed(normalise(images), model.instruct(sentences=[kind]), feature)
-    return F.normalize(feats.float(), dim=1)
+        return model.instruct(pictures=as_clothes(images, model.picture_size)).pooled.float()
+    return model.embed(normalise(images), None).float()
 
 
 def as_clothes(images, size):
@@ -56,12 +58,3 @@ def as_clothes(images, size):
     columns = slice(round(left * width), round(right * width))
     body = images[:, :, rows, columns].float()
     return normalise(F.interpolate(body, size, mode="bilinear", antialias=True))
-
-
-def embed_instruction(model, kind, instr):
-    """What that kind of photo features is compared with: an Instruction of b -> (b d),
-    L2-normalised."""
-    feats = instr.pooled
-    if kind == UNINSTRUCTED:
-        feats = model.embed_text(model.read_text(instr))
-    return F.normalize(feats.float(), dim=1)

@@ -18,7 +18,7 @@ import pytest
 import toydata
 import train
 from extras import ablate
-from reid import checkpoints, cli, compare, files
+from reid import checkpoints, cli, compare
 from reid.runs import read_log
 from tests.test_train import ROOT, command, drawn, one_line  # noqa: F401, two of them are fixtures
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import data
-import toydata.__main__
 import evaluate
+import toydata.__main__
 import train
 from reid import checkpoints, cli
 from tests.small_bert import write_bert

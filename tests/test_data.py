@@ -3,9 +3,8 @@
 import multiprocessing
 import sys
 from collections import Counter
-from pathlib import Path
-
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
-from reid.cli import UserError
 from data import PKSampler
+from reid.cli import UserError
 from reid.images import normalise
 from reid.records import Dataset, Record
 from tests.trees import cocas, opened, put

@@ -8,23 +8,27 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import data
 import evaluate
-import reid.features as features_module
 import instructions
-from evaluate import Ranking, average, evaluate_features, evaluate_task, rank_trials
-from reid.features import Features, extract, load_features, matched_first, save_features
-from evaluate import ranking_metrics
+import reid.features as features_module
+from evaluate import (
+    Ranking,
+    average,
+    evaluate_features,
+    evaluate_task,
+    rank_trials,
+    ranking_metrics,
+)
 from model import Instruction, InstructReID
-from reid.rerank import k_reciprocal
 from reid import checkpoints, cli
 from reid.cli import UserError
-from reid.text import EmbeddedTextEncoder
+from reid.features import Features, extract, load_features, matched_first, save_features
 from reid.images import normalise
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks, trial_gallery
 from reid.records import Dataset, Record
-
+from reid.rerank import k_reciprocal
+from reid.text import EmbeddedTextEncoder
 
 # ---- ranking by features ----
 

@@ -2,16 +2,16 @@
 
 import shutil
 
+import dolls
 import pytest
+from reid.history import read_log
 
 import data
-import dolls
 import evaluate
 import train
 from instructions import asked_tasks
 from reid import folders
 from reid.cli import UserError
-from reid.history import read_log
 from reid.layouts import LAYOUTS, Layout, caption_queries, read_images
 from reid.protocols import GENERAL, TEXT
 from tests import trees

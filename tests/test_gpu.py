@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import data
-import toydata
 import evaluate
 import losses
+import toydata
 import train
 from benchmarks import gpu
 from reid import checkpoints, cli, device, features

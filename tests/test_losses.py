@@ -13,7 +13,6 @@ import losses
 from tests.explain import assert_close, close
 from tests.reference import golden
 
-
 MARGIN = 0.3
 
 

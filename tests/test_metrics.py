@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference import golden
-from reid.cli import UserError
 from evaluate import chance, ranking_metrics
+from reid.cli import UserError
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks
 from reid.records import Record
+from tests.reference import golden
 
 CASES = ("basic", "invalid", "one_gallery_cam", "small_gallery", "random", "large", "one_outfit")
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from reid import cli
 import data
-import toydata
 import model as irm
+import toydata
 import train
 from instructions import asked_tasks
+from reid import cli
 from reid.folders import open_all
 from tests.explain import assert_close, close
 from tests.small_bert import write_bert

@@ -11,18 +11,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablate
 import pytest
 
-import ablate
 import data
-import toydata
 import evaluate
 import search
+import toydata
 import train
-from toydata import __main__ as toydata_command
 from extras.exercises import grade, make
 from reid import checkpoints, cli
 from tests.trees import put, text
+from toydata import __main__ as toydata_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

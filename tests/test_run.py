@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from reid.history import History
 
-import toydata
 import evaluate
+import toydata
 import train
 from reid import checkpoints, cli, files, history, pictures
 from reid.features import Features, save_features
-from reid.history import History
 from reid.runs import read_log
 from tests.test_train import FAST, ROOT, command, drawn, one_line, start  # noqa: F401, two of them are fixtures
 

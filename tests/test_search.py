@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import toydata
 import search
+import toydata
+from instructions import PERSON_SENTENCE
 from model import InstructReID
 from reid import checkpoints, photos, pictures, uninstructed
 from reid.cli import UserError
-from instructions import PERSON_SENTENCE
-from reid.uninstructed import CLOTHES, UNINSTRUCTED, joined, scores
 from reid.text import EmbeddedTextEncoder
+from reid.uninstructed import CLOTHES, UNINSTRUCTED, joined, scores
 from search import Question
 from tests.test_evaluate import PAINT, ColourModel
 from tests.test_train import command, one_line  # noqa: F401  (command is a fixture)

@@ -16,14 +16,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import evaluate
-from reid import device, features
 import instructions
 import losses
 import train
 from data import Batch
-from reid.records import Record
 from model import InstructReID
+from reid import device, features
+from reid.records import Record
 from tests.explain import assert_close, close
 from tests.test_model import TINY, Letters
 

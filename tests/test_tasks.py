@@ -11,10 +11,10 @@ import train
 from instructions import Task
 from reid import checkpoints, folders, pictures
 from reid.features import Features
-from reid.runs import read_log
 from reid.protocols import GENERAL, ID_ONLY, STRICT
-from tests.trees import opened, put, text
+from reid.runs import read_log
 from tests.test_train import FAST, ROOT, command, drawn  # noqa: F401 (fixtures)
+from tests.trees import opened, put, text
 
 COAT = Task(
     sentences=("look past the coat", "the coat may differ"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import toydata
 import evaluate
 import search
+import toydata
 from model import InstructReID
 from reid import checkpoints
 from reid.images import normalise

@@ -10,19 +10,22 @@ import huggingface_hub
 import pytest
 import torch
 import torch.nn.functional as F
+from reid.history import read_log
 
 import evaluate
 import train
 from model import SIZES, CrossEncoder, ViT
 from reid import checkpoints, weights
 from reid.cli import UserError
-from reid.history import read_log
 from tests.reference import (
-    PASS_LAYOUTS, albef_checkpoint, deit_checkpoint, golden, pass_checkpoint, under
+    PASS_LAYOUTS,
+    albef_checkpoint,
+    deit_checkpoint,
+    golden,
+    pass_checkpoint,
+    under,
 )
-from tests.test_train import (  # noqa: F401, two of them are fixtures
-    FAST, Payload, command, drawn, one_line
-)
+from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 BETTER = "; PASS in ./weights/ would be better, see docs/weights.md"
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import PKSampler
-from model import (AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT)
+from model import AttentionModule, Block, EditingAttention, InstructionEncoder, TextEncoder, ViT
 from reid.records import Record
 from reid.text import text_model
 from tests.by_hand import attention_by_hand, attention_mistakes

@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reid import cli
 import data
 import evaluate
 import train
+from reid import cli
 
 PATIENCE = 6
 INTERRUPTED = 2  # counted from 0

@@ -22,10 +22,10 @@ WALL = 2  # seconds of the clock for each of the processor: the machine may be b
 def main(tasks, seconds):
     answers = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
-    import pytest  # noqa: F401
-    import torch
     import einops.layers.torch  # noqa: F401
     import PIL.Image  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
 
     torch.set_num_threads(1)
     gc.freeze()  # pytest collects garbage twice: not among what is imported here
