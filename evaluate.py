@@ -30,7 +30,7 @@ from instructions import (
     gallery_instruction,
     query_instruction,
 )
-from model import CrossEncoder, InstructReID, TextEncoder
+from model import InstructReID
 from reid import checkpoints, cli, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
@@ -41,7 +41,14 @@ from reid.images import batches, load_all, normalise
 from reid.protocols import TARGETS, Columns, columns, masks, trials
 from reid.rerank import k_reciprocal
 from reid.tables import format_table
-from reid.text import bert_config, embedded_text_model, from_plain, to_plain
+from reid.text import (
+    CrossEncoder,
+    TextEncoder,
+    bert_config,
+    embedded_text_model,
+    from_plain,
+    to_plain,
+)
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
 LAST = Path("runs/all/last.pt")  # what `python train.py` ends with

@@ -25,7 +25,7 @@ import evaluate
 import losses
 import toydata
 from instructions import TASKS, asked_tasks
-from model import SIZES, CrossEncoder, Instruction, InstructReID, TextEncoder
+from model import SIZES, Instruction, InstructReID
 from reid import checkpoints, files, processes, runs, weights
 from reid import text as text_models
 from reid.cli import Interrupted, UserError, exit_with, on_signals, option, progress, restore, run
@@ -520,7 +520,7 @@ def build_model(config, classes):
         bert = weights.load_albef_text(albef)
         _, tokenizer = text_models.embedded_text_model()  # ALBEF has the same vocabulary
         bert_config, image_width, tensors = weights.load_albef_cross(albef)
-        cross = CrossEncoder(bert_config, image_width)
+        cross = text_models.CrossEncoder(bert_config, image_width)
         weights.load_exactly(cross, tensors, albef)
         report.append(f"text, and E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
@@ -529,7 +529,7 @@ def build_model(config, classes):
     else:
         bert, tokenizer = text_models.embedded_text_model()
     text_models.check_vocabulary(bert, tokenizer, albef or config.text_model)
-    text = TextEncoder(bert, tokenizer, "cls" if albef else "mean", config.train_text)
+    text = text_models.TextEncoder(bert, tokenizer, "cls" if albef else "mean", config.train_text)
 
     shape = dict(SIZES[config.size])
     if config.vit_weights or albef:

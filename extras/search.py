@@ -26,7 +26,7 @@ from reid.cli import UserError
 from reid.device import pick_device
 from reid.features import evaluating
 from reid.images import load_image, normalise
-from reid.photos import SUFFIXES, find_photos, photo_features
+from extras.photos import SUFFIXES, find_photos, photo_features
 from reid.records import Dataset, Record
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
 
