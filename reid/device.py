@@ -115,3 +115,16 @@ def inference(model, amp="off"):
             yield device
     finally:
         model.train(was_training)
+
+
+def rng_state():
+    """The state of torch's random numbers, of the CPU and of every GPU, for a checkpoint."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
+
+
+def restore_rng(state, device):
+    """Undoes rng_state; the GPUs' where one is used."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
