@@ -54,6 +54,10 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
 TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # a model that comes with the code
 CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
+HEADING = (  # of a row, over all sentences
+    "task", "data", "protocol", "trials", "queries", "without", "gallery", "chance mAP",
+    "chance R1",
+)
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
 
 
@@ -420,11 +424,19 @@ def evaluate_all(run, datasets):
     out."""
     rows = []
     for dataset in datasets:
-        if dataset.tested:
-            for protocol in chosen_protocols(dataset, run.protocol):
-                alone = replace(run, protocol=protocol.name)  # it knows the same features
-                name = f"{dataset.title} {dataset.task} {protocol.name}"
-                rows += rows_or_reason(name, evaluate_task, alone, dataset)
+        for protocol in chosen_protocols(dataset, run.protocol) if dataset.tested else ():
+            alone = replace(run, protocol=protocol.name)  # it knows the same features
+            name = f"{dataset.title} {dataset.task} {protocol.name}"
+            rows += rows_or_reason(name, evaluate_task, alone, dataset)
+    return rows
+
+
+def matrix_of_all(run, datasets):
+    """The instruction matrix of each data set, one below the other; left out as in evaluate_all."""
+    rows = []
+    for dataset in datasets:
+        name = f"{dataset.title} {dataset.task} instruction matrix"
+        rows += rows_or_reason(name, instruction_matrix, run, dataset)
     return rows
 
 
@@ -506,9 +518,7 @@ def evaluate_sentences(run, dataset):
     for alike in zip(*by_sentence, strict=True):
         mAP = np.array([row["mAP"] for row in alike])
         R1 = np.array([row["R1"] for row in alike])
-        row = dict(alike[0])
-        for key in ("R5", "R10", "mINP", "each"):
-            del row[key]
+        row = {key: alike[0][key] for key in HEADING}
         row |= {"sentences": len(alike)}
         row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
         row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
@@ -751,24 +761,26 @@ def main(config):
     run, trained = open_run(checkpoint, config, device)
     data = config.data or trained["data"]
     task = config.task or trained["task"]
-    toydata.provide(data)
+    if checkpoint == TRAINED:  # the data of a run is there, or elsewhere, but never drawn anew
+        toydata.provide(data)
     datasets = tested_datasets(data, task, config.protocol)
 
-    tables = defaultdict(list)
+    tables = {"Results": [], "All 20 sentences": []}
     for dataset in datasets:
         if config.instructions == "all" and TASKS[dataset.task].sentences:
             tables["All 20 sentences"] += evaluate_sentences(run, dataset)
         else:
-            tables["Results"] += evaluate_task(run, dataset)
-    for dataset in datasets:
-        matrix = "Instruction matrix: same queries, same gallery"
-        tables[matrix] += instruction_matrix(run, dataset)
+            tables["Results"] += evaluate_all(run, [dataset])
+    if not any(tables.values()):
+        raise UserError(f"{data}: nothing could be ranked, for the reasons above")
+    tables["Instruction matrix: same queries, same gallery"] = matrix_of_all(run, datasets)
     if config.compare:
         other, _ = open_run(config.compare, config, device)
         title = (
             f"{checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
             "of the difference"
         )
+        tables[title] = []
         for dataset in datasets:
             tables[title] += compare(run, other, dataset)
     for title, rows in tables.items():

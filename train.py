@@ -334,10 +334,7 @@ def finish(last, datasets, step, log):
     query, prints the tables."""
     minutes = log.seconds / 60
     rows = evaluate.evaluate_all(last, datasets)
-    matrix = []
-    for dataset in datasets:
-        name = f"{dataset.title} {dataset.task} instruction matrix"
-        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, last, dataset)
+    matrix = evaluate.matrix_of_all(last, datasets)
     move_queries(rows + matrix, log.folder / "queries.json")
     log.write_rows(step, rows, matrix)
 
