@@ -373,8 +373,8 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
     rng: the generator that hard negatives are sampled with.
     """
-    labels = batch.labels.to(images.device)
-    clothes = None if batch.clothes is None else batch.clothes.to(images.device)
+    labels = batch.labels
+    clothes = batch.clothes
     with precision:
         instr = model.instruct(batch.sentences, pictures)
     if TASKS[batch.task].text_only:
@@ -384,38 +384,32 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     with precision:
         out = model(images, instr)
 
+    def triplet(feats):
+        """L_atri, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
+        if config.loss != "adaptive":
+            return losses.triplet(feats, labels, config.margin, mining=config.mining)
+        pooled = instr.expand(len(feats)).pooled
+        return losses.adaptive_triplet(
+            feats, labels, pooled, config.margin, mining=config.mining)
+
+    def identity(neck_feats, heads):
+        """L_id: the classifier sees the feature behind the BN neck."""
+        logits = heads[batch.dataset](losses.at_least_float32(neck_feats))
+        return losses.identity(logits, labels, config.smoothing)
+
     # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
-    head = model.classifiers[batch.dataset]
-    fused_head = model.fused_classifiers[batch.dataset]
-    terms = {
-        "tri": triplet_loss(out.feat, labels, instr, config),
-        "id": identity_loss(out.neck, head, labels, config),
-    }
+    terms = {"tri": triplet(out.feat), "id": identity(out.neck, model.classifiers)}
     if config.loss == "image":  # no gradient reaches E_f
         return terms
     terms |= {
-        "tri_out": triplet_loss(out.fused, labels, instr, config),
-        "id_out": identity_loss(out.fused_neck, fused_head, labels, config),
+        "tri_out": triplet(out.fused),
+        "id_out": identity(out.fused_neck, model.fused_classifiers),
     }
     if clothes is not None and config.align:
         # pictures of the same clothes agree, as those of a pre-trained encoder would
         looks = F.normalize(losses.at_least_float32(instr.pooled), dim=1)
         terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
-
-
-def triplet_loss(feats, labels, instr, config):
-    """L_atri of Eq. 7, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
-    if config.loss != "adaptive":
-        return losses.triplet(feats, labels, config.margin, mining=config.mining)
-    pooled = instr.expand(len(feats)).pooled
-    return losses.adaptive_triplet(feats, labels, pooled, config.margin, mining=config.mining)
-
-
-def identity_loss(neck_feats, head, labels, config):
-    """L_id of Eq. 7: the classifier sees the feature behind the BN neck."""
-    logits = head(losses.at_least_float32(neck_feats))
-    return losses.identity(logits, labels, config.smoothing)
 
 
 def text_to_image_terms(model, images, instr, labels, precision, rng=None):

@@ -54,29 +54,10 @@ class TextEncoder(nn.Module):
         """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
         if self.trainable:
             return self._read(sentences)
-        return self._recall(sentences)
-
-    @torch.no_grad()
-    def remember(self, sentences, progress=iter):
-        """Encodes the sentences that are new to a frozen encoder and keeps their tokens."""
-        if self.trainable:
-            return
-        unknown = set(sentences) - self.memory.keys()
-        unknown = sorted(unknown)
-        unknown.sort(key=len)  # little padding, and an order that depends on nothing else
-        self.bert.eval()
-
-        for start in progress(range(0, len(unknown), 64)):
-            chunk = unknown[start:start + 64]
-            tokens, mask, _ = self._read(chunk)
-            lengths = mask.sum(1).tolist()
-            for sentence, row, length in zip(chunk, tokens.half().cpu(), lengths):
-                self.memory[sentence] = row[:length].clone()
-
-    def _recall(self, sentences):
         if len(self.memory) > self.MAX_KEPT:
             self.memory.clear()
-        self.remember(sentences)
+        if not self.memory.keys() >= set(sentences):
+            self.remember(sentences)
 
         rows = [self.memory[sentence] for sentence in sentences]
         lengths = torch.tensor([len(row) for row in rows])
@@ -87,6 +68,22 @@ class TextEncoder(nn.Module):
         tokens = send(tokens, self.bert.device).float()  # half precision on the way
         mask = send(mask, self.bert.device)
         return tokens, mask, self._pool(tokens, mask)
+
+    @torch.no_grad()
+    def remember(self, sentences, progress=iter):
+        """Encodes the sentences that are new to a frozen encoder and keeps their tokens."""
+        if self.trainable:
+            return
+        unknown = sorted(set(sentences) - self.memory.keys())
+        unknown.sort(key=len)  # little padding, and an order that depends on nothing else
+        self.bert.eval()
+
+        for start in progress(range(0, len(unknown), 64)):
+            chunk = unknown[start:start + 64]
+            tokens, mask, _ = self._read(chunk)
+            lengths = mask.sum(1).tolist()
+            for sentence, row, length in zip(chunk, tokens.half().cpu(), lengths):
+                self.memory[sentence] = row[:length].clone()
 
     def _read(self, sentences):
         batch = self.tokenizer(
