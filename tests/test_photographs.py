@@ -53,7 +53,7 @@ def test_photographs_with_published_weights(files, photographs, command, tmp_pat
     assert "preset paper: no toy.json: photographs" in out
     assert f"E_e: PASS in {chosen}" in out and "missing: none" in out
     assert "1 steps of 12 identities x 2 images, size tiny (64x32)" in out
-    config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
+    config = checkpoints.load("runs/all/last.pt")["config"]
     assert config["vit_weights"] == chosen and config["ids"] == 12 and config["erase"] == 0.5
 
 
@@ -64,7 +64,7 @@ def test_photographs_without_any(photographs, command, asked):
     assert out.splitlines()[1] == line and asked == [weights.HUB]
     assert "preset scratch: no toy.json: photographs" in out
     assert "size tiny-128 (128x64) from scratch" in out
-    config = checkpoints.load_checkpoint("runs/all/last.pt")["config"]
+    config = checkpoints.load("runs/all/last.pt")["config"]
     assert config["vit_weights"] is None and config["preset"] == "scratch"
 
 
@@ -97,12 +97,12 @@ def test_resume_does_not_choose_again(files, photographs, command, tmp_path, mon
     shutil.rmtree(tmp_path / "weights")
     monkeypatch.delattr(weights, "choose")
     path = "runs/all/last.pt"
-    state = checkpoints.load_checkpoint(path)
+    state = checkpoints.load(path)
     state["config"]["steps"] = 3
-    checkpoints.save_checkpoint(path, state)
+    checkpoints.save(path, state)
     code, out, err = command(train, "--resume", path)
     assert code == 0 and "preset" not in out, err
-    after = checkpoints.load_checkpoint(path)
+    after = checkpoints.load(path)
     assert after["step"] == 3 and after["config"] == state["config"]
 
 
@@ -110,11 +110,11 @@ def test_a_checkpoint_from_before_these_flags_goes_on(drawn, command):
     flags = ("--data", drawn, "--task", "trad", "--name", "trad", "--steps", 2, *FAST)
     assert command(train, *flags)[0] == 0
     path = "runs/trad/last.pt"
-    state = checkpoints.load_checkpoint(path)
+    state = checkpoints.load(path)
     del state["config"]["new_lr"]
     assert state["config"]["vit_weights"] is None
     state["config"]["steps"] = 3
-    checkpoints.save_checkpoint(path, state)
+    checkpoints.save(path, state)
     code, _, err = command(train, "--resume", path)
     assert code == 0, err
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from instructions import Ask
-from model import InstructReID, TextEncoder
+from model import InstructReID
 from reid import pictures
 from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
 from reid.records import Dataset, Record
-from reid.text import embedded_text_model
+from reid.text import TextEncoder, embedded_text_model
 
 PAINT = {
     "red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)

@@ -85,10 +85,10 @@ def test_a_checkpoint_holds_the_tower_unless_it_is_embedded_and_frozen(
     assert code == 0, err
     assert ("text: BERT in bert\n" in out) == named
     shutil.rmtree(bert)
-    state = checkpoints.load_checkpoint("runs/trad/last.pt")
+    state = checkpoints.load("runs/trad/last.pt")
     assert any(key.startswith("encoder.text.") for key in state["model"]) == kept
 
-    model, _ = checkpoints.load_model("runs/trad/last.pt")
+    model, _ = evaluate.load_model("runs/trad/last.pt")
     tower = model.encoder.text
     assert tower.tokenizer(SENTENCES)["input_ids"] == tokenizer(SENTENCES)["input_ids"]
     same = torch.equal(read(tower.bert, tower.tokenizer), read(before, tokenizer))

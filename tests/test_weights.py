@@ -10,13 +10,13 @@ import huggingface_hub
 import pytest
 import torch
 import torch.nn.functional as F
-from reid.history import read_log
 
 import evaluate
 import train
-from model import SIZES, CrossEncoder, ViT
+from model import SIZES, ViT
 from reid import checkpoints, weights
 from reid.cli import UserError
+from reid.runs import read_log
 from tests.reference import (
     PASS_LAYOUTS,
     albef_checkpoint,
@@ -441,15 +441,15 @@ def test_a_checkpoint_needs_none_of_the_files_it_started_from(
     for name in ("PASS", "ALBEF"):
         (tmp_path / f"{name}.pth").unlink()
     assert command(train, "--resume", "runs/half/last.pt")[0] == 0
-    whole = checkpoints.load_checkpoint("runs/whole/last.pt")
-    half = checkpoints.load_checkpoint("runs/half/last.pt")
+    whole = checkpoints.load("runs/whole/last.pt")
+    half = checkpoints.load("runs/half/last.pt")
     assert whole["step"] == half["step"] == 4
     assert all(torch.equal(whole["model"][key], half["model"][key]) for key in whole["model"])
 
     row = read_log("runs/whole")[-1]["rows"][0]
     code, out, err = command(evaluate, "--checkpoint", "runs/whole/last.pt")
     assert code == 0 and f"{100 * row['mAP']:.1f}" in out, err
-    model, _ = checkpoints.load_model("runs/whole/last.pt")
+    model, _ = evaluate.load_model("runs/whole/last.pt")
     assert model.editor.prefix.shape[1] == 2  # CLS and the file's part token
 
 
