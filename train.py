@@ -114,9 +114,9 @@ class Config:
         "clothes")
 
     steps: int = option(
-        None, "training steps, each a batch of one task", least=1, group="schedule")
-    ids: int = option(None, "identities per batch", least=2)
-    images: int = option(None, "images per identity", least=2)
+        None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
+    ids: int = option(None, "identities per batch", least=2, most=10**5)
+    images: int = option(None, "images per identity", least=2, most=10**4)
     lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
