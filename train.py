@@ -23,7 +23,6 @@ from torch import nn
 import data
 import evaluate
 import losses
-import toydata
 from instructions import TASKS, asked_tasks
 from model import SIZES, Instruction, InstructReID
 from reid import checkpoints, files, processes, runs, weights
@@ -538,7 +537,9 @@ def sentences_of(datasets):
 def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data and the weights, drawing
     ./toy first if that is what is asked for."""
-    if rank == 0:
+    if rank == 0 and Path(config.data) == Path(Config.data):
+        import toydata  # here, so that all else goes on without it
+
         toydata.provide(config.data)
     processes.wait()
     find_datasets(config.data)  # a wrong folder is said before weights are looked for
