@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import toydata
 from instructions import (
     PERSON_SENTENCE,
     TASKS,
@@ -35,7 +34,7 @@ from model import InstructReID
 from reid import checkpoints, cli, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
-from reid.device import allow_tf32, full_precision_matmul, inference, pick_device, send
+from reid.device import allow_tf32, full_precision_matmul, inference, pick_device
 from reid.features import load_features, save_features
 from reid.folders import open_all
 from reid.images import batches, load_all, normalise
@@ -274,9 +273,9 @@ def mean_of_trials(results):
 def embed(run, dataset, records, asks, kind):
     """Features (n d) float32 of records under an Ask or None each, L2-normalised, by run.model.
 
-    kind: "person", an image under its Ask, run.feature says whether F or F_out; "text", a sentence
-    without an image (t2i); "instruction", E_i's pooled vector of an Ask; or one of
-    reid.uninstructed, of images without an Ask.
+    kind: "person", an image under its Ask, if any, run.feature says whether F or F_out; "text", a
+    sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
+    taken as a picture of clothes.
     run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
     turns with it, as in training.
     """
@@ -294,6 +293,8 @@ def embed(run, dataset, records, asks, kind):
             some = asks[start:start + run.batch]
             if images is not None:
                 images = images.to(device, non_blocking=True)
+            if images is not None and kind != CLOTHES:
+                images = normalise(images)
             new = embed_batch(run, dataset, images, some, kind)
             if run.flip and images is not None:
                 new = new + embed_batch(run, dataset, images.flip(3), some, kind, mirrored=True)
@@ -302,12 +303,11 @@ def embed(run, dataset, records, asks, kind):
 
 
 def embed_batch(run, dataset, images, asks, kind, mirrored=False):
-    """Features (b d) of images, uint8 (b 3 H W) or None, or (1 d) where all are alike."""
+    """Features (b d) of images (b 3 H W) or None, or (1 d) where all are alike; images are
+    normalised but for CLOTHES, which takes them as they are."""
     model = run.model
-    if kind in SHARES:
+    if kind == CLOTHES:
         return uninstructed.embed_photos(model, kind, images)
-    if images is not None:
-        images = normalise(images)
     instr = instruct(model, dataset, asks, mirrored)
     if kind == "text":
         return model.embed_text(model.read_text(instr)).float()
@@ -324,9 +324,10 @@ def instruct(model, dataset, asks, mirrored=False):
     pictures = None
     if asks[0].picture:
         paths = [ask.picture for ask in asks]
-        shown = load_all(dataset.root, paths, model.picture_size)
-        shown = send(shown.flip(3) if mirrored else shown, model.log_temperature.device)
-        pictures = normalise(shown)
+        pictures = load_all(dataset.root, paths, model.picture_size)
+        if mirrored:
+            pictures = pictures.flip(3)
+        pictures = normalise(pictures.to(model.log_temperature.device))
     return model.instruct(sentences, pictures)
 
 
@@ -648,7 +649,7 @@ def uninstructed_feats(run, dataset, queries, gallery, wanted):
     if row.described:
         words = run.features(dataset, queries, [Ask(ask.words) for ask in wanted], "text")
         query_parts.append((SHARES[UNINSTRUCTED], words))
-        photos = run.features(dataset, gallery, [None] * len(gallery), UNINSTRUCTED)
+        photos = run.features(dataset, gallery, [None] * len(gallery))
         gallery_parts.append((SHARES[UNINSTRUCTED], photos))
     if row.pictures:
         clothes = [Ask(picture=ask.picture) for ask in wanted]
@@ -769,6 +770,8 @@ def main(config):
     data = config.data or trained["data"]
     task = config.task or trained["task"]
     if checkpoint == TRAINED:  # the data of a run is there, or elsewhere, but never drawn anew
+        import toydata
+
         toydata.provide(data)
     datasets = tested_datasets(data, task, config.protocol)
 

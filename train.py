@@ -23,7 +23,6 @@ from torch import nn
 import data
 import evaluate
 import losses
-import toydata
 from instructions import TASKS, asked_tasks
 from model import SIZES, Instruction, InstructReID
 from reid import checkpoints, files, processes, runs, weights
@@ -114,9 +113,9 @@ class Config:
         "clothes")
 
     steps: int = option(
-        None, "training steps, each a batch of one task", least=1, group="schedule")
-    ids: int = option(None, "identities per batch", least=2)
-    images: int = option(None, "images per identity", least=2)
+        None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
+    ids: int = option(None, "identities per batch", least=2, most=10**5)
+    images: int = option(None, "images per identity", least=2, most=10**4)
     lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
@@ -384,26 +383,31 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     with precision:
         out = model(images, instr)
 
-    def triplet(feats):
-        """L_atri, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
-        if config.loss != "adaptive":
-            return losses.triplet(feats, labels, config.margin, mining=config.mining)
-        pooled = instr.expand(len(feats)).pooled
-        return losses.adaptive_triplet(
-            feats, labels, pooled, config.margin, mining=config.mining)
-
-    def identity(neck_feats, heads):
-        """L_id: the classifier sees the feature behind the BN neck."""
-        logits = heads[batch.dataset](losses.at_least_float32(neck_feats))
-        return losses.identity(logits, labels, config.smoothing)
+    pooled = instr.expand(len(images)).pooled
+    if config.loss != "adaptive":  # equal instructions make it the plain one, Tab. 5 "w/o L_atri"
+        pooled = torch.ones_like(pooled)
+    triplet = partial(
+        losses.adaptive_triplet,
+        ids=labels,
+        instr=pooled,
+        margin=config.margin,
+        mining=config.mining,
+    )
+    head = model.classifiers[batch.dataset]
+    fused_head = model.fused_classifiers[batch.dataset]
+    neck = losses.at_least_float32(out.neck)
+    fused_neck = losses.at_least_float32(out.fused_neck)
 
     # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
-    terms = {"tri": triplet(out.feat), "id": identity(out.neck, model.classifiers)}
+    terms = {
+        "tri": triplet(out.feat),
+        "id": losses.identity(head(neck), labels, config.smoothing),
+    }
     if config.loss == "image":  # no gradient reaches E_f
         return terms
     terms |= {
         "tri_out": triplet(out.fused),
-        "id_out": identity(out.fused_neck, model.fused_classifiers),
+        "id_out": losses.identity(fused_head(fused_neck), labels, config.smoothing),
     }
     if clothes is not None and config.align:
         # pictures of the same clothes agree, as those of a pre-trained encoder would
@@ -533,7 +537,9 @@ def sentences_of(datasets):
 def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data and the weights, drawing
     ./toy first if that is what is asked for."""
-    if rank == 0:
+    if rank == 0 and Path(config.data) == Path(Config.data):
+        import toydata  # here, so that all else goes on without it
+
         toydata.provide(config.data)
     processes.wait()
     find_datasets(config.data)  # a wrong folder is said before weights are looked for

@@ -89,14 +89,6 @@ def cores():
     return os.cpu_count()
 
 
-def send(tensor, device):
-    """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
-    for all that the GPU has yet to do."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 def autocast(name, device):
     """The context that --amp asks for; it can be entered again and again."""
     dtype = amp_dtype(name, device)

