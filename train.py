@@ -506,6 +506,7 @@ def build_model(config, classes):
         report.append("pictures: " + weights.load_vit(model.encoder.picture, albef))
     if config.vit_weights:
         report.append("E_e: " + weights.load_vit(model.editor, config.vit_weights))
+        model.shape["part_tokens"] = model.editor.prefix.shape[1] - 1  # as many as the file has
     return model, report
 
 
