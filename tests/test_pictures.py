@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, read from the pixels, and that nothing of it is cut."""
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,16 +9,27 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from instructions import Ask
+import evaluate
+import extras.pictures
+import train
+from evaluate import Run
+from extras.pictures import rank_rows
+from instructions import TASKS, Ask, query_instruction
 from model import InstructReID
-from reid import pictures
+from reid import checkpoints, pictures
 from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
 from reid.records import Dataset, Record
 from reid.text import TextEncoder, embedded_text_model
+from tests.test_evaluate import (  # noqa: F401  (root is a fixture)
+    OF_THEIR_OWN,
+    PAINT,
+    ColourModel,
+    cocas,
+    ltcc,
+    root,
+)
+from tests.test_train import command, drawn  # noqa: F401  (fixtures)
 
-PAINT = {
-    "red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)
-}
 WHITE = (255, 255, 255)
 LEFT = QUERY[1] + 3 * GAP  # of the titles and rankings
 
@@ -125,8 +137,9 @@ def model():
     small = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=2, stem="patch",
                  picture_size=(16, 16), picture_depth=1, fusion_depth=1)
     model = InstructReID(small, {"ltcc": 2}, text=TextEncoder(*embedded_text_model())).eval()
-    for block in model.editor.blocks:
-        block.attn.gate.data = torch.tensor([0.5, -0.25])
+    for name, p in model.named_parameters():
+        if name.endswith("gate"):
+            p.data = torch.tensor([0.5, -0.25])
     return model
 
 
@@ -184,3 +197,51 @@ def test_a_caption_stands_below_the_map_of_its_own_token(model, monkeypatch):
         cell = np.array(picture.crop((x, y, x + width, y + height)))[..., 0].astype(int)
         brightness = [cell[14 + 28 * k, m] for k in range(4) for m in (14, 42)]
         assert np.argmax(brightness) == j % 8
+
+
+# ---- of a run ----
+
+@pytest.mark.parametrize("task", OF_THEIR_OWN)
+def test_rows_of_a_query_follow_each_other_under_right_and_wrong_instructions(root, task):
+    run = Run(ColourModel(listen=1.0))
+    rows = rank_rows(run, cocas(root, task))
+    names = ["wanted", "own", "random"]
+    row = TASKS[task]
+    if row.described and row.pictures:
+        names += ["random words", "random picture"]
+    assert [row.name for row in rows] == 2 * names
+    half = len(names)
+    for query, three in zip(cocas(root, task).split("query"), (rows[:half], rows[half:])):
+        assert {each.query for each in three} == {query}
+        wanted, own, random = (each.ask for each in three[:3])
+        assert wanted == query_instruction(task, query) and wanted not in (own, random)
+        assert [three[i].ranking[0][1] for i in range(3)] == [HIT, MISS, MISS]
+        assert len(three[0].ranking) == 4 and "green" in (own.words or own.picture)
+
+
+def test_a_search_for_other_clothes_leaves_the_same_ones_out(root):
+    rows = rank_rows(Run(ColourModel()), ltcc(root), people=1)
+    said = [TASKS[task].sentences[0] for task in ("cc", TASKS["cc"].opposite)]
+    assert [row.name for row in rows] == [row.ask.words for row in rows] == said
+    [row, _] = rows
+    verdicts = [(verdict, record.clothes == row.query.clothes) for record, verdict in row.ranking]
+    assert verdicts[:2] == [(REMOVED, True), (MISS, False)]
+
+
+def test_all_pictures_of_a_checkpoint_by_one_command(drawn, command, tmp_path):  # noqa: F811
+    torch.manual_seed(0)
+    small = InstructReID("tiny", {"ltcc": 2}, text=TextEncoder(*embedded_text_model()))
+    config = asdict(train.Config(task="all", data=str(drawn), amp="off"))
+    state = {"config": config, "step": 1} | evaluate.parts_of(small, {"ltcc": 2})
+    checkpoints.save(tmp_path / "last.pt", state)
+    code, out, err = command(extras.pictures, "--checkpoint", "last.pt")
+    assert code == 0, err
+    found = {path.stem: Image.open(path) for path in tmp_path.glob("*.png")}
+    for dataset in evaluate.tested_datasets(drawn, "all"):
+        row = TASKS[dataset.task]
+        name = f"{dataset.name}_{dataset.task}"
+        assert f"ranking_{name}" in found
+        has_words = not (row.pictures or row.text_only)  # that edit an image
+        assert (f"attention_{name}" in found) == has_words
+    assert "gates" in found and out.count("wrote") == len(found)
+    assert all(picture.width <= pictures.WIDTH for picture in found.values())
