@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -166,14 +165,14 @@ def attention_mistakes(attn, x, instr, mask):
     return mistakes
 
 
-def through(x, blocks, norm=nn.Identity(), instr=None, edited=None):
+def through(x, blocks, norm=None, instr=None, edited=None):
     """Eq. 1: tokens (n d) of one image through pre-norm blocks, each of which is edited by instr
     (t k), or only those whose numbers are in `edited`."""
     for number, block in enumerate(blocks):
         heard = instr if edited is None or number in edited else None
         x = x + attend(block.norm1(x), block.attn, heard)
         x = x + block.mlp(block.norm2(x))
-    return norm(x)
+    return norm(x) if norm else x
 
 
 def tokens_of(vit, image, instr=None, edited=None):
@@ -209,20 +208,23 @@ class Rule(NamedTuple):
     clipped: bool = True
 
 
-def distance(a, r, rule=Rule()):
+PAPER = Rule()
+
+
+def distance(a, r, rule=PAPER):
     """d of Eq. 5 between two features (d)."""
     squared = (a - r).square().sum()
     return squared if rule.squared else squared.sqrt()
 
 
-def beta(a, r, ids, instr, rule=Rule()):
+def beta(a, r, ids, instr, rule=PAPER):
     """Eq. 6 for an anchor and a reference, whose numbers are a and r."""
     if rule.by_identity and ids[a] != ids[r]:
         return 0.0
     return F.cosine_similarity(instr[a], instr[r], dim=0).item() if rule.cosine else 1.0
 
 
-def eq5(triplets, batch, rule=Rule()):
+def eq5(triplets, batch, rule=PAPER):
     """The mean of Eq. 5 over triplets (a, r1, r2) of a batch (feats, ids, instr), without those
     whose b1 = b2, as there is nothing to rank; 0 without any."""
     feats, ids, instr = batch

@@ -16,7 +16,6 @@ from reid.images import load_all, normalise
 from reid.records import Dataset, Record
 from tests.trees import cocas, opened, put
 
-
 # ---- sampling ----
 
 def people(count, images=6, outfits=1, modalities=("rgb",)):
@@ -217,15 +216,6 @@ def test_a_resumed_loader_continues_the_same_run(world, workers):
     assert len(tail) == 3 and all(same(a, b) for a, b in zip(full[5:], tail))
 
 
-def test_cached_images_are_the_same_and_bounded(world, monkeypatch):
-    batches = world()
-    assert same(batches[1], batches[1])
-    assert batches.cached_bytes == sum(image.nbytes for image in batches.cache.values()) > 0
-    monkeypatch.setattr(data, "CACHE_BYTES", 1000)
-    small = world()
-    assert same(small[0], batches[0]) and small.cached_bytes <= 1000
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_in_one_line_also_from_a_worker(world, toy, workers):
     batches = world()
@@ -294,15 +284,3 @@ def test_erasing_touches_person_images_only_and_leaves_the_mean():
     erased = out == 0
     assert erased.flatten(1).any(1).all()
     assert torch.equal(out[~erased], normalise(images)[~erased])
-
-
-def test_augmentation_repeats_with_the_generator_or_the_default_state():
-    images = noise(8, 16, 8)
-    one, two = (data.augment(images, images, 2, 0.5, torch.Generator().manual_seed(5))
-                for _ in range(2))
-    assert same(one, two)
-    torch.manual_seed(1)
-    first, _ = data.augment(images, None, 2, 0.5)
-    torch.manual_seed(1)
-    assert torch.equal(first, data.augment(images, None, 2, 0.5)[0])
-    assert not torch.equal(first, data.augment(images, None, 2, 0.5)[0])

@@ -140,7 +140,7 @@ def test_the_loss_sees_what_is_ranked(dataset):
     """`forward`, which training calls, gives the same features in evaluation mode."""
     model = moved().eval()
     images = normalise(load_all(dataset.root, [f"{i}.png" for i in range(5)], model.size))
-    for form, asks in ASKS.items():
+    for asks in ASKS.values():
         instr = evaluate.instruct(model, dataset, asks)
         out = model(images, instr)
         assert torch.equal(F.normalize(out.neck), model.embed(images, instr))

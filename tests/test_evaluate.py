@@ -149,7 +149,7 @@ def test_a_row_is_the_metrics_of_all_queries_in_chunks_and_reranked_too(monkeypa
         rank(GENERAL, queries, gallery[:12], feats[0], feats[1][:12], stage=k_reciprocal)
     for value in (torch.nan, torch.inf):
         with pytest.raises(UserError, match="NaN or infinity"):
-            rank(GENERAL, queries, gallery, feats[0], feats[1].index_fill(0, torch.tensor(3), value))
+            rank(GENERAL, queries, gallery, feats[0], feats[1] * value)
 
 
 def test_chance_is_that_of_the_ranking_without_what_is_removed():

@@ -8,7 +8,7 @@ import train
 from model import SIZES
 from reid import checkpoints, weights
 from reid.cli import UserError
-from tests.test_train import FAST, command, drawn, one_line  # noqa: F401, two of them are fixtures
+from tests.test_train import FAST, command, drawn  # noqa: F401, two of them are fixtures
 from tests.test_weights import BETTER, files  # noqa: F401, the latter is a fixture
 
 
@@ -86,27 +86,3 @@ def test_drawn_people_start_from_scratch_in_silence(drawn, command, asked):  # n
     code, out, err = command(train, "--data", drawn, "--task", "trad", "--steps", 1, *FAST)
     assert code == 0, err
     assert out.startswith("preset toy") and "E_e" not in out and not asked
-
-
-def test_ids_that_were_asked_for_are_not_lowered(drawn, command, tmp_path):  # noqa: F811
-    shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "market")
-    one_line(command(train, "--data", "market", "--ids", 64), "--ids 64", "12 identities")
-
-
-@pytest.mark.parametrize("flags, loaded", [
-    (dict(vit_weights="DeiT"), ("editor.",)),
-    (dict(albef="ALBEF", train_text=True, vit_weights=None), ("encoder.text.", "cross.")),
-])
-def test_what_no_file_brought_moves_at_its_own_rate(files, flags, loaded):  # noqa: F811
-    flags = {key: str(files.get(value, value)) if isinstance(value, str) else value
-             for key, value in flags.items()}
-    config = train.Config(size="tiny", weight_decay=0.1, gate_lr=7.0, new_lr=10.0, **flags)
-    model, _ = train.build_model(config, {"market": 5})
-    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    for group in train.parameter_groups(model, config):
-        for p in group["params"]:
-            name = names.pop(p)
-            is_new = not name.startswith(loaded) or "instr" in name
-            expected = 7 if name.endswith("gate") else 10 if is_new else 1
-            assert group["scale"] == expected, name
-    assert not names, f"{set(names.values())} do not learn"

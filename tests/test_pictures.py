@@ -20,14 +20,7 @@ from reid import checkpoints, pictures
 from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
 from reid.records import Dataset, Record
 from reid.text import TextEncoder, embedded_text_model
-from tests.test_evaluate import (  # noqa: F401  (root is a fixture)
-    OF_THEIR_OWN,
-    PAINT,
-    ColourModel,
-    cocas,
-    ltcc,
-    root,
-)
+from tests.test_evaluate import OF_THEIR_OWN, PAINT, ColourModel, cocas, ltcc, root  # noqa: F401  (root is a fixture)
 from tests.test_train import command, drawn  # noqa: F401  (fixtures)
 
 WHITE = (255, 255, 255)

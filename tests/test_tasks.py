@@ -1,8 +1,5 @@
 """A new task is one row of instructions.TASKS, and is trained and evaluated like the others."""
 
-import subprocess
-import sys
-
 import pytest
 
 import evaluate
@@ -12,7 +9,7 @@ from instructions import TASKS, Task, asked_tasks
 from reid import checkpoints, folders
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from reid.runs import read_log
-from tests.test_train import FAST, ROOT, command, drawn  # noqa: F401 (fixtures)
+from tests.test_train import FAST, command, drawn  # noqa: F401 (fixtures)
 from tests.trees import opened, put, text
 
 COAT = Task(
@@ -47,23 +44,6 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):  # n
     TASKS["coat"] = COAT._replace(opposite=None)
     matrix = evaluate.instruction_matrix(run, opened(data, "coat"))
     assert [row["instruction"] for row in matrix] == [COAT.sentences[0]] * 2
-
-
-def test_the_flag_offers_it():
-    program = """
-import instructions
-instructions.TASKS['coat'] = instructions.TASKS['cc']
-import data, evaluate, train
-from reid import cli
-for module in (data, evaluate, train):
-    try:
-        cli.parse(module.Config, ["--help"])
-    except SystemExit:
-        pass
-"""
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    assert done.stdout.count(f"{{all,{','.join(TASKS)},coat}}") >= 3, done.stderr
 
 
 def test_lists_with_a_tag_of_their_own(toy, monkeypatch):
