@@ -165,25 +165,23 @@ def attention_mistakes(attn, x, instr, mask):
     return mistakes
 
 
-def through(x, blocks, norm=None, instr=None, edited=None):
-    """Eq. 1: tokens (n d) of one image through pre-norm blocks, each of which is edited by instr
-    (t k), or only those whose numbers are in `edited`."""
-    for number, block in enumerate(blocks):
-        heard = instr if edited is None or number in edited else None
-        x = x + attend(block.norm1(x), block.attn, heard)
+def through(x, blocks, norm, instr=None):
+    """Eq. 1: tokens (n d) of one image through pre-norm blocks that instr (t k) edits."""
+    for block in blocks:
+        x = x + attend(block.norm1(x), block.attn, instr)
         x = x + block.mlp(block.norm2(x))
-    return norm(x) if norm else x
+    return norm(x)
 
 
-def tokens_of(vit, image, instr=None, edited=None):
-    """All tokens (n d) of one image (3 H W): patches row by row behind CLS, then the blocks."""
+def patches_of(vit, image):
+    """What the first block gets of an image (3 H W): CLS, then the patches row by row, (n d)."""
     p = vit.patch
     tokens = [vit.prefix[0, 0]]
     for row in range(0, image.shape[1], p):
         for column in range(0, image.shape[2], p):
             patch = image[:, row:row + p, column:column + p]
             tokens.append((vit.embed.weight * patch).sum((1, 2, 3)) + vit.embed.bias)
-    return through(torch.stack(tokens) + vit.pos[0], vit.blocks, vit.norm, instr, edited)
+    return torch.stack(tokens) + vit.pos[0]
 
 
 def attention_module(module, tokens, instr):
