@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
+
 # isort: split
 
 import torch
 
+from extras.photos import SUFFIXES, find_photos, photo_features
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
 from reid import checkpoints, cli, pictures
 from reid.cli import UserError
 from reid.device import pick_device
 from reid.features import evaluating
 from reid.images import load_image, normalise
-from extras.photos import SUFFIXES, find_photos, photo_features
 from reid.records import Dataset, Record
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
 
