@@ -14,11 +14,11 @@ import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
+
 # isort: split
 
 import torch
@@ -38,10 +38,11 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
 BATCH = 64
-UNREADABLE = "cannot be read"
+UNREADABLE = "cannot be read"  # why files are left out
+OTHER = "hidden, linked folders or not named as images"
 
 
-# ---- the question ----
+# ---- features: all L2-normalised, on the CPU ----
 
 def understand(config):
     """(s of the rule, the Ask that photos are compared with, None if there is none).
@@ -59,39 +60,53 @@ def understand(config):
     return PERSON_SENTENCE, Ask(instruction)
 
 
-def kind_of(ask):
-    """The kind of the photos' features that an Ask is compared with."""
-    return CLOTHES if ask.picture else UNINSTRUCTED
-
-
-def weight_of(config, ask):
-    """w of the rule."""
-    if ask is None:
-        return 0
-    if not config.query:
-        return 1
-    return SHARES[kind_of(ask)] if config.weight is None else config.weight
-
-
-# ---- features: all L2-normalised, on the CPU ----
-
-def embed_images(run, kind, images):
-    """Features (b d) of images, uint8 (b 3 H W): a kind of reid.uninstructed, or a sentence, which
-    the images are then given."""
-    ask = None
-    if kind not in SHARES:
-        ask = Ask(kind)
-        kind = "person"
-    images = send(images, run.model.log_temperature.device)
+def embed(run, images, ask, kind):
+    """Features (b d) as `evaluate.embed_batch` computes them, all under the same Ask or None."""
     feats = evaluate.embed_batch(run, FILES, images, [ask], kind)
     return F.normalize(feats, dim=1).cpu()
 
 
-def embed_ask(run, ask):
-    """The feature (d) of an Ask, without an image of a person."""
-    kind = "instruction" if ask.picture else "text"
-    feats = evaluate.embed_batch(run, FILES, None, [ask], kind)
-    return F.normalize(feats, dim=1)[0].cpu()
+def embed_photos(run, images, kind):
+    """Features (b d) of images, uint8 (b 3 H W): a kind of reid.uninstructed, or a sentence that
+    they are given."""
+    images = send(images, next(run.model.parameters()).device)
+    if kind in SHARES:
+        return embed(run, images, None, kind)
+    return embed(run, images, Ask(kind), "person")
+
+
+def photo_features(run, folder, kinds, index, checkpoint):
+    """([Photo] that can be read, {kind: (n d)} of them).
+
+    Features in the file `index` are reused; new ones are added to it, also if the program is
+    interrupted. checkpoint: the digest of the model's file. Says on stderr how many files were left
+    out and why. UserError if no photo can be read.
+    """
+    photos, left_out = find_photos(folder, index)
+    kept, known = read_index(run, index, checkpoint)
+    if not set(kinds) <= set(kept):  # each photo of an index has all its kinds
+        known = {}
+    kinds = list(dict.fromkeys([*kept, *kinds]))
+
+    new = [photo for photo in photos if photo not in known]
+    before = len(known)
+    try:
+        for some, images in load_readable(folder, new, run.model.size, left_out):
+            feats = [embed_photos(run, images, kind) for kind in kinds]
+            known.update(zip(some, zip(*feats)))
+    finally:
+        photos = [photo for photo in photos if photo in known]
+        columns = zip(*[known[photo] for photo in photos])
+        feats = {kind: torch.stack(column) for kind, column in zip(kinds, columns)}
+        if len(known) > before:
+            write_index(index, checkpoint, photos, feats)
+
+    counts = [f"; {len(paths)} {why}, such as {paths[0]}" for why, paths in left_out.items()]
+    left_out = printable("".join(counts))
+    if not photos:
+        raise UserError(f"--photos {folder}: no photo in it that can be read{left_out}")
+    print(f"{len(photos)} photos, {len(known) - before} of them new{left_out}", file=sys.stderr)
+    return photos, feats
 
 
 # ---- the photos ----
@@ -105,88 +120,29 @@ class Photo(NamedTuple):
 
 
 def find_photos(folder, index):
-    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of all else but the
-    index)."""
+    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of the other files)."""
     photos = []
     left_out = defaultdict(list)
-
-    def keep(path):
-        reason = why_left_out(path)
-        if reason:
-            left_out[reason].append(str(path))
-        return not reason
 
     def failed(error):
         left_out[UNREADABLE].append(error.filename)
 
     for where, folders, names in os.walk(folder, onerror=failed):
-        folders[:] = [name for name in folders if keep(Path(where, name))]
-        for name in names:
-            path = Path(where, name)
-            if path != Path(index) and keep(path):
+        closed = [name for name in folders if name[0] == "." or Path(where, name).is_symlink()]
+        folders[:] = set(folders).difference(closed)
+        for path in [Path(where, name) for name in [*closed, *names]]:
+            if is_image(path) and path.is_file():
                 stat = path.stat()
-                below = str(path.relative_to(folder))
-                photos.append(Photo(below, stat.st_size, stat.st_mtime_ns))
+                name = str(path.relative_to(folder))
+                photos.append(Photo(name, stat.st_size, stat.st_mtime_ns))
+            elif path != Path(index):
+                left_out[UNREADABLE if is_image(path) else OTHER].append(str(path))
     return sorted(photos), left_out
 
 
-def why_left_out(path):
-    """The reason why a file or folder is not looked at; None if it is."""
-    if path.name.startswith("."):
-        return "hidden"
-    if path.is_dir():
-        return "links to folders" if path.is_symlink() else None
-    if not is_image(path.name):
-        return "not named as images"
-    return None if path.is_file() else UNREADABLE
-
-
-def photo_features(folder, embed, size, kinds, index, checkpoint):
-    """([Photo] that can be read, {kind: (n d)} of them).
-
-    embed(kind, images): features (b d) of uint8 images (b 3 H W) of `size`. Those in the file
-    `index` are reused; the others are added to it, also when the program is interrupted.
-    Says on stderr how many files were left out and why. UserError if no photo can be read.
-    """
-    photos, left_out = find_photos(folder, index)
-    known = read_index(index, checkpoint, lambda kind: width_of(kind, embed, size))
-    kinds = list(dict.fromkeys([*kinds, *known]))
-    for kind in kinds:
-        known.setdefault(kind, {})
-    new = [photo for photo in photos if any(photo not in known[kind] for kind in kinds)]
-
-    read = 0
-    try:
-        for some, images in load_readable(folder, new, size, left_out):
-            for kind in kinds:
-                known[kind].update(zip(some, embed(kind, images)))
-            read += len(some)
-    finally:
-        photos = [photo for photo in photos if all(photo in known[kind] for kind in kinds)]
-        if read:
-            write_index(index, checkpoint, photos, known)
-
-    counts = [f"{len(paths)} {why} (such as {paths[0]})" for why, paths in left_out.items()]
-    summary = f"left out: {', '.join(counts) or 'none'}"
-    if not photos:
-        raise UserError(f"--photos {folder}: no photo in it that can be read; {summary}")
-    print(printable(f"{len(photos)} photos, {read} of them new; {summary}"), file=sys.stderr)
-    return photos, {kind: together(known[kind], photos) for kind in kinds}
-
-
-def together(feats, photos):
-    """{Photo: (d)} -> (n d), in the order of the photos."""
-    return torch.stack([feats[photo] for photo in photos])
-
-
-def width_of(kind, embed, size):
-    """d of a kind of features."""
-    return embed(kind, torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[1]
-
-
 def load_readable(folder, photos, size, left_out):
-    """Yields ([Photo], their images, uint8 (b 3 H W)), BATCH at a time; those that cannot be read
-    are added to left_out."""
+    """Yields (Photos, their images, uint8 (b 3 H W)), BATCH at a time; adds those that cannot be
+    read to left_out."""
     def load(photo):
         path = Path(folder, photo.path)
         try:
@@ -197,81 +153,73 @@ def load_readable(folder, photos, size, left_out):
     with ThreadPoolExecutor(DECODERS) as pool:
         for start in cli.progress(range(0, len(photos), BATCH), "photos", leave=False):
             some = photos[start:start + BATCH]
-            images = dict(zip(some, pool.map(load, some)))
-            images = {photo: image for photo, image in images.items() if image is not None}
-            if images:
-                yield list(images), torch.stack(list(images.values()))
+            loaded = zip(some, pool.map(load, some))
+            loaded = {photo: image for photo, image in loaded if image is not None}
+            if loaded:
+                yield loaded, torch.stack(list(loaded.values()))
 
 
 # ---- the index: a tensor (n d) of each kind, the notes name photos and checkpoint ----
 
-def read_index(path, checkpoint, width):
-    """{kind: {Photo: (d)}} of an index; empty if it is of another checkpoint, or if there is none.
-
-    width(kind): d. UserError if the file is something else.
-    """
+def read_index(run, path, checkpoint):
+    """([kind], {Photo: a feature (d) of each kind}) of an index; both empty if it is of another
+    checkpoint, or if there is none. UserError if the file is something else."""
     if not os.path.exists(path):
-        return {}
+        return [], {}
     try:
-        known, notes = load_features(path, {"photos", "checkpoint"})
+        feats, notes = load_features(path, {"photos", "checkpoint"})
         if notes["checkpoint"] != checkpoint:
-            return {}
+            return [], {}
         photos = [Photo(*photo) for photo in parse_json(notes["photos"], list, path, "")]
-        for kind, feats in known.items():
-            if feats.shape != (len(photos), width(kind)):
-                raise ValueError(f"{kind:.60} is of shape {tuple(feats.shape)}")
-        return {kind: dict(zip(photos, feats)) for kind, feats in known.items()}
+        blank = torch.zeros(1, 3, *run.model.size, dtype=torch.uint8)
+        for kind, of_kind in feats.items():
+            if of_kind.shape != (len(photos), embed_photos(run, blank, kind).shape[1]):
+                raise ValueError(f"{kind:.60} is of shape {tuple(of_kind.shape)}")
+        return list(feats), dict(zip(photos, zip(*feats.values())))
     except (UserError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no index that a search wrote ({error.__cause__ or error}); move it or name "
-            "another --index"
-        ) from error
+        reason = error.__cause__ or error
+        fix = "move it or name another --index"
+        raise UserError(f"{path} is no index that a search wrote ({reason}); {fix}") from error
 
 
-def write_index(path, checkpoint, photos, known):
+def write_index(path, checkpoint, photos, feats):
     """Writes an index atomically; where that fails, one line says so, and the search goes on."""
-    notes = {"checkpoint": checkpoint, "photos": json.dumps(photos)}
     try:
-        feats = {kind: together(of_kind, photos) for kind, of_kind in known.items()}
-        save_features(path, feats, notes)
+        save_features(path, feats, {"checkpoint": checkpoint, "photos": json.dumps(photos)})
     except UserError as error:
-        print(printable(f"the next search computes these features again: {error}"), file=sys.stderr)
-
-
-def file_digest(path):
-    """What a file holds, in 16 letters."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        print(printable(f"the features are not kept: {error}"), file=sys.stderr)
 
 
 # ---- the hits ----
 
-def hits_of(query, paths, person, instruction, top):
+def hits_of(query, folder, photos, parts, top):
     """The best `top` photos as dicts; the query's own file is not one of them.
 
-    person, instruction (n): the two parts of the scores. UserError if there is no other photo, and
-    for scores that are not finite.
+    parts: what `scores` returns. UserError if there is no other photo, and for scores that are not
+    finite.
     """
+    person, instruction = parts
     total = person + instruction
     if not total.isfinite().all():
         raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")
 
     hits = []
     for i in total.argsort(descending=True, stable=True).tolist():
-        if query and paths[i].samefile(query):
+        path = Path(folder, photos[i].path)
+        if query and path.samefile(query):
             continue
         if len(hits) == top:
             break
 
         hits.append({
             "rank": len(hits) + 1,
-            "photo": str(paths[i]),
+            "photo": str(path),
             "score": total[i].item(),
             "from_person": person[i].item(),
             "from_instruction": instruction[i].item(),
         })
     if not hits:
-        raise UserError("--photos: no photo in it but the query itself")
+        raise UserError(f"--photos {folder}: no photo in it but the query itself")
     return hits
 
 
@@ -282,8 +230,7 @@ def show(query, hits, config):
             print(json.dumps({"query": query, "instruction": config.instruction} | hit))
         return
 
-    question = [query, config.instruction]
-    print(printable(" + ".join(text for text in question if text)))
+    print(printable(" + ".join(filter(None, [query, config.instruction]))))
     for hit in hits:
         parts = ""
         if config.explain:
@@ -338,28 +285,33 @@ class Config:
 def main(config):
     check_flags(config)
     sentence, ask = understand(config)
-    index = config.index or Path(config.photos, "index.safetensors")
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
     model, trained = evaluate.load_model(checkpoint)
     run = evaluate.Run(model.to(pick_device(config.device)), trained["feature"])
-    embed = partial(embed_images, run)
+    with open(checkpoint, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
 
+    kinds = (sentence, UNINSTRUCTED, CLOTHES)
+    index = config.index or Path(config.photos, "index.safetensors")
     with inference(model, trained["amp"]):
-        wanted = ask and embed_ask(run, ask)
-        people = [embed(sentence, load_image(path, model.size)[None])[0] for path in config.query]
-        kinds = (sentence, UNINSTRUCTED, CLOTHES)
-        photos, feats = photo_features(
-            config.photos, embed, model.size, kinds, index, file_digest(checkpoint)
-        )
+        images = [load_image(path, model.size)[None] for path in config.query]
+        people = [embed_photos(run, image, sentence)[0] for image in images]
+        wanted = ask and embed(run, None, ask, "instruction" if ask.picture else "text")[0]
+        photos, feats = photo_features(run, config.photos, kinds, index, digest)
 
-    zeros = torch.zeros(len(photos))
-    instruction = feats[kind_of(ask)] @ wanted if ask else zeros
-    paths = [Path(config.photos, photo.path) for photo in photos]
+    person = instruction = torch.zeros(len(photos))
+    w = 0
+    if ask:
+        kind = CLOTHES if ask.picture else UNINSTRUCTED
+        instruction = feats[kind] @ wanted
+        w = SHARES[kind] if config.weight is None else config.weight
+
     answers = []
     for query, feat in zip(config.query or [None], people or [None]):
-        person = zeros if feat is None else feats[sentence] @ feat
-        parts = scores(person, instruction, weight_of(config, ask))
-        hits = hits_of(query, paths, *parts, config.top)
+        if query:
+            person = feats[sentence] @ feat
+        parts = scores(person, instruction, w if query else 1)
+        hits = hits_of(query, config.photos, photos, parts, config.top)
         show(query, hits, config)
         answers.append((query, hits))
     if config.out:
@@ -379,13 +331,10 @@ def check_flags(config):
         raise UserError(f"--instruction {instruction}: no such picture")
 
     cli.check_output("--out", config.out, ".png")
-    if config.out is None:
-        return
-    out = os.path.realpath(config.out)
-    if out in map(os.path.realpath, [*config.query, instruction or ""]):
-        raise UserError(f"--out {config.out}: it would replace the picture that is looked for")
-    if Path(os.path.realpath(config.photos)) in Path(out).parents:
-        raise UserError(f"--out {config.out}: lies in --photos, where it would become a photo")
+    out = Path(config.out or os.devnull).resolve()
+    inputs = [Path(path).resolve() for path in (*config.query, instruction or "")]
+    if out in inputs or Path(config.photos).resolve() in out.parents:
+        raise UserError(f"--out {config.out}: is an input or lies in --photos; name another place")
 
 
 if __name__ == "__main__":
