@@ -197,16 +197,16 @@ class Batches(torch.utils.data.Dataset):
         sentences = [ask.words for ask in asks] if asks[0].words else None
         pictures = None
         if asks[0].picture:
-            paths = [ask.picture for ask in asks]
-            pictures = self._load_all(dataset.root, paths, self.picture_size)
+            paths = [dataset.root / ask.picture for ask in asks]
+            pictures = torch.stack([self._load(path, self.picture_size) for path in paths])
 
         clothes = None
         if clothes_of:
             shown = [ask.picture or record.path for ask, record in zip(asks, chosen)]
             clothes = torch.tensor([clothes_of[path] for path in shown])
 
-        paths = [record.path for record in chosen]
-        images = self._load_all(dataset.root, paths, self.size)
+        paths = [dataset.root / record.path for record in chosen]
+        images = torch.stack([self._load(path, self.size) for path in paths])
         pids = [record.pid for record in chosen]
         labels = [self.labels[dataset.name][pid] for pid in pids]
         return Batch(
@@ -219,9 +219,6 @@ class Batches(torch.utils.data.Dataset):
             pictures,
             clothes,
         )
-
-    def _load_all(self, root, paths, size):
-        return torch.stack([self._load(root / path, size) for path in paths])
 
     def _load(self, path, size):
         if (path, size) in self.cache:

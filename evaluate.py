@@ -5,6 +5,7 @@ Figures are fractions in the code and percent on the screen.
 Letters in shapes: q queries, g gallery images, c queries of a chunk, b batch, d feature width.
 """
 
+import hashlib
 import json
 import random
 import sys
@@ -34,8 +35,8 @@ from model import InstructReID
 from reid import checkpoints, cli, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
-from reid.device import allow_tf32, full_precision_matmul, inference, pick_device, send
-from reid.features import fingerprint, load_features, save_features
+from reid.device import allow_tf32, full_precision_matmul, inference, pick_device
+from reid.features import load_features, save_features
 from reid.folders import open_all
 from reid.images import batches, load_all, normalise
 from reid.protocols import TARGETS, Columns, columns, masks, trials
@@ -53,7 +54,19 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
 LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
 TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # a model that comes with the code
+DIVERGED = (
+    "the features hold NaN or infinity: training has diverged; take an earlier checkpoint or a "
+    "lower --lr"
+)
+NOT_SAVED = (
+    "the saved features are not of this: other images or captions, or another table; give "
+    "--checkpoint the last.pt"
+)
 CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
+HEADING = (  # of a row, over all sentences
+    "task", "data", "protocol", "trials", "queries", "without", "gallery", "chance mAP",
+    "chance R1",
+)
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
 
 
@@ -92,26 +105,17 @@ def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=No
     if dist.ndim != 2 or not dist.shape == positive.shape == removed.shape:
         shapes = f"dist {dist.shape}, positive {positive.shape}, removed {removed.shape}"
         raise UserError(f"{shapes}: all three must be (queries, gallery)")
-    return ranked([(dist, positive, removed)], dist.shape[1], ap_window, gallery_ids)
-
-
-def ranked(chunks, gallery_size, ap_window=None, gallery_ids=None):
-    """ranking_metrics of queries that come in chunks of (dist, positive, removed), (c g) each.
-
-    Returns also "each": QueryFigures of all queries as an array (q 5).
-    """
-    if gallery_size == 0:
-        raise UserError("the gallery is empty: nothing to rank; check the gallery folder or list")
+    if np.isnan(dist).any():
+        raise UserError(DIVERGED)
     rows = []
-    for dist, positive, removed in chunks:
-        if np.isnan(dist).any():
-            raise UserError(
-                "the distances hold NaN: training has diverged; take an earlier checkpoint or a "
-                "lower --lr"
-            )
-        for query in zip(dist, positive, removed):
-            rows.append(query_figures(*query, ap_window, gallery_ids))
+    for query in zip(dist, positive, removed):
+        rows.append(query_figures(*query, ap_window, gallery_ids))
+    return means(rows, dist.shape[1])
 
+
+def means(rows, gallery_size):
+    """What ranking_metrics returns of the QueryFigures of all queries, and these as "each" (q 5).
+    """
     each = np.array(rows, float).reshape(-1, 5)
     has_hit = ~np.isnan(each[:, 0])
     queries = int(has_hit.sum())
@@ -214,29 +218,32 @@ def rank(protocol, queries, gallery, query_feats, gallery_feats, ap_window=None,
     """
     query_feats = F.normalize(query_feats.float(), dim=1)
     gallery_feats = F.normalize(gallery_feats.float(), dim=1)
+    if not (query_feats.isfinite().all() and gallery_feats.isfinite().all()):
+        raise UserError(DIVERGED)
+
     results = []
     for query_indices, gallery_indices in trials(protocol, queries, gallery):
         q, g = columns([queries[i] for i in query_indices], [gallery[i] for i in gallery_indices])
-        feats = query_feats[query_indices], gallery_feats[gallery_indices]
-        rescore = stage(*feats) if stage else None
+        asking = query_feats[query_indices]
+        answering = gallery_feats[gallery_indices]
+        rescore = stage(asking, answering) if stage else None
         people = g.pid if protocol.people else None
-        chunks = in_chunks(protocol, q, g, *feats, rescore)
-        results.append(ranked(chunks, len(gallery_indices), ap_window, people))
+
+        rows = []
+        for start in range(0, len(asking), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            dist = (-asking[chunk] @ answering.T).cpu().numpy()
+            if rescore:
+                dist = rescore(start, dist)
+            positive, removed = masks(protocol, Columns(*(column[chunk] for column in q)), g)
+            for query in zip(dist, positive, removed):
+                rows.append(query_figures(*query, ap_window, people))
+        results.append(means(rows, len(answering)))
     return mean_of_trials(results)
 
 
-def in_chunks(protocol, q, g, query_feats, gallery_feats, rescore=None):
-    """Yields (dist, positive, removed), (c g) each, of CHUNK queries at a time; q, g: `columns`."""
-    for start in range(0, len(query_feats), CHUNK):
-        some = slice(start, start + CHUNK)
-        dist = (-query_feats[some] @ gallery_feats.T).cpu().numpy()
-        if rescore:
-            dist = rescore(start, dist)
-        yield dist, *masks(protocol, Columns(*(column[some] for column in q)), g)
-
-
 def mean_of_trials(results):
-    """The row of what `ranked` returns of each trial: counts of the first, means over all."""
+    """The row of what `means` returns of each trial: counts of the first, means over all."""
     first = results[0]
     size = len(first["cmc"])
     row = {
@@ -244,15 +251,16 @@ def mean_of_trials(results):
         "queries": first["queries"],
         "without": len(first["each"]) - first["queries"],
         "gallery": size,
-        "mAP": mean(result["mAP"] for result in results),
     }
-    for k in (1, 5, 10):
-        row[f"R{k}"] = mean(result["cmc"][min(k, size) - 1] for result in results)
-    row["mINP"] = mean(result["mINP"] for result in results)
+    figures = []
+    for result in results:
+        cmc = {f"R{k}": result["cmc"][min(k, size) - 1] for k in (1, 5, 10)}
+        mAP, R1 = random_ranking(*result["each"][:, 3:].astype(int).T)
+        figures.append({"mAP": result["mAP"], **cmc, "mINP": result["mINP"]})
+        figures[-1] |= {"chance mAP": mAP, "chance R1": R1}
+    for key in figures[0]:
+        row[key] = float(np.mean([each[key] for each in figures]))
 
-    by_luck = [random_ranking(*result["each"][:, 3:].astype(int).T) for result in results]
-    row["chance mAP"] = mean(mAP for mAP, _ in by_luck)
-    row["chance R1"] = mean(R1 for _, R1 in by_luck)
     row["each"] = []
     for result in results:
         ap, _, first_rank, _, _ = result["each"].T
@@ -261,18 +269,14 @@ def mean_of_trials(results):
     return row
 
 
-def mean(values):
-    return float(np.mean(list(values)))
-
-
 # ---- features ----
 
 def embed(run, dataset, records, asks, kind):
     """Features (n d) float32 of records under an Ask or None each, L2-normalised, by run.model.
 
-    kind: "person", an image under its Ask, run.feature says whether F or F_out; "text", a sentence
-    without an image (t2i); "instruction", E_i's pooled vector of an Ask; or one of
-    reid.uninstructed, of images without an Ask.
+    kind: "person", an image under its Ask, if any, run.feature says whether F or F_out; "text", a
+    sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
+    taken as a picture of clothes.
     run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
     turns with it, as in training.
     """
@@ -288,7 +292,10 @@ def embed(run, dataset, records, asks, kind):
         bar = progress(photos, title, total=len(starts), leave=False)
         for start, images in zip(starts, bar, strict=True):
             some = asks[start:start + run.batch]
-            images = None if images is None else send(images, device)
+            if images is not None:
+                images = images.to(device, non_blocking=True)
+            if images is not None and kind != CLOTHES:
+                images = normalise(images)
             new = embed_batch(run, dataset, images, some, kind)
             if run.flip and images is not None:
                 new = new + embed_batch(run, dataset, images.flip(3), some, kind, mirrored=True)
@@ -297,16 +304,17 @@ def embed(run, dataset, records, asks, kind):
 
 
 def embed_batch(run, dataset, images, asks, kind, mirrored=False):
-    """Features (b d) of images, uint8 (b 3 H W) or None, or (1 d) where all are alike."""
+    """Features (b d) of images (b 3 H W) or None, or (1 d) where all are alike; images are
+    normalised but for CLOTHES, which takes them as they are."""
     model = run.model
-    if kind in SHARES:
+    if kind == CLOTHES:
         return uninstructed.embed_photos(model, kind, images)
     instr = instruct(model, dataset, asks, mirrored)
     if kind == "text":
         return model.embed_text(model.read_text(instr)).float()
     if kind == "instruction":
         return instr.pooled.float()
-    return model.embed(normalise(images), instr, run.feature).float()
+    return model.embed(images, instr, run.feature).float()
 
 
 def instruct(model, dataset, asks, mirrored=False):
@@ -317,9 +325,10 @@ def instruct(model, dataset, asks, mirrored=False):
     pictures = None
     if asks[0].picture:
         paths = [ask.picture for ask in asks]
-        shown = load_all(dataset.root, paths, model.picture_size)
-        shown = send(shown.flip(3) if mirrored else shown, model.log_temperature.device)
-        pictures = normalise(shown)
+        pictures = load_all(dataset.root, paths, model.picture_size)
+        if mirrored:
+            pictures = pictures.flip(3)
+        pictures = normalise(pictures.to(model.log_temperature.device))
     return model.instruct(sentences, pictures)
 
 
@@ -341,7 +350,7 @@ def match(run, dataset, gallery, asks, query_feats, gallery_feats):
         paths = [record.path for record in gallery]
         tokens = []
         for images in batches(dataset.root, paths, model.size, run.batch):
-            tokens.append(model.edit(normalise(send(images, device))))
+            tokens.append(model.edit(normalise(images.to(device, non_blocking=True))))
         tokens = torch.cat(tokens)
 
         logits = []
@@ -392,7 +401,8 @@ class Run:
             kind = "text"
         key = fingerprint(dataset, records, asks, kind)
         if key not in self.known:
-            self._need_model(dataset, kind)
+            if self.model is None:
+                raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
             self.known[key] = embed(self, dataset, records, asks, kind)
         return self.known[key]
 
@@ -401,16 +411,19 @@ class Run:
         of_all = [*asks, *[None] * len(gallery)]
         key = fingerprint(dataset, [*queries, *gallery], of_all, "matching")
         if key not in self.known:
-            self._need_model(dataset, "matching")
+            if self.model is None:
+                raise UserError(f"{dataset.title} {dataset.task} (matching): {NOT_SAVED}")
             self.known[key] = match(self, dataset, gallery, asks, *feats)
         return self.known[key]
 
-    def _need_model(self, dataset, kind):
-        if self.model is None:
-            raise UserError(
-                f"the saved features lack those of {dataset.title} {dataset.task} ({kind}): the "
-                "data is other than it was, or the table; give --checkpoint the last.pt"
-            )
+
+def fingerprint(dataset, records, asks, kind):
+    """32 letters that features of other images, instructions, kinds or another order do not have.
+    """
+    lines = [f"{dataset.name} {kind}"]
+    lines += [f"{record.path} {ask}" for record, ask in zip(records, asks, strict=True)]
+    text = "\n".join(lines).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 # ---- the rows of a table ----
@@ -420,11 +433,19 @@ def evaluate_all(run, datasets):
     out."""
     rows = []
     for dataset in datasets:
-        if dataset.tested:
-            for protocol in chosen_protocols(dataset, run.protocol):
-                alone = replace(run, protocol=protocol.name)  # it knows the same features
-                name = f"{dataset.title} {dataset.task} {protocol.name}"
-                rows += rows_or_reason(name, evaluate_task, alone, dataset)
+        for protocol in chosen_protocols(dataset, run.protocol) if dataset.tested else ():
+            alone = replace(run, protocol=protocol.name)  # it knows the same features
+            name = f"{dataset.title} {dataset.task} {protocol.name}"
+            rows += rows_or_reason(name, evaluate_task, alone, dataset)
+    return rows
+
+
+def matrix_of_all(run, datasets):
+    """The instruction matrix of each data set, one below the other; left out as in evaluate_all."""
+    rows = []
+    for dataset in datasets:
+        name = f"{dataset.title} {dataset.task} instruction matrix"
+        rows += rows_or_reason(name, instruction_matrix, run, dataset)
     return rows
 
 
@@ -506,9 +527,7 @@ def evaluate_sentences(run, dataset):
     for alike in zip(*by_sentence, strict=True):
         mAP = np.array([row["mAP"] for row in alike])
         R1 = np.array([row["R1"] for row in alike])
-        row = dict(alike[0])
-        for key in ("R5", "R10", "mINP", "each"):
-            del row[key]
+        row = {key: alike[0][key] for key in HEADING}
         row |= {"sentences": len(alike)}
         row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
         row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
@@ -631,7 +650,7 @@ def uninstructed_feats(run, dataset, queries, gallery, wanted):
     if row.described:
         words = run.features(dataset, queries, [Ask(ask.words) for ask in wanted], "text")
         query_parts.append((SHARES[UNINSTRUCTED], words))
-        photos = run.features(dataset, gallery, [None] * len(gallery), UNINSTRUCTED)
+        photos = run.features(dataset, gallery, [None] * len(gallery))
         gallery_parts.append((SHARES[UNINSTRUCTED], photos))
     if row.pictures:
         clothes = [Ask(picture=ask.picture) for ask in wanted]
@@ -751,24 +770,26 @@ def main(config):
     run, trained = open_run(checkpoint, config, device)
     data = config.data or trained["data"]
     task = config.task or trained["task"]
-    toydata.provide(data)
+    if checkpoint == TRAINED:  # the data of a run is there, or elsewhere, but never drawn anew
+        toydata.provide(data)
     datasets = tested_datasets(data, task, config.protocol)
 
-    tables = defaultdict(list)
+    tables = {"Results": [], "All 20 sentences": []}
     for dataset in datasets:
         if config.instructions == "all" and TASKS[dataset.task].sentences:
             tables["All 20 sentences"] += evaluate_sentences(run, dataset)
         else:
-            tables["Results"] += evaluate_task(run, dataset)
-    for dataset in datasets:
-        matrix = "Instruction matrix: same queries, same gallery"
-        tables[matrix] += instruction_matrix(run, dataset)
+            tables["Results"] += evaluate_all(run, [dataset])
+    if not any(tables.values()):
+        raise UserError(f"{data}: nothing could be ranked, for the reasons above")
+    tables["Instruction matrix: same queries, same gallery"] = matrix_of_all(run, datasets)
     if config.compare:
         other, _ = open_run(config.compare, config, device)
         title = (
             f"{checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
             "of the difference"
         )
+        tables[title] = []
         for dataset in datasets:
             tables[title] += compare(run, other, dataset)
     for title, rows in tables.items():

@@ -26,15 +26,8 @@ def equal_pairs(ids):
     return rearrange(ids, "a -> a 1") == rearrange(ids, "r -> 1 r")
 
 
-def different_images(ids):
-    """(b) -> (b b) bool: is a pair one of two images?"""
-    itself = torch.eye(len(ids), device=ids.device)
-    return itself == 0
-
-
 # ---- adaptive triplet loss (Sec. 4.3) ----
 
-@full_precision_matmul()
 def distances(feats, squared=True):
     """d of Eq. 5 between all pairs, feats (b d) -> (b b).
 
@@ -51,7 +44,6 @@ def distances(feats, squared=True):
     return dist.clamp(min=1e-12).sqrt()
 
 
-@full_precision_matmul()
 def relatedness(ids, instr):
     """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient.
 
@@ -73,6 +65,7 @@ def triplet_terms(d1, d2, gap, margin):
     return term.relu()  # Eq. 5: {.}_+
 
 
+@full_precision_matmul()
 def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
     """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person,
     the nearer they are.
@@ -130,7 +123,7 @@ def ordered_triplets(dist, beta, margin):
     gap = b1 - b2
     terms = triplet_terms(d1, d2, gap, margin)
 
-    different = different_images(dist)
+    different = ~torch.eye(len(dist), dtype=torch.bool, device=dist.device)
     valid = gap.abs() > TIE
     valid &= rearrange(different, "a r1 -> a r1 1")
     valid &= rearrange(different, "a r2 -> a 1 r2")
@@ -146,7 +139,7 @@ def hard_triplets(dist, beta, ids, margin):
        least alike; where several are equally alike, the farthest and the nearest of them.
     """
     equal = equal_pairs(ids)
-    same = equal & different_images(ids)
+    same = equal & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
     by_identity = hard_pair(dist, beta, same, ~equal, margin)
 
     highest = beta.masked_fill(~same, -torch.inf).amax(1)

@@ -64,6 +64,9 @@ class Output(NamedTuple):
 
 # ---- E_e, the editing transformer (Sec. 4.2) ----
 
+SPLIT = "b n (h c) -> b h n c"  # the channels of each head
+
+
 class EditingAttention(nn.Module):
     """Attention of the image tokens to themselves and, through a gate, to the instruction.
 
@@ -94,18 +97,23 @@ class EditingAttention(nn.Module):
         instr_mask (b or 1, t) and mask (b n) bool, True = a real token.
         rows: compute the output of the first `rows` tokens only, (b rows d).
         """
-        q = self._split(self.q(x[:, :rows]))
-        k = self._split(self.k(x))
-        v = self._split(self.v(x))
-        read = F.scaled_dot_product_attention(q, k, v, as_keys(mask))  # left half of M [V; V']
+        q = rearrange(self.q(x[:, :rows]), SPLIT, h=self.heads)
+        k = rearrange(self.k(x), SPLIT, h=self.heads)
+        v = rearrange(self.v(x), SPLIT, h=self.heads)
+        if mask is not None:
+            mask = rearrange(mask, "b n -> b 1 1 n")
+        read = F.scaled_dot_product_attention(q, k, v, mask)  # left half of M [V; V']
 
         if instr is not None:
-            k_instr = self._split(self.k_instr(instr), len(x))
-            v_instr = self._split(self.v_instr(instr), len(x))
+            k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads)
+            v_instr = rearrange(self.v_instr(instr), SPLIT, h=self.heads)
             gate = rearrange(self.gate, "h -> h 1 1")
             gated = gate * v_instr  # (g S') V' = S' (g V'), and V' has fewer rows than S'
-            keys = as_keys(instr_mask)
-            edit = F.scaled_dot_product_attention(q, k_instr, gated, keys)  # right half
+            all_images = (len(x), -1, -1, -1)  # one shared instruction serves the whole batch
+            if instr_mask is not None:
+                instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
+            edit = F.scaled_dot_product_attention(
+                q, k_instr.expand(all_images), gated.expand(all_images), instr_mask)  # right half
             read = read + edit
 
         read = rearrange(read, "b h n c -> b n (h c)")
@@ -113,30 +121,21 @@ class EditingAttention(nn.Module):
 
     def maps(self, x, instr, instr_mask=None):
         """M of Eq. 2, (b h n n+t), formed as it is printed: slow, for pictures and tests."""
-        q = self._split(self.q(x))
-        k = self._split(self.k(x))
-        k_instr = self._split(self.k_instr(instr), len(x))
+        q = rearrange(self.q(x), SPLIT, h=self.heads)
+        k = rearrange(self.k(x), SPLIT, h=self.heads)
+        k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads)
 
         scale = q.shape[-1] ** -0.5
         scores = q @ k.mT * scale  # Eq. 3: S = Q K^T / sqrt(C)
         scores_instr = q @ k_instr.mT * scale  # Eq. 3: S' = Q K'^T / sqrt(C)
         if instr_mask is not None:
-            scores_instr = scores_instr.masked_fill(~as_keys(instr_mask), -torch.inf)
+            instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
+            scores_instr = scores_instr.masked_fill(~instr_mask, -torch.inf)
 
         gate = rearrange(self.gate, "h -> h 1 1")
         left = scores.softmax(-1)
         right = gate * scores_instr.softmax(-1)
         return torch.cat([left, right], -1)  # Eq. 2: M = [Softmax(S), g Softmax(S')]
-
-    def _split(self, x, batch=-1):
-        """The channels of each head; one shared instruction serves the whole batch."""
-        x = rearrange(x, "b n (h c) -> b h n c", h=self.heads)
-        return x.expand(batch, -1, -1, -1)
-
-
-def as_keys(mask):
-    """(b n) -> (b 1 1 n): every head and every query sees the same real keys. None stays None."""
-    return None if mask is None else rearrange(mask, "b n -> b 1 1 n")
 
 
 class Block(nn.Module):
@@ -207,7 +206,11 @@ class ViT(nn.Module):
 
     def forward(self, images, instr=None, instr_mask=None):
         """images (b 3 H W), instr (b or 1, t, instr_dim), instr_mask (b or 1, t) -> (b n d)."""
-        self._check(images)
+        if images.shape[-2:] != self.size:
+            raise ValueError(
+                "image is {}x{} (HxW)".format(*images.shape[-2:])
+                + ", expected {}x{}: height and width swapped?".format(*self.size)
+            )
         patches = rearrange(self.embed(images), "b d rows columns -> b (rows columns) d")
         prefix = repeat(self.prefix, "1 n d -> b n d", b=len(images))
         x = torch.cat([prefix, patches], 1) + self.pos
@@ -218,14 +221,6 @@ class ViT(nn.Module):
             else:
                 x = block(x, instr, instr_mask)
         return self.norm(x)
-
-    def _check(self, images):
-        height, width = images.shape[-2:]
-        if (height, width) == self.size:
-            return
-        expected = "expected {}x{}".format(*self.size)
-        swapped = ": height and width swapped?" if (width, height) == self.size else ""
-        raise ValueError(f"image is {height}x{width} (HxW), {expected}{swapped}")
 
 
 def init_linear(module):
@@ -293,18 +288,16 @@ class InstructionEncoder(nn.Module):
 
     def forward(self, sentences=None, pictures=None):
         """b sentences, pictures (b 3 h w), normalised, or both -> Instruction; neither -> None."""
-        if sentences is None and pictures is None:
-            return None
-        if pictures is None:
-            return self._read(sentences)
-        if sentences is None:
-            return self._see(pictures)
-        return Instruction.join(self._read(sentences), self._see(pictures))
-
-    def _read(self, sentences):
-        all_alike = len(set(sentences)) == 1  # one sentence for the whole batch costs one row
-        words, mask, pooled = self.text(sentences[:1] if all_alike else sentences)
-        return with_whole(self.from_text, words, mask, pooled)
+        instructions = []
+        if sentences is not None:
+            all_alike = len(set(sentences)) == 1  # one sentence for the whole batch costs one row
+            parts = self.text(sentences[:1] if all_alike else sentences)
+            instructions.append(with_whole(self.from_text, *parts))
+        if pictures is not None:
+            instructions.append(with_whole(self.from_picture, *self._see(pictures)))
+        if len(instructions) == 2:
+            return Instruction.join(*instructions)
+        return instructions[0] if instructions else None
 
     def _see(self, pictures):
         tokens = self.picture(pictures)
@@ -312,7 +305,7 @@ class InstructionEncoder(nn.Module):
         pooled = tokens[:, 1:].mean(1)
         if self.picture_pooling == "cls":
             pooled = tokens[:, 0]
-        return with_whole(self.from_picture, tokens, mask, pooled)
+        return tokens, mask, pooled
 
 
 def with_whole(project, words, mask, pooled):

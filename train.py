@@ -30,7 +30,15 @@ from reid import checkpoints, files, processes, runs, weights
 from reid import text as text_models
 from reid.cli import Interrupted, UserError, exit_with, on_signals, option, progress, restore, run
 from reid.compare import move_queries
-from reid.device import allow_tf32, amp_dtype, autocast, loader_workers, pick_device
+from reid.device import (
+    allow_tf32,
+    amp_dtype,
+    autocast,
+    loader_workers,
+    pick_device,
+    restore_rng,
+    rng_state,
+)
 from reid.folders import (
     counts_table,
     find_datasets,
@@ -134,46 +142,25 @@ class Config:
     save_every: int = option(500, "steps between checkpoints", least=1)
 
 
-TOY = dict(
-    size="tiny",
-    mining="even",
-    margin=5.0,  # in the scale of squared distances between LayerNorm's outputs
-    steps=3200,
-    ids=16,
-    images=4,
-    lr=1.5e-3,
-    warmup=100,
-    weight_decay=0.05,
-    gate_lr=10.0,
-    new_lr=1.0,
-    erase=0.0,
-    ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task.share),
-    workers=0,
-    evaluate_every=0,
-)
-SCRATCH = TOY | dict(  # photographs without published weights
-    size="tiny-128",
-    steps=1500,
-    erase=0.2,
-    evaluate_every=300,
-)
-PAPER = dict(  # Sec. 5.1; the rates of what is new are not the paper's
-    size="base",
-    mining="all",
-    margin=0.3,
-    steps=24000,
-    ids=32,
-    images=4,
-    lr=1e-5,
-    warmup=1000,
-    weight_decay=5e-4,
-    gate_lr=10.0,
-    new_lr=10.0,
-    erase=0.5,
-    ratios="",
-    workers=None,  # what the cores allow
-    evaluate_every=4000,
-)
+SHARES = ",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task.share)
+VALUES = {  # flag: its value in the presets toy, scratch and paper (Sec. 5.1)
+    "size": ("tiny", "tiny-128", "base"),
+    "mining": ("even", "even", "all"),
+    "margin": (5.0, 5.0, 0.3),  # in the scale of squared distances between LayerNorm's outputs
+    "steps": (3200, 1500, 24000),
+    "ids": (16, 16, 32),
+    "images": (4, 4, 4),
+    "lr": (1.5e-3, 1.5e-3, 1e-5),
+    "warmup": (100, 100, 1000),
+    "weight_decay": (0.05, 0.05, 5e-4),
+    "gate_lr": (10.0, 10.0, 10.0),  # not the paper's, nor is new_lr
+    "new_lr": (1.0, 1.0, 10.0),
+    "erase": (0.0, 0.2, 0.5),
+    "ratios": (SHARES, SHARES, ""),
+    "workers": (0, 0, None),  # None: what the cores allow
+    "evaluate_every": (0, 300, 4000),
+}
+TOY, SCRATCH, PAPER = (dict(zip(VALUES, values)) for values in zip(*VALUES.values()))
 PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
 Config.presets = PRESETS  # --help shows them
 
@@ -211,12 +198,12 @@ def main(config):
         datasets, shape["size"], shape["picture_size"], config.ids, config.images,
         seed=config.seed * world + rank, ratios=task_ratios(config, datasets),
     )
+    trained_on = checkpoints.training_data(datasets)
+    report = []
     if saved:
-        checkpoints.refuse_other_data(
-            saved["data"], checkpoints.training_data(datasets), config.resume)
+        checkpoints.refuse_other_data(saved["data"], trained_on, config.resume)
         with checkpoints.user_error_on(config.resume):
             model = evaluate.rebuild(saved)
-        report = []
     else:
         model, report = build_model(config, batches.classes)
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
@@ -254,7 +241,7 @@ def main(config):
     def save():
         checkpoints.save(folder / "last.pt", {
             "config": asdict(config) | {"resume": None},
-            "data": checkpoints.training_data(datasets),
+            "data": trained_on,
             "step": step,
             "history": log.state(),
             "optimiser": optimiser.state_dict(),
@@ -347,10 +334,7 @@ def finish(last, datasets, step, log):
     query, prints the tables."""
     minutes = log.seconds / 60
     rows = evaluate.evaluate_all(last, datasets)
-    matrix = []
-    for dataset in datasets:
-        name = f"{dataset.title} {dataset.task} instruction matrix"
-        matrix += evaluate.rows_or_reason(name, evaluate.instruction_matrix, last, dataset)
+    matrix = evaluate.matrix_of_all(last, datasets)
     move_queries(rows + matrix, log.folder / "queries.json")
     log.write_rows(step, rows, matrix)
 
@@ -389,8 +373,8 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
     rng: the generator that hard negatives are sampled with.
     """
-    labels = batch.labels.to(images.device)
-    clothes = None if batch.clothes is None else batch.clothes.to(images.device)
+    labels = batch.labels
+    clothes = batch.clothes
     with precision:
         instr = model.instruct(batch.sentences, pictures)
     if TASKS[batch.task].text_only:
@@ -400,38 +384,37 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     with precision:
         out = model(images, instr)
 
-    # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
+    pooled = instr.expand(len(images)).pooled
+    if config.loss != "adaptive":  # equal instructions make it the plain one, Tab. 5 "w/o L_atri"
+        pooled = torch.ones_like(pooled)
+    triplet = partial(
+        losses.adaptive_triplet,
+        ids=labels,
+        instr=pooled,
+        margin=config.margin,
+        mining=config.mining,
+    )
     head = model.classifiers[batch.dataset]
     fused_head = model.fused_classifiers[batch.dataset]
+    neck = losses.at_least_float32(out.neck)
+    fused_neck = losses.at_least_float32(out.fused_neck)
+
+    # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
     terms = {
-        "tri": triplet_loss(out.feat, labels, instr, config),
-        "id": identity_loss(out.neck, head, labels, config),
+        "tri": triplet(out.feat),
+        "id": losses.identity(head(neck), labels, config.smoothing),
     }
     if config.loss == "image":  # no gradient reaches E_f
         return terms
     terms |= {
-        "tri_out": triplet_loss(out.fused, labels, instr, config),
-        "id_out": identity_loss(out.fused_neck, fused_head, labels, config),
+        "tri_out": triplet(out.fused),
+        "id_out": losses.identity(fused_head(fused_neck), labels, config.smoothing),
     }
     if clothes is not None and config.align:
         # pictures of the same clothes agree, as those of a pre-trained encoder would
         looks = F.normalize(losses.at_least_float32(instr.pooled), dim=1)
         terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
-
-
-def triplet_loss(feats, labels, instr, config):
-    """L_atri of Eq. 7, or the plain triplet loss of the "w/o L_atri" row of Tab. 5."""
-    if config.loss != "adaptive":
-        return losses.triplet(feats, labels, config.margin, mining=config.mining)
-    pooled = instr.expand(len(feats)).pooled
-    return losses.adaptive_triplet(feats, labels, pooled, config.margin, mining=config.mining)
-
-
-def identity_loss(neck_feats, head, labels, config):
-    """L_id of Eq. 7: the classifier sees the feature behind the BN neck."""
-    logits = head(losses.at_least_float32(neck_feats))
-    return losses.identity(logits, labels, config.smoothing)
 
 
 def text_to_image_terms(model, images, instr, labels, precision, rng=None):
@@ -471,36 +454,20 @@ def schedule(step, config):
 def parameter_groups(model, config):
     """Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled
     back to it; what no file brought moves at new_lr."""
-    matrices, vectors, gates = [], [], []
-    new_matrices = []
-    new_vectors = []
+    groups = {}  # (weight decay, scale of the learning rate) -> parameters
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        is_new = config.new_lr != 1.0 and not is_loaded(name, config)
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        scale = 1.0 if is_loaded(name, config) else config.new_lr
         if name.endswith("gate"):
-            gates.append(p)
-        elif p.ndim > 1 and is_new:
-            new_matrices.append(p)
-        elif p.ndim > 1:
-            matrices.append(p)
-        elif is_new:
-            new_vectors.append(p)
-        else:
-            vectors.append(p)
-
-    decay = config.weight_decay
-    groups = [
-        dict(params=matrices, weight_decay=decay, scale=1.0),
-        dict(params=vectors, weight_decay=0.0, scale=1.0),
-        dict(params=gates, weight_decay=0.0, scale=config.gate_lr),
+            decay = 0.0
+            scale = config.gate_lr
+        groups.setdefault((decay, scale), []).append(p)
+    return [
+        dict(params=params, weight_decay=decay, scale=scale)
+        for (decay, scale), params in groups.items()
     ]
-    if config.new_lr != 1.0:
-        groups += [
-            dict(params=new_matrices, weight_decay=decay, scale=config.new_lr),
-            dict(params=new_vectors, weight_decay=0.0, scale=config.new_lr),
-        ]
-    return groups
 
 
 # ---- what is trained ----
@@ -519,9 +486,7 @@ def build_model(config, classes):
     if albef:
         bert = weights.load_albef_text(albef)
         _, tokenizer = text_models.embedded_text_model()  # ALBEF has the same vocabulary
-        bert_config, image_width, tensors = weights.load_albef_cross(albef)
-        cross = text_models.CrossEncoder(bert_config, image_width)
-        weights.load_exactly(cross, tensors, albef)
+        cross = weights.load_albef_cross(albef)
         report.append(f"text, and E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
         bert, tokenizer = text_models.named_text_model(config.text_model)
@@ -562,10 +527,9 @@ def sentences_of(datasets):
     sentences = set()
     for dataset in datasets:
         sentences.update(TASKS[dataset.task].sentences)
-        if dataset.streamed or TASKS[dataset.task].pictures:
-            continue
-        for record in dataset.split("train"):
-            sentences.update(record.captions)
+        if TASKS[dataset.task].described and not dataset.streamed:
+            for record in dataset.split("train"):
+                sentences.update(record.captions)
     return sentences
 
 
@@ -671,19 +635,6 @@ def task_ratios(config, datasets):
                 f"--ratios {config.ratios}: tasks are {', '.join(TASKS)}, their steps 1 to 1000"
             )
     return {dataset.task: given.get(dataset.task, 1) for dataset in datasets}
-
-
-# ---- random numbers: batches, instructions and augmentation are functions of (seed, step) ----
-
-def rng_state():
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": gpus}
-
-
-def restore_rng(state, device):
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 if __name__ == "__main__":

@@ -89,14 +89,6 @@ def cores():
     return os.cpu_count()
 
 
-def send(tensor, device):
-    """The tensor on a device. To a GPU it goes through pinned memory: else the program would wait
-    for all that the GPU has yet to do."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 def autocast(name, device):
     """The context that --amp asks for; it can be entered again and again."""
     dtype = amp_dtype(name, device)
@@ -115,3 +107,16 @@ def inference(model, amp="off"):
             yield device
     finally:
         model.train(was_training)
+
+
+def rng_state():
+    """The state of torch's random numbers, of the CPU and of every GPU, for a checkpoint."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
+
+
+def restore_rng(state, device):
+    """Undoes rng_state; the GPUs' where one is used."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

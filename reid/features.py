@@ -1,6 +1,4 @@
-"""Features that were computed once: what they are of, and the file that keeps them."""
-
-import hashlib
+"""The file of --save-features: tensors by the fingerprint of what they were computed from."""
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -8,17 +6,6 @@ from safetensors.torch import save
 
 from reid.cli import UserError
 from reid.files import replacing
-
-
-def fingerprint(dataset, records, asks, kind):
-    """32 letters that features of other images, instructions, kinds or another order do not have.
-
-    asks: an instruction or None for each record.
-    """
-    lines = [f"{dataset.name} {kind}"]
-    lines += [f"{record.path} {ask}" for record, ask in zip(records, asks, strict=True)]
-    text = "\n".join(lines).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def save_features(path, known, notes):

@@ -54,7 +54,8 @@ def load_all(root, paths, size):
 
 
 def batches(root, paths, size, batch):
-    """Yields load_all of `batch` paths at a time; threads decode the next batch meanwhile."""
+    """Yields load_all of `batch` paths at a time, pinned where there is a GPU; threads decode the
+    next batch meanwhile."""
     with ThreadPoolExecutor(DECODERS) as pool:
         def begin(start):
             some = paths[start:start + batch]
@@ -63,7 +64,8 @@ def batches(root, paths, size, batch):
         coming = begin(0)
         for start in range(batch, len(paths) + batch, batch):
             following = begin(start)
-            yield torch.stack([image.result() for image in coming])
+            images = torch.stack([image.result() for image in coming])
+            yield images.pin_memory() if torch.cuda.is_available() else images
             coming = following
 
 

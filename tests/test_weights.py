@@ -78,10 +78,7 @@ def test_resized_positions_reference(file, mode, cls):
 
 def albef_bert(path, **config):
     """ALBEF's text tower and its multimodal layers, as a training run has them."""
-    cross_config, image_width, tensors = weights.load_albef_cross(path, **config)
-    cross = CrossEncoder(cross_config, image_width)
-    weights.load_exactly(cross, tensors, path)
-    return weights.load_albef_text(path, **config), cross.eval()
+    return weights.load_albef_text(path, **config), weights.load_albef_cross(path, **config)
 
 
 @pytest.mark.parametrize("precision,limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)])
