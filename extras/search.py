@@ -28,10 +28,10 @@ import evaluate
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
 from reid import cli, pictures
 from reid.cli import UserError, printable
-from reid.device import inference, pick_device, send
+from reid.device import inference, pick_device
 from reid.features import load_features, save_features
 from reid.files import parse_json
-from reid.images import DECODERS, is_image, load_image
+from reid.images import DECODERS, is_image, load_image, normalise
 from reid.records import Dataset, Record
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 
@@ -61,35 +61,34 @@ def understand(config):
 
 
 def embed(run, images, ask, kind):
-    """Features (b d) as `evaluate.embed_batch` computes them, all under the same Ask or None."""
+    """Features (b d) as evaluation computes them, all under the same Ask or None."""
     feats = evaluate.embed_batch(run, FILES, images, [ask], kind)
     return F.normalize(feats, dim=1).cpu()
 
 
 def embed_photos(run, images, kind):
-    """Features (b d) of images, uint8 (b 3 H W): a kind of reid.uninstructed, or a sentence that
-    they are given."""
-    images = send(images, next(run.model.parameters()).device)
-    if kind in SHARES:
-        return embed(run, images, None, kind)
-    return embed(run, images, Ask(kind), "person")
+    """Features (b d) of photos, uint8 (b 3 H W), of a kind: CLOTHES, UNINSTRUCTED, or the sentence
+    that they are given."""
+    images = images.to(next(run.model.parameters()).device)
+    if kind == CLOTHES:
+        return embed(run, images, None, CLOTHES)
+    ask = None if kind == UNINSTRUCTED else Ask(kind)
+    return embed(run, normalise(images), ask, "person")
 
 
 def photo_features(run, folder, kinds, index, checkpoint):
     """([Photo] that can be read, {kind: (n d)} of them).
 
-    Features in the file `index` are reused; new ones are added to it, also if the program is
-    interrupted. checkpoint: the digest of the model's file. Says on stderr how many files were left
-    out and why. UserError if no photo can be read.
+    Features in the file `index` are reused; new ones are added to it, even if the program is
+    interrupted. checkpoint: the digest of the model's file. UserError if no photo can be read.
     """
     photos, left_out = find_photos(folder, index)
-    kept, known = read_index(run, index, checkpoint)
-    if not set(kinds) <= set(kept):  # each photo of an index has all its kinds
+    known_kinds, known = read_index(run, index, checkpoint)
+    if not set(kinds) <= set(known_kinds):  # each photo of an index has all its kinds
         known = {}
-    kinds = list(dict.fromkeys([*kept, *kinds]))
-
+    kinds = list(dict.fromkeys([*known_kinds, *kinds]))
     new = [photo for photo in photos if photo not in known]
-    before = len(known)
+    kept = len(known)
     try:
         for some, images in load_readable(folder, new, run.model.size, left_out):
             feats = [embed_photos(run, images, kind) for kind in kinds]
@@ -98,14 +97,14 @@ def photo_features(run, folder, kinds, index, checkpoint):
         photos = [photo for photo in photos if photo in known]
         columns = zip(*[known[photo] for photo in photos])
         feats = {kind: torch.stack(column) for kind, column in zip(kinds, columns)}
-        if len(known) > before:
+        if len(known) > kept:
             write_index(index, checkpoint, photos, feats)
 
     counts = [f"; {len(paths)} {why}, such as {paths[0]}" for why, paths in left_out.items()]
     left_out = printable("".join(counts))
     if not photos:
         raise UserError(f"--photos {folder}: no photo in it that can be read{left_out}")
-    print(f"{len(photos)} photos, {len(known) - before} of them new{left_out}", file=sys.stderr)
+    print(f"{len(photos)} photos, {len(known) - kept} of them new{left_out}", file=sys.stderr)
     return photos, feats
 
 
@@ -113,7 +112,6 @@ def photo_features(run, folder, kinds, index, checkpoint):
 
 class Photo(NamedTuple):
     """A file as it was when it was read: with another size or time it is another photo."""
-
     path: str  # below the folder
     size: int  # bytes
     mtime: int  # nanoseconds
@@ -195,8 +193,7 @@ def write_index(path, checkpoint, photos, feats):
 def hits_of(query, folder, photos, parts, top):
     """The best `top` photos as dicts; the query's own file is not one of them.
 
-    parts: what `scores` returns. UserError if there is no other photo, and for scores that are not
-    finite.
+    parts: what `scores` returns. UserError without another photo, and for scores of NaN.
     """
     person, instruction = parts
     total = person + instruction
@@ -275,8 +272,8 @@ class Config:
     json: bool = cli.option(False, "print JSON lines, always with both parts of the score")
     out: str = cli.option(None, "draw the first ten into this .png")
     checkpoint: str = cli.option(
-        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
-        "model of drawn people")
+        None, "a last.pt of train.py; None = runs/all/last.pt or, before the first run, a model of "
+        "drawn people")
     index: str = cli.option(
         None, "keep the features of the photos here; None = in index.safetensors beside them")
     device: str = cli.option("auto", "auto takes a GPU if it is there")
@@ -319,7 +316,7 @@ def main(config):
 
 
 def check_flags(config):
-    """UserError for what cannot be asked, and for an --out that would replace an input."""
+    """UserError for what cannot be asked, and for an --out that would replace or be a photo."""
     if not os.path.isdir(config.photos or ""):
         raise UserError(f"--photos {config.photos}: name the folder to search in")
     instruction = config.instruction
