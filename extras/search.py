@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +37,8 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
-BATCH = 64
 UNREADABLE = "cannot be read"  # why files are left out
-OTHER = "hidden, linked folders or not named as images"
+OTHER = "hidden, a linked folder or not named as an image"
 
 
 # ---- features: all L2-normalised, on the CPU ----
@@ -87,10 +86,11 @@ def photo_features(run, folder, kinds, index, checkpoint):
     if not set(kinds) <= set(known_kinds):  # each photo of an index has all its kinds
         known = {}
     kinds = list(dict.fromkeys([*known_kinds, *kinds]))
+
     new = [photo for photo in photos if photo not in known]
     kept = len(known)
     try:
-        for some, images in load_readable(folder, new, run.model.size, left_out):
+        for some, images in load_readable(folder, new, run.model.size, run.batch, left_out):
             feats = [embed_photos(run, images, kind) for kind in kinds]
             known.update(zip(some, zip(*feats)))
     finally:
@@ -100,7 +100,7 @@ def photo_features(run, folder, kinds, index, checkpoint):
         if len(known) > kept:
             write_index(index, checkpoint, photos, feats)
 
-    counts = [f"; {len(paths)} {why}, such as {paths[0]}" for why, paths in left_out.items()]
+    counts = [f"; {len(some)} {why}, such as {some[0]}" for why, some in left_out.items() if some]
     left_out = printable("".join(counts))
     if not photos:
         raise UserError(f"--photos {folder}: no photo in it that can be read{left_out}")
@@ -118,14 +118,10 @@ class Photo(NamedTuple):
 
 
 def find_photos(folder, index):
-    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of the other files)."""
+    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of what is left out)."""
     photos = []
-    left_out = defaultdict(list)
-
-    def failed(error):
-        left_out[UNREADABLE].append(error.filename)
-
-    for where, folders, names in os.walk(folder, onerror=failed):
+    left_out = {UNREADABLE: [], OTHER: []}
+    for where, folders, names in os.walk(folder, onerror=left_out[UNREADABLE].append):
         closed = [name for name in folders if name[0] == "." or Path(where, name).is_symlink()]
         folders[:] = set(folders).difference(closed)
         for path in [Path(where, name) for name in [*closed, *names]]:
@@ -138,8 +134,8 @@ def find_photos(folder, index):
     return sorted(photos), left_out
 
 
-def load_readable(folder, photos, size, left_out):
-    """Yields (Photos, their images, uint8 (b 3 H W)), BATCH at a time; adds those that cannot be
+def load_readable(folder, photos, size, batch, left_out):
+    """Yields (Photos, their images, uint8 (b 3 H W)), `batch` at a time; adds those that cannot be
     read to left_out."""
     def load(photo):
         path = Path(folder, photo.path)
@@ -149,8 +145,8 @@ def load_readable(folder, photos, size, left_out):
             left_out[UNREADABLE].append(str(path))
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        for start in cli.progress(range(0, len(photos), BATCH), "photos", leave=False):
-            some = photos[start:start + BATCH]
+        for start in cli.progress(range(0, len(photos), batch), "photos", leave=False):
+            some = photos[start:start + batch]
             loaded = zip(some, pool.map(load, some))
             loaded = {photo: image for photo, image in loaded if image is not None}
             if loaded:
@@ -175,9 +171,8 @@ def read_index(run, path, checkpoint):
                 raise ValueError(f"{kind:.60} is of shape {tuple(of_kind.shape)}")
         return list(feats), dict(zip(photos, zip(*feats.values())))
     except (UserError, TypeError, ValueError) as error:
-        reason = error.__cause__ or error
-        fix = "move it or name another --index"
-        raise UserError(f"{path} is no index that a search wrote ({reason}); {fix}") from error
+        reason = f"no index that a search wrote ({error.__cause__ or error})"
+        raise UserError(f"{path}: {reason}; move it or name another --index") from error
 
 
 def write_index(path, checkpoint, photos, feats):
@@ -195,8 +190,7 @@ def hits_of(query, folder, photos, parts, top):
 
     parts: what `scores` returns. UserError without another photo, and for scores of NaN.
     """
-    person, instruction = parts
-    total = person + instruction
+    total = parts[0] + parts[1]
     if not total.isfinite().all():
         raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")
 
@@ -212,8 +206,8 @@ def hits_of(query, folder, photos, parts, top):
             "rank": len(hits) + 1,
             "photo": str(path),
             "score": total[i].item(),
-            "from_person": person[i].item(),
-            "from_instruction": instruction[i].item(),
+            "from_person": parts[0][i].item(),
+            "from_instruction": parts[1][i].item(),
         })
     if not hits:
         raise UserError(f"--photos {folder}: no photo in it but the query itself")
@@ -237,14 +231,13 @@ def show(query, hits, config):
 
 
 def draw(answers, sentence, ask):
-    """The picture of the hits, which nobody has judged right or wrong. answers: [(query, hits)]."""
+    """The picture of the hits, without verdicts. answers: [(query, hits)]."""
     ask = ask or Ask(sentence)
     rows = []
     for query, hits in answers:
         record = Record("photos", "query", query, pid=0)
-        ranking = []
-        for hit in hits[:pictures.TOP]:
-            ranking.append((Record("photos", "gallery", hit["photo"], pid=0), None))
+        photos = [Record("photos", "gallery", hit["photo"], pid=0) for hit in hits]
+        ranking = [(photo, None) for photo in photos[:pictures.TOP]]
         rows.append(pictures.RankRow(FILES, record, ask.words or "wanted", ask, ranking))
     return pictures.ranking_list(rows)
 
@@ -255,8 +248,7 @@ def draw(answers, sentence, ask):
 class Config:
     """Finds people in a folder of photos with a picture of them, a sentence, or both.
 
-    python -m extras.search --photos ./crops --query anna.jpg --instruction "in a red coat" \\
-        --out hits.png
+    python -m extras.search --photos ./crops --query anna.jpg --instruction "in red" --out hits.png
     """
 
     photos: str = cli.option(None, "folder of photos, flat or nested, one person on each")
@@ -328,9 +320,9 @@ def check_flags(config):
         raise UserError(f"--instruction {instruction}: no such picture")
 
     cli.check_output("--out", config.out, ".png")
-    out = Path(config.out or os.devnull).resolve()
-    inputs = [Path(path).resolve() for path in (*config.query, instruction or "")]
-    if out in inputs or Path(config.photos).resolve() in out.parents:
+    out = Path(realpath(config.out or ""))
+    inputs = [realpath(path) for path in (*config.query, instruction or "")]
+    if config.out and (str(out) in inputs or Path(realpath(config.photos)) in out.parents):
         raise UserError(f"--out {config.out}: is an input or lies in --photos; name another place")
 
 
