@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import toydata
 from instructions import (
     PERSON_SENTENCE,
     TASKS,
@@ -771,6 +770,8 @@ def main(config):
     data = config.data or trained["data"]
     task = config.task or trained["task"]
     if checkpoint == TRAINED:  # the data of a run is there, or elsewhere, but never drawn anew
+        import toydata
+
         toydata.provide(data)
     datasets = tested_datasets(data, task, config.protocol)
 

@@ -23,7 +23,6 @@ from torch import nn
 import data
 import evaluate
 import losses
-import toydata
 from instructions import TASKS, asked_tasks
 from model import SIZES, Instruction, InstructReID
 from reid import checkpoints, files, processes, runs, weights
@@ -114,9 +113,9 @@ class Config:
         "clothes")
 
     steps: int = option(
-        None, "training steps, each a batch of one task", least=1, group="schedule")
-    ids: int = option(None, "identities per batch", least=2)
-    images: int = option(None, "images per identity", least=2)
+        None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
+    ids: int = option(None, "identities per batch", least=2, most=10**5)
+    images: int = option(None, "images per identity", least=2, most=10**4)
     lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
@@ -538,7 +537,9 @@ def sentences_of(datasets):
 def preset_config(config, rank=0):
     """Fills what the user left open from the preset that fits the data and the weights, drawing
     ./toy first if that is what is asked for."""
-    if rank == 0:
+    if rank == 0 and Path(config.data) == Path(Config.data):
+        import toydata  # here, so that all else goes on without it
+
         toydata.provide(config.data)
     processes.wait()
     find_datasets(config.data)  # a wrong folder is said before weights are looked for
