@@ -155,7 +155,7 @@ def test_the_hits_are_those_of_the_rule(query, words, clothes, weight, w, hits, 
     cosines = by_hand(model, given, query, words, clothes)
     expected = {photo: ((1 - w) * p, w * i) for photo, (p, i) in cosines.items()}
     order = sorted(expected, key=lambda photo: -sum(expected[photo]))
-    assert [(hit["photo"], hit["rank"]) for hit in found] == list(zip(order, range(1, 6)))
+    assert [(hit["rank"], hit["photo"]) for hit in found] == list(enumerate(order, 1))
     for hit in found:
         parts = hit["from_person"], hit["from_instruction"]
         assert parts == pytest.approx(expected[hit["photo"]], abs=1e-5)
@@ -226,11 +226,12 @@ def test_only_what_is_new_or_changed_is_read_again(hits, read):
     assert not read
 
     changed, removed, touched = (Path("photos", name) for name in NAMES[:3])
+    time = changed.stat().st_mtime_ns
     paint(changed, 30)
+    os.utime(changed, ns=(time, time))  # of another size alone
+    os.utime(touched, ns=(time, time + 1))
     removed.unlink()
     paint(Path("photos/added.png"), 31)
-    stat = touched.stat()
-    os.utime(touched, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     again = hits(*flags)
     assert sorted(read) == sorted([changed.name, touched.name, "added.png"])
     assert again == hits(*flags, "--index", "fresh.safetensors") and again != first
@@ -252,13 +253,12 @@ def test_another_sentence_index_or_checkpoint(hits, read):
 
 
 def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatch):
-    load = search.load_image
-
     def interrupted(path, size):
         if len(read) == 3:
             raise cli.Interrupted(2, "interrupted")
         return load(path, size)
 
+    load = search.load_image
     monkeypatch.setattr(search, "load_image", interrupted)
     assert run("--instruction", WORDS)[0] == 130
     monkeypatch.setattr(search, "load_image", load)
@@ -322,10 +322,7 @@ def test_what_is_left_out_is_counted_by_reason(run):
     (("--instruction", "  "), ("--instruction", "empty")),
     (("--instruction", "coat.jpg"), ("coat.jpg", "no such picture")),
     (("--query", "a.pt"), ("cannot read image a.pt",)),
-    (("--instruction", WORDS, "--weight", 2), ("--weight 2.0",)),
-    (("--instruction", WORDS, "--top", 0), ("--top 0",)),
     (("--instruction", WORDS, "--index", "a.pt"), ("a.pt", "no index")),
-    (("--instruction", WORDS, "--out", "nowhere/a.png"), ("--out nowhere/a.png",)),
     (("--instruction", WORDS, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
     (("--query", "ben.png", "anna.png", "--out", "./anna.png"), ("--out", "input")),
     (("--instruction", "coat.png", "--out", "coat.png"), ("--out", "input")),
