@@ -307,7 +307,8 @@ def embed_batch(run, dataset, images, asks, kind, mirrored=False):
     normalised but for CLOTHES, which takes them as they are."""
     model = run.model
     if kind == CLOTHES:
-        return uninstructed.embed_photos(model, kind, images)
+        clothes = uninstructed.as_clothes(images, model.picture_size)
+        return model.instruct(pictures=clothes).pooled.float()
     instr = instruct(model, dataset, asks, mirrored)
     if kind == "text":
         return model.embed_text(model.read_text(instr)).float()

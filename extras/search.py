@@ -1,112 +1,203 @@
 """Find people in a folder of photos with a picture of them, a sentence, or both.
 
-    python search.py --photos ./crops --query anna.jpg --instruction "in a red coat"
+    python -m extras.search --photos ./crops --query anna.jpg --instruction "in a red coat"
 
-A photo shows one person, as detectors cut them out. Nothing describes it, so the instruction that
-gallery images of ctcc and li carry is missing: `reid.uninstructed.scores` is a rule that does without.
-Letters in shapes: n photos, d feature width.
+A photo shows one person, cropped as detectors do. Such photos carry no instruction, as gallery
+images of ctcc and li do: `reid.uninstructed.scores` is the rule that ranks them without one.
+Letters in shapes: b batch, n photos, d feature width, H W size of a photo.
 """
 
+import hashlib
 import json
 import os
 import sys
-from contextlib import redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
+
 # isort: split
 
 import torch
+import torch.nn.functional as F
 
+import evaluate
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
-from reid import checkpoints, cli, pictures
-from reid.cli import UserError
-from reid.device import pick_device
-from reid.features import evaluating
-from reid.images import load_image, normalise
-from extras.photos import SUFFIXES, find_photos, photo_features
+from reid import cli, pictures
+from reid.cli import UserError, printable
+from reid.device import inference, pick_device
+from reid.features import load_features, save_features
+from reid.files import parse_json
+from reid.images import DECODERS, is_image, load_image, normalise
 from reid.records import Dataset, Record
-from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, embed_instruction, embed_photos, scores
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
+FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
+UNREADABLE = "cannot be read"  # why files are left out
+OTHER = "hidden, a linked folder or not named as an image"
 
 
-# ---- what is asked ----
-
-class Question(NamedTuple):
-    """What is asked, in features, (d) each."""
-
-    query: str | None  # the file of a picture
-    person: torch.Tensor | None  # the query under the sentence
-    instruction: torch.Tensor | None
-    sentence: str  # s of the rule
-    view: str | None  # of the photos, which the instruction is compared with
-
-    def ask(self, feats, w):
-        """feats {view: (n d)} -> the two parts of the scores, (n) each."""
-        zeros = torch.zeros(len(feats[self.sentence]))
-        if self.instruction is None:
-            return scores(feats[self.sentence] @ self.person, zeros, 0)
-        instruction = feats[self.view] @ self.instruction
-        if self.person is None:
-            return scores(zeros, instruction, 1)
-        return scores(feats[self.sentence] @ self.person, instruction, w)
-
-
-def embed_questions(model, config, feature, device):
-    """A Question for each query, or one without a query."""
-    sentence, view = understand(config)
-    instruction = None
-    if view:
-        what = [config.instruction]
-        if view == CLOTHES:
-            picture = load_image(config.instruction, model.picture_size)[None].to(device)
-            what = normalise(picture)
-        [instruction] = embed_instruction(model, view, model.instruct(what)).cpu()
-    if not config.query:
-        return [Question(None, None, instruction, sentence, view)]
-
-    questions = []
-    for path in config.query:
-        image = load_image(path, model.size)[None].to(device)
-        [person] = embed_photos(model, sentence, image, feature).cpu()
-        questions.append(Question(path, person, instruction, sentence, view))
-    return questions
-
+# ---- features: all L2-normalised, on the CPU ----
 
 def understand(config):
-    """(s of the rule, the view that the instruction is compared with, None if there is none).
+    """(s of the rule, the Ask that photos are compared with, None if there is none).
 
-    One of the task sentences of the paper, with a query, is given to query and photos alike, as in
-    its task: "do not change clothes" finds the same clothes.
+    One of the paper's task sentences, with a query, is given to query and photos alike, as in its
+    task: "do not change clothes" finds the same clothes.
     """
-    if config.instruction is None:
+    instruction = config.instruction
+    if instruction is None:
         return PERSON_SENTENCE, None
-    if config.query and config.instruction in TASK_SENTENCES:
-        return config.instruction, None
-    if os.path.isfile(config.instruction):
-        return PERSON_SENTENCE, CLOTHES
-    return PERSON_SENTENCE, UNINSTRUCTED
+    if config.query and instruction in TASK_SENTENCES:
+        return instruction, None
+    if os.path.isfile(instruction):
+        return PERSON_SENTENCE, Ask(picture=instruction)
+    return PERSON_SENTENCE, Ask(instruction)
 
 
-# ---- answers ----
+def embed(run, images, ask, kind):
+    """Features (b d) as evaluation computes them, all under the same Ask or None."""
+    feats = evaluate.embed_batch(run, FILES, images, [ask], kind)
+    return F.normalize(feats, dim=1).cpu()
 
-def hits_of(question, folder, photos, feats, w, top):
+
+def embed_photos(run, images, kind):
+    """Features (b d) of photos, uint8 (b 3 H W), of a kind: CLOTHES, UNINSTRUCTED, or the sentence
+    that they are given."""
+    images = images.to(next(run.model.parameters()).device)
+    if kind == CLOTHES:
+        return embed(run, images, None, CLOTHES)
+    ask = None if kind == UNINSTRUCTED else Ask(kind)
+    return embed(run, normalise(images), ask, "person")
+
+
+def photo_features(run, folder, kinds, index, checkpoint):
+    """([Photo] that can be read, {kind: (n d)} of them).
+
+    Features in the file `index` are reused; new ones are added to it, even if the program is
+    interrupted. checkpoint: the digest of the model's file. UserError if no photo can be read.
+    """
+    photos, left_out = find_photos(folder, index)
+    known_kinds, known = read_index(run, index, checkpoint)
+    if not set(kinds) <= set(known_kinds):  # each photo of an index has all its kinds
+        known = {}
+    kinds = list(dict.fromkeys([*known_kinds, *kinds]))
+
+    new = [photo for photo in photos if photo not in known]
+    kept = len(known)
+    try:
+        for some, images in load_readable(folder, new, run.model.size, run.batch, left_out):
+            feats = [embed_photos(run, images, kind) for kind in kinds]
+            known.update(zip(some, zip(*feats)))
+    finally:
+        photos = [photo for photo in photos if photo in known]
+        columns = zip(*[known[photo] for photo in photos])
+        feats = {kind: torch.stack(column) for kind, column in zip(kinds, columns)}
+        if len(known) > kept:
+            write_index(index, checkpoint, photos, feats)
+
+    counts = [f"; {len(some)} {why}, such as {some[0]}" for why, some in left_out.items() if some]
+    left_out = printable("".join(counts))
+    if not photos:
+        raise UserError(f"--photos {folder}: no photo in it that can be read{left_out}")
+    print(f"{len(photos)} photos, {len(known) - kept} of them new{left_out}", file=sys.stderr)
+    return photos, feats
+
+
+# ---- the photos ----
+
+class Photo(NamedTuple):
+    """A file as it was when it was read: with another size or time it is another photo."""
+    path: str  # below the folder
+    size: int  # bytes
+    mtime: int  # nanoseconds
+
+
+def find_photos(folder, index):
+    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of what is left out)."""
+    photos = []
+    left_out = {UNREADABLE: [], OTHER: []}
+    for where, folders, names in os.walk(folder, onerror=left_out[UNREADABLE].append):
+        closed = [name for name in folders if name[0] == "." or Path(where, name).is_symlink()]
+        folders[:] = set(folders).difference(closed)
+        for path in [Path(where, name) for name in [*closed, *names]]:
+            if is_image(path) and path.is_file():
+                stat = path.stat()
+                name = str(path.relative_to(folder))
+                photos.append(Photo(name, stat.st_size, stat.st_mtime_ns))
+            elif path != Path(index):
+                left_out[UNREADABLE if is_image(path) else OTHER].append(str(path))
+    return sorted(photos), left_out
+
+
+def load_readable(folder, photos, size, batch, left_out):
+    """Yields (Photos, their images, uint8 (b 3 H W)), `batch` at a time; adds those that cannot be
+    read to left_out."""
+    def load(photo):
+        path = Path(folder, photo.path)
+        try:
+            return load_image(path, size)
+        except UserError:
+            left_out[UNREADABLE].append(str(path))
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for start in cli.progress(range(0, len(photos), batch), "photos", leave=False):
+            some = photos[start:start + batch]
+            loaded = zip(some, pool.map(load, some))
+            loaded = {photo: image for photo, image in loaded if image is not None}
+            if loaded:
+                yield loaded, torch.stack(list(loaded.values()))
+
+
+# ---- the index: a tensor (n d) of each kind, the notes name photos and checkpoint ----
+
+def read_index(run, path, checkpoint):
+    """([kind], {Photo: a feature (d) of each kind}) of an index; both empty if it is of another
+    checkpoint, or if there is none. UserError if the file is something else."""
+    if not os.path.exists(path):
+        return [], {}
+    try:
+        feats, notes = load_features(path, {"photos", "checkpoint"})
+        if notes["checkpoint"] != checkpoint:
+            return [], {}
+        photos = [Photo(*photo) for photo in parse_json(notes["photos"], list, path, "")]
+        blank = torch.zeros(1, 3, *run.model.size, dtype=torch.uint8)
+        for kind, of_kind in feats.items():
+            if of_kind.shape != (len(photos), embed_photos(run, blank, kind).shape[1]):
+                raise ValueError(f"{kind:.60} is of shape {tuple(of_kind.shape)}")
+        return list(feats), dict(zip(photos, zip(*feats.values())))
+    except (UserError, TypeError, ValueError) as error:
+        reason = f"no index that a search wrote ({error.__cause__ or error})"
+        raise UserError(f"{path}: {reason}; move it or name another --index") from error
+
+
+def write_index(path, checkpoint, photos, feats):
+    """Writes an index atomically; where that fails, one line says so, and the search goes on."""
+    try:
+        save_features(path, feats, {"checkpoint": checkpoint, "photos": json.dumps(photos)})
+    except UserError as error:
+        print(printable(f"the features are not kept: {error}"), file=sys.stderr)
+
+
+# ---- the hits ----
+
+def hits_of(query, folder, photos, parts, top):
     """The best `top` photos as dicts; the query's own file is not one of them.
 
-    UserError if there is no other, and for scores that are not finite.
+    parts: what `scores` returns. UserError without another photo, and for scores of NaN.
     """
-    person, instruction = question.ask(feats, w)
-    total = person + instruction
+    total = parts[0] + parts[1]
     if not total.isfinite().all():
         raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")
 
     hits = []
     for i in total.argsort(descending=True, stable=True).tolist():
         path = Path(folder, photos[i].path)
-        if question.query and path.samefile(question.query):
+        if query and path.samefile(query):
             continue
         if len(hits) == top:
             break
@@ -115,50 +206,40 @@ def hits_of(question, folder, photos, feats, w, top):
             "rank": len(hits) + 1,
             "photo": str(path),
             "score": total[i].item(),
-            "from_person": person[i].item(),
-            "from_instruction": instruction[i].item(),
+            "from_person": parts[0][i].item(),
+            "from_instruction": parts[1][i].item(),
         })
     if not hits:
         raise UserError(f"--photos {folder}: no photo in it but the query itself")
     return hits
 
 
-def show(question, hits, config):
+def show(query, hits, config):
     """Prints the hits, as text or as JSON lines."""
     if config.json:
         for hit in hits:
-            asked = {"query": question.query, "instruction": config.instruction}
-            print(json.dumps(asked | hit))
+            print(json.dumps({"query": query, "instruction": config.instruction} | hit))
         return
 
-    asked = [question.query, config.instruction]
-    print(" + ".join(text for text in asked if text))
+    print(printable(" + ".join(filter(None, [query, config.instruction]))))
     for hit in hits:
         parts = ""
         if config.explain:
             parts = " = {from_person:.3f} person + {from_instruction:.3f} instruction".format(**hit)
-        print(f"{hit['rank']:4}  {hit['score']:.3f}{parts}  {hit['photo']}")
+        print(f"{hit['rank']:4}  {hit['score']:.3f}{parts}  {printable(hit['photo'])}")
     print()
 
 
-def draw(questions, answers, config):
-    """The picture of the ranks, which nobody has judged right or wrong."""
-    instruction = config.instruction or PERSON_SENTENCE
-    by_picture = questions[0].view == CLOTHES
-    name = "wanted" if by_picture else instruction
-    ask = Ask(picture=instruction) if by_picture else Ask(instruction)
-    dataset = Dataset("photos", config.photos, "", Path(), ())
-
+def draw(answers, sentence, ask):
+    """The picture of the hits, without verdicts. answers: [(query, hits)]."""
+    ask = ask or Ask(sentence)
     rows = []
-    for question, hits in zip(questions, answers):
-        query = Record("photos", "query", question.query, pid=0)
-        ranking = []
-        for hit in hits[:pictures.TOP]:
-            ranking.append((Record("photos", "gallery", hit["photo"], pid=0), None))
-        rows.append(pictures.RankRow(dataset, query, name, ask, ranking))
-
-    with redirect_stdout(sys.stderr):  # stdout is for the hits, which a program may read
-        pictures.save(pictures.ranking_list(rows), config.out)
+    for query, hits in answers:
+        record = Record("photos", "query", query, pid=0)
+        photos = [Record("photos", "gallery", hit["photo"], pid=0) for hit in hits]
+        ranking = [(photo, None) for photo in photos[:pictures.TOP]]
+        rows.append(pictures.RankRow(FILES, record, ask.words or "wanted", ask, ranking))
+    return pictures.ranking_list(rows)
 
 
 # ---- command line ----
@@ -167,7 +248,7 @@ def draw(questions, answers, config):
 class Config:
     """Finds people in a folder of photos with a picture of them, a sentence, or both.
 
-    python search.py --photos ./crops --query anna.jpg --instruction "in a red coat" --out hits.png
+    python -m extras.search --photos ./crops --query anna.jpg --instruction "in red" --out hits.png
     """
 
     photos: str = cli.option(None, "folder of photos, flat or nested, one person on each")
@@ -177,73 +258,72 @@ class Config:
         "'do not change clothes'")
     weight: float = cli.option(
         None, "w, the instruction's share of the score, from 0 to 1; None = .4 for words, .3 for a "
-        "picture of clothes")
-    top: int = cli.option(10, "how many photos to show")
+        "picture of clothes", least=0, most=1)
+    top: int = cli.option(10, "how many photos to show", least=1)
     explain: bool = cli.option(False, "how much of a score is the person, how much the instruction")
     json: bool = cli.option(False, "print JSON lines, always with both parts of the score")
     out: str = cli.option(None, "draw the first ten into this .png")
     checkpoint: str = cli.option(
-        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
-        "model of drawn people")
+        None, "a last.pt of train.py; None = runs/all/last.pt or, before the first run, a model of "
+        "drawn people")
     index: str = cli.option(
         None, "keep the features of the photos here; None = in index.safetensors beside them")
-    device: str = cli.option("auto", "auto takes CUDA if it is there")
+    device: str = cli.option("auto", "auto takes a GPU if it is there")
 
 
 def main(config):
     check_flags(config)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-    photos = find_photos(config.photos)
-    index = config.index or str(Path(config.photos, "index.safetensors"))
-    checkpoint = checkpoints.chosen(config.checkpoint)
-    model, trained = checkpoints.load_model(checkpoint)
-    model.to(pick_device(config.device))
-    feature = trained["feature"]
+    sentence, ask = understand(config)
+    checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
+    model, trained = evaluate.load_model(checkpoint)
+    run = evaluate.Run(model.to(pick_device(config.device)), trained["feature"])
+    with open(checkpoint, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
 
-    with evaluating(model, trained.get("amp", "off")) as device:
-        questions = embed_questions(model, config, feature, device)
+    kinds = (sentence, UNINSTRUCTED, CLOTHES)
+    index = config.index or Path(config.photos, "index.safetensors")
+    with inference(model, trained["amp"]):
+        images = [load_image(path, model.size)[None] for path in config.query]
+        people = [embed_photos(run, image, sentence)[0] for image in images]
+        wanted = ask and embed(run, None, ask, "instruction" if ask.picture else "text")[0]
+        photos, feats = photo_features(run, config.photos, kinds, index, digest)
 
-        def embed(view, images):
-            return embed_photos(model, view, images.to(device), feature).cpu()
-
-        views = (questions[0].sentence, UNINSTRUCTED, CLOTHES)
-        photos, feats = photo_features(
-            config.photos, photos, views, embed, index, checkpoint, model.size
-        )
+    person = instruction = torch.zeros(len(photos))
+    w = 0
+    if ask:
+        kind = CLOTHES if ask.picture else UNINSTRUCTED
+        instruction = feats[kind] @ wanted
+        w = SHARES[kind] if config.weight is None else config.weight
 
     answers = []
-    for question in questions:
-        w = SHARES.get(question.view) if config.weight is None else config.weight
-        hits = hits_of(question, config.photos, photos, feats, w, config.top)
-        show(question, hits, config)
-        answers.append(hits)
+    for query, feat in zip(config.query or [None], people or [None]):
+        if query:
+            person = feats[sentence] @ feat
+        parts = scores(person, instruction, w if query else 1)
+        hits = hits_of(query, config.photos, photos, parts, config.top)
+        show(query, hits, config)
+        answers.append((query, hits))
     if config.out:
-        draw(questions, answers, config)
+        pictures.save(draw(answers, sentence, ask), config.out)
 
 
 def check_flags(config):
-    """UserError for what cannot be asked."""
-    if config.photos is None:
-        raise UserError("--photos: name the folder to search in")
-    if not config.query and config.instruction is None:
+    """UserError for what cannot be asked, and for an --out that would replace or be a photo."""
+    if not os.path.isdir(config.photos or ""):
+        raise UserError(f"--photos {config.photos}: name the folder to search in")
+    instruction = config.instruction
+    if not config.query and instruction is None:
         raise UserError("nothing to look for: give --query a picture, --instruction words, or both")
-    if config.instruction is not None:
-        check_instruction(config.instruction)
-    if config.weight is not None and not 0 <= config.weight <= 1:
-        raise UserError(f"--weight {config.weight}: must be from 0 to 1")
-    if config.top < 1:
-        raise UserError(f"--top {config.top}: must be at least 1")
-    if not Path(config.out or ".").parent.is_dir():
-        raise UserError(f"--out {config.out}: name a .png in a folder that exists")
-
-
-def check_instruction(instruction):
-    """UserError for an empty one, and for a file that is not there."""
-    if not instruction.strip():
+    if instruction is not None and not instruction.strip():
         raise UserError("--instruction is empty: say what to look for, or leave the flag out")
-    looks_like_file = instruction.lower().endswith(SUFFIXES)
-    if looks_like_file and not os.path.isfile(instruction):
+    if instruction and is_image(instruction) and not os.path.isfile(instruction):
         raise UserError(f"--instruction {instruction}: no such picture")
+
+    cli.check_output("--out", config.out, ".png")
+    out = Path(realpath(config.out or ""))
+    inputs = [realpath(path) for path in (*config.query, instruction or "")]
+    if config.out and (str(out) in inputs or Path(realpath(config.photos)) in out.parents):
+        raise UserError(f"--out {config.out}: is an input or lies in --photos; name another place")
 
 
 if __name__ == "__main__":

@@ -43,13 +43,6 @@ def joined(person, parts):
     return torch.cat(feats, 1)
 
 
-def embed_photos(model, kind, images):
-    """Features of one kind of photos, uint8 (b 3 H W) -> (b d)."""
-    if kind == CLOTHES:
-        return model.instruct(pictures=as_clothes(images, model.picture_size)).pooled.float()
-    return model.embed(normalise(images), None).float()
-
-
 def as_clothes(images, size):
     """Photos (b 3 H W) without head and margins, in the size (h, w) of pictures of clothes."""
     height, width = images.shape[2:]

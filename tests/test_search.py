@@ -1,64 +1,85 @@
-"""search.py: the rule by hand, what is read again, odd names, broken files, mistakes."""
+"""Search: hits against a slow twin on a random model, the index, what is left out, mistakes."""
 
 import json
 import os
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-import search
-import toydata
-from instructions import PERSON_SENTENCE
+import evaluate
+from extras import search
+from instructions import PERSON_SENTENCE, TASKS
 from model import InstructReID
-from reid import checkpoints, photos, pictures, uninstructed
-from reid.cli import UserError
-from reid.text import EmbeddedTextEncoder
-from reid.uninstructed import CLOTHES, UNINSTRUCTED, joined, scores
-from search import Question
-from tests.test_evaluate import PAINT, ColourModel
-from tests.test_train import command, one_line  # noqa: F401  (command is a fixture)
+from reid import cli, pictures
+from reid.images import load_image, normalise
+from reid.text import TextEncoder, embedded_text_model
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
-NAMES = {  # where each colour of PAINT lies, below the folder
-    "red": "Anna Müller 1.JPG",
-    "green": "été/日本/photo [1].png",
-    "blue": "été/--top 3.jpeg",
-    "grey": "a  b/c'd \"e\".bmp",
-}
+NAMES = ("Anna Müller 1.JPG", "été/日本/p [1].png", "--top 3.jpeg", "a'b/\"c\".bmp", "a'b/anna.png")
+TASK_SENTENCE = TASKS["trad"].sentences[0]
+WORDS = "in a red coat"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Its gates are open and the BatchNorm statistics of each neck have moved."""
+    torch.manual_seed(0)
+    small = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
+                 picture_size=(16, 16), picture_depth=1, fusion_depth=1)
+    model = InstructReID(small, text=TextEncoder(*embedded_text_model())).eval()
+    model.editor.blocks[0].attn.gate.data.fill_(1.0)
+    for neck in (model.neck, model.fused_neck, model.plain_neck):
+        neck.running_mean.normal_()
+        neck.running_var.uniform_(0.5, 2)
+    return model
+
+
+def paint(path, seed):
+    """A picture of random coarse blocks, which no two parts or mirror images have alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), np.uint8)
+    Image.fromarray(blocks).resize((16, 32), Image.Resampling.NEAREST).save(path)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A photo of each colour, nested and flat; hidden files and others are no photos."""
-    folder = tmp_path / "my photos"
-    for colour, name in NAMES.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (16, 32), PAINT[colour]).save(path)
-    (folder / ".hidden.jpg").write_text("no picture")
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
-@pytest.fixture
-def ask(folder, command, monkeypatch, tmp_path):  # noqa: F811
-    """ask(*flags) -> [hit] of --json, by a model of colours, whose checkpoint is a.pt."""
-    load_model = checkpoints.load_model
-    colours = ColourModel(), {"feature": "edit"}
-    monkeypatch.setattr(
-        checkpoints,
-        "load_model",
-        lambda path: load_model(path) if path == "runs/all/last.pt" else colours,
-    )
-    (tmp_path / "a.pt").write_text("weights")
+def run(tmp_path, monkeypatch, capsys, model):
+    """run(*flags) -> (exit code, stdout, stderr), where there are photos, two queries, a picture of
+    clothes and a.pt, which gives the model."""
+    monkeypatch.chdir(tmp_path)
+    photos = [f"photos/{name}" for name in NAMES]
+    for seed, name in enumerate([*photos, "anna.png", "ben.png", "coat.png"]):
+        paint(Path(name), seed)
+    Path("a.pt").write_text("weights")
+    loaded = model, {"feature": "fused", "amp": "off"}
+    monkeypatch.setattr(evaluate, "load_model", lambda path: loaded)
+    monkeypatch.setattr(evaluate, "Run", partial(evaluate.Run, batch=2))
 
     def call(*flags):
-        asked = ("--photos", folder, "--checkpoint", "a.pt", "--json", *flags)
-        code, out, err = command(search, *asked)
+        words = ["search", "--photos", "photos", "--checkpoint", "a.pt", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", words)
+        code = 0
+        try:
+            cli.run(search.main, search.Config)
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+    return call
+
+
+@pytest.fixture
+def hits(run):
+    """hits(*flags) -> [hit] of --json."""
+    def call(*flags):
+        code, out, err = run("--json", *flags)
         assert code == 0, err
         return [json.loads(line) for line in out.splitlines()]
     return call
@@ -66,272 +87,253 @@ def ask(folder, command, monkeypatch, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def read(monkeypatch):
-    """The names of the photos that are opened."""
+    """The photos that are opened, in whatever order, and no query."""
     opened = []
-    load_image = photos.load_image
-    monkeypatch.setattr(
-        photos, "load_image", lambda path, size: opened.append(path.name) or load_image(path, size))
+
+    def load(path, size):
+        opened.extend([path.name] if isinstance(path, Path) else [])
+        return load_image(path, size)
+
+    monkeypatch.setattr(search, "load_image", load)
     return opened
 
 
-def found(hits, folder):
-    return [Path(hit["photo"]).relative_to(folder) for hit in hits]
+def refused(result, *words):
+    code, _, err = result
+    line = err.strip().splitlines()[-1]
+    assert code == 2 and line.startswith("error: "), err
+    assert all(word in line for word in words), line
 
 
-# ---- the rule ----
+# ---- hits ----
 
-def test_the_two_parts_by_hand():
-    person, instruction = scores(torch.tensor([0.8, -0.4]), torch.tensor([0.2, 0.6]), 0.25)
-    torch.testing.assert_close(person, torch.tensor([0.6, -0.3]))
-    torch.testing.assert_close(instruction, torch.tensor([0.05, 0.15]))
+@torch.no_grad()
+def by_hand(model, sentence, query, words, clothes):
+    """{photo: (cosine of the person, of the instruction)}, one photo at a time; 0 for None."""
+    def of_person(path):
+        image = normalise(load_image(path, model.size)[None])
+        return model(image, model.instruct([sentence])).fused_neck
 
-
-def test_the_joined_features_have_the_sum_of_both_parts_as_their_cosine():
-    torch.manual_seed(0)
-    query, photo = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=2)
-    wish, shown = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=2)
-    first, second = scores((query * photo).sum(1), (wish * shown).sum(1), 0.3)
-    both = torch.nn.functional.cosine_similarity(joined(query, wish, 0.3), joined(photo, shown, 0.3))
-    torch.testing.assert_close(both, first + second)
-
-
-def test_a_question_meets_the_views_it_is_compared_with():
-    feats = {
-        PERSON_SENTENCE: torch.tensor([[1.0, 0.0], [0.6, 0.8]]),
-        UNINSTRUCTED: torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
-        CLOTHES: torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]),
-    }
-    anna = torch.tensor([1.0, 0.0])
-    red = torch.tensor([0.8, 0.6])
-    coat = torch.tensor([0.0, 1.0, 0.0])
-
-    def parts(person, instruction, view):
-        question = Question("anna.jpg", person, instruction, PERSON_SENTENCE, view)
-        return torch.stack(question.ask(feats, 0.5))
-
-    both = parts(anna, red, UNINSTRUCTED)
-    torch.testing.assert_close(both, torch.tensor([[0.5, 0.3], [0.3, 0.4]]))
-    torch.testing.assert_close(parts(anna, None, None), torch.tensor([[1.0, 0.6], [0.0, 0.0]]))
-    torch.testing.assert_close(parts(None, red, UNINSTRUCTED), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
-    torch.testing.assert_close(parts(anna, coat, CLOTHES), torch.tensor([[0.5, 0.3], [0.4, 0.0]]))
+    cosines = {}
+    for path in [Path("photos", name) for name in NAMES]:
+        photo = load_image(path, model.size)[None]
+        person = wanted = torch.zeros(1)
+        if query:
+            person = F.cosine_similarity(of_person(query), of_person(path))
+        if words:
+            instr = model.instruct([words])
+            text = model.text_head(model.text_block(instr.tokens, mask=instr.mask)[:, 0])
+            wanted = F.cosine_similarity(text, model(normalise(photo), None).neck)
+        if clothes:
+            coat = normalise(load_image(clothes, model.picture_size)[None])
+            body = photo[:, :, 6:, 2:14].float()  # of 32 x 16, without head and margins
+            worn = normalise(F.interpolate(body, (16, 16), mode="bilinear", antialias=True))
+            of_both = model.encoder.picture(torch.cat([coat, worn]))[:, 1:].mean(1)
+            wanted = F.cosine_similarity(of_both[:1], of_both[1:])
+        cosines[str(path)] = person.item(), wanted.item()
+    return cosines
 
 
-def test_what_an_instruction_is(tmp_path):
-    coat = tmp_path / "a coat"
-    coat.touch()
-
-    def understood(instruction, query=("anna.jpg",)):
-        return search.understand(search.Config(query=query, instruction=instruction))
-
-    assert understood(None) == (PERSON_SENTENCE, None)
-    assert understood("in a red coat") == (PERSON_SENTENCE, UNINSTRUCTED)
-    assert understood(str(coat)) == (PERSON_SENTENCE, CLOTHES)
-    assert understood("do not change clothes") == ("do not change clothes", None)
-    assert understood("do not change clothes", query=()) == (PERSON_SENTENCE, UNINSTRUCTED)
-
-
-def test_clothes_are_the_photo_without_head_and_margins():
-    image = torch.zeros(1, 3, 20, 10, dtype=torch.uint8)
-    image[:, :, 4:, 1:9] = 200
-    clothes = uninstructed.as_clothes(image, (8, 8))
-    assert clothes.shape == (1, 3, 8, 8)
-    torch.testing.assert_close(clothes, uninstructed.normalise(torch.full_like(clothes, 200)))
-
-
-# ---- searches ----
-
-def test_words_a_person_and_a_picture_of_clothes(ask, folder):
-    by_words = ask("--instruction", "in green")
-    assert found(by_words, folder)[0] == Path(NAMES["green"])
-    assert by_words[0]["score"] == by_words[0]["from_instruction"] and by_words[0]["query"] is None
-
-    shutil.copy(folder / NAMES["blue"], "blue.jpeg")
-    by_person = ask("--query", "blue.jpeg", "--top", 2)
-    assert found(by_person, folder)[0] == Path(NAMES["blue"])
-    assert [hit["rank"] for hit in by_person] == [1, 2] and by_person[0]["from_instruction"] == 0
-
-    flags = ("--query", "blue.jpeg", "--instruction", folder / NAMES["red"])
-    by_clothes = ask(*flags, "--weight", 0.9)
-    assert found(by_clothes, folder)[0] == Path(NAMES["red"])
-    for hit in by_clothes:
-        assert hit["score"] == pytest.approx(hit["from_person"] + hit["from_instruction"])
+@pytest.mark.parametrize("query, words, clothes, weight, w", (
+    ("anna.png", None, None, None, 0),
+    (None, WORDS, None, 0.2, 1),
+    (None, TASK_SENTENCE, None, None, 1),
+    (None, None, "coat.png", None, 1),
+    ("anna.png", WORDS, None, None, SHARES[UNINSTRUCTED]),
+    ("anna.png", None, "coat.png", None, SHARES[CLOTHES]),
+    ("anna.png", TASK_SENTENCE, None, 0.7, 0),
+    ("anna.png", WORDS, None, 0, 0),
+    ("anna.png", None, "coat.png", 1, 1),
+))
+def test_the_hits_are_those_of_the_rule(query, words, clothes, weight, w, hits, model):
+    flags = {"--query": query, "--instruction": words or clothes, "--weight": weight}
+    flags = [word for pair in flags.items() if pair[1] is not None for word in pair]
+    found = hits(*flags)
+    given = PERSON_SENTENCE
+    if query and words == TASK_SENTENCE:
+        given, words = words, None
+    cosines = by_hand(model, given, query, words, clothes)
+    expected = {photo: ((1 - w) * p, w * i) for photo, (p, i) in cosines.items()}
+    order = sorted(expected, key=lambda photo: -sum(expected[photo]))
+    assert [(hit["rank"], hit["photo"]) for hit in found] == list(enumerate(order, 1))
+    for hit in found:
+        parts = hit["from_person"], hit["from_instruction"]
+        assert parts == pytest.approx(expected[hit["photo"]], abs=1e-5)
+        assert hit["score"] == pytest.approx(sum(parts), abs=1e-6)
+    assert hits(*flags, "--top", 2) == found[:2]
 
 
-def test_several_queries_and_a_query_from_the_folder_is_not_its_own_hit(ask, folder):
-    queries = [str(folder / NAMES[colour]) for colour in ("red", "grey")]
-    hits = ask("--query", *queries)
-    assert [hit["query"] for hit in hits] == [queries[0]] * 3 + [queries[1]] * 3
-    assert all(hit["photo"] != hit["query"] for hit in hits)
+def test_two_queries_are_two_searches_in_hits_and_picture(hits, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda picture, _: drawn.append(np.array(picture)))
+    flags = ("--instruction", WORDS, "--out", "hits.png")
+    both = hits("--query", "anna.png", "ben.png", *flags)
+    assert both == hits("--query", "anna.png", *flags) + hits("--query", "ben.png", *flags)
+    whole, anna, ben = drawn
+    end = len(anna) - pictures.GAP  # a line divides the two there
+    assert (whole[:end] == anna[:end]).all() and (whole[end:] == ben[pictures.GAP:]).all()
 
 
-def test_the_second_search_reads_nothing_and_a_later_one_what_is_new(ask, folder, read):
-    first = ask("--instruction", "red")
-    assert len(read) == 4 and (folder / "index.safetensors").is_file()
-    assert not list(folder.glob("*.part"))
+def test_the_picture_shows_query_instruction_and_hits(hits, monkeypatch):
+    rows = []
+    draw = pictures.ranking_list
+    monkeypatch.setattr(pictures, "ranking_list", lambda some: rows.extend(some) or draw(some))
+    query = ("--query", "anna.png")
+    for flags, title in (
+            (query, PERSON_SENTENCE), ((*query, "--instruction", TASK_SENTENCE), TASK_SENTENCE),
+            (("--instruction", WORDS), WORDS),
+            ((*query, "--instruction", "coat.png"), "wanted clothes")):
+        found = hits(*flags, "--out", "hits.png")
+        assert rows[-1].title == title
+        assert rows[-1].query.path == ("anna.png" if "--query" in flags else None)
+        assert rows[-1].clothes == ("coat.png" if "coat.png" in flags else None)
+        shown = [(record.path, verdict) for record, verdict in rows[-1].ranking]
+        assert shown == [(hit["photo"], None) for hit in found]
+    assert Image.open("hits.png").width == pictures.WIDTH and len(rows) == 4
 
+
+def test_the_query_is_not_its_own_hit_and_its_namesake_is(hits):
+    os.link("photos/a'b/anna.png", "linked.png")
+    for query in ("photos/a'b/anna.png", "./photos/été/../a'b/anna.png", "linked.png"):
+        found = [hit["photo"] for hit in hits("--query", query)]
+        assert len(found) == len(NAMES) - 1 and "photos/a'b/anna.png" not in found
+    paint(Path("photos/anna.png"), 20)
+    found = [hit["photo"] for hit in hits("--query", "photos/a'b/anna.png")]
+    assert len(found) == len(NAMES) and "photos/anna.png" in found
+
+
+def test_text_shows_scores_their_parts_and_names_on_one_line(run, hits):
+    Path("photos", NAMES[0]).rename("photos/two\nlines.JPG")
+    flags = ("--query", "anna.png", "--instruction", WORDS)
+    brief = long = f"anna.png + {WORDS}\n"
+    for hit in hits(*flags):
+        hit["photo"] = hit["photo"].replace("\n", "\\n")
+        brief += "{rank:4}  {score:.3f}  {photo}\n".format(**hit)
+        long += "{rank:4}  {score:.3f} = {from_person:.3f} person + ".format(**hit)
+        long += "{from_instruction:.3f} instruction  {photo}\n".format(**hit)
+    assert run(*flags)[1] == f"{brief}\n" and run(*flags, "--explain")[1] == f"{long}\n"
+
+
+# ---- the index ----
+
+def test_only_what_is_new_or_changed_is_read_again(hits, read):
+    flags = ("--query", "anna.png", "--instruction", WORDS)
+    first = hits(*flags)
+    assert len(read) == len(NAMES) and not list(Path("photos").glob("*.part"))
     read.clear()
-    assert ask("--instruction", "red") == first and not read
-    ask("--query", folder / NAMES["red"])
-    ask("--instruction", folder / NAMES["red"])
+    assert hits(*flags) == first
+    hits("--instruction", "coat.png")
     assert not read
 
-    changed = folder / NAMES["green"]
-    Image.new("RGB", (16, 32), PAINT["red"]).save(changed)
-    shutil.copy(folder / NAMES["red"], folder / "new.jpg")
-    (folder / NAMES["blue"]).unlink()
-    hits = ask("--instruction", "red")
-    assert sorted(read) == sorted([changed.name, "new.jpg"])
-    assert len(hits) == 4 and [hit["score"] > 0.99 for hit in hits] == [True] * 3 + [False]
-
-    read.clear()
-    stat = changed.stat()
-    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    ask("--instruction", "red")
-    assert read == [changed.name]
+    changed, removed, touched = (Path("photos", name) for name in NAMES[:3])
+    time = changed.stat().st_mtime_ns
+    paint(changed, 30)
+    os.utime(changed, ns=(time, time))  # of another size alone
+    os.utime(touched, ns=(time, time + 1))
+    removed.unlink()
+    paint(Path("photos/added.png"), 31)
+    again = hits(*flags)
+    assert sorted(read) == sorted([changed.name, touched.name, "added.png"])
+    assert again == hits(*flags, "--index", "fresh.safetensors") and again != first
+    assert str(removed) not in [hit["photo"] for hit in again]
 
 
-def test_the_index_of_another_checkpoint_is_not_used(ask, read):
-    ask("--instruction", "red")
+def test_another_sentence_index_or_checkpoint(hits, read):
+    words = ("--instruction", WORDS)
+    task = ("--query", "anna.png", "--instruction", TASK_SENTENCE)
+    elsewhere = (*words, "--index", "kept.safetensors")
+    for flags, count in (
+            (words, 1), (task, 1), (words, 0), (task, 0), (elsewhere, 1), (elsewhere, 0)):
+        read.clear()
+        hits(*flags)
+        assert len(read) == count * len(NAMES), flags
     Path("a.pt").write_text("other weights")
-    ask("--instruction", "red")
-    assert len(read) == 8
+    hits(*words)
+    assert len(read) == len(NAMES)
 
 
-def test_a_new_task_sentence_is_added_to_the_index(ask, folder, read):
-    ask("--query", folder / NAMES["red"])
-    ask("--query", folder / NAMES["red"], "--instruction", "do not change clothes")
-    assert len(read) == 8
-    ask("--query", folder / NAMES["red"])
-    assert len(read) == 8
-    with safe_open(folder / "index.safetensors", "pt") as index:
-        assert set(index.keys()) == {PERSON_SENTENCE, UNINSTRUCTED, CLOTHES, "do not change clothes"}
+def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatch):
+    def interrupted(path, size):
+        if len(read) == 3:
+            raise cli.Interrupted(2, "interrupted")
+        return load(path, size)
+
+    load = search.load_image
+    monkeypatch.setattr(search, "load_image", interrupted)
+    assert run("--instruction", WORDS)[0] == 130
+    monkeypatch.setattr(search, "load_image", load)
+    read.clear()
+    found = hits("--instruction", WORDS)
+    assert len(read) == len(NAMES) - 2  # of batches of two, one was ready
+    assert found == hits("--instruction", WORDS, "--index", "fresh.safetensors")
 
 
-def test_broken_files_are_named_and_skipped(folder, command, ask):  # noqa: F811
-    (folder / "web page.jpg").write_text("<html>")
-    (folder / "cut off.png").write_bytes((folder / NAMES["green"]).read_bytes()[:40])
-    flags = ("--photos", folder, "--checkpoint", "a.pt", "--instruction", "red")
-    code, out, err = command(search, *flags)
-    assert code == 0 and len(out.strip().splitlines()) == 1 + 4
-    skipped = [line for line in err.splitlines() if line.startswith("skipped: ")]
-    assert len(skipped) == 2 and "cut off.png" in skipped[0] and "web page.jpg" in skipped[1]
+def test_an_index_that_cannot_be_written_costs_no_answer(run):
+    code, out, err = run("--instruction", WORDS, "--index", "nowhere/a.safetensors")
+    [warning] = [line for line in err.splitlines() if "nowhere" in line]
+    assert code == 0 and "not kept" in warning and out == run("--instruction", WORDS)[1]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
-def test_names_that_are_no_unicode(folder, command, ask):  # noqa: F811
-    raw = os.fsencode(folder) + b"/\xe9t\xe9.jpg"
-    try:
-        shutil.copy(folder / NAMES["red"], raw)
-    except OSError:
-        pytest.skip("this file system takes Unicode alone")
-    flags = ("--photos", folder, "--checkpoint", "a.pt", "--instruction", "red", "--top", 2)
-    code, out, err = command(search, *flags)
-    assert code == 0, err
-    names = [Path(hit["photo"]).name for hit in ask("--instruction", "red", "--top", 2)]
-    assert os.fsdecode(b"\xe9t\xe9.jpg") in names
+@pytest.mark.parametrize("photos, change", (
+    ("5", None), ("[NaN]", None), ("[5]", None), ("[[[], 1, 1]]", None), ("[]", None),
+    (None, lambda feats: feats[:, 1:].contiguous()), (None, lambda feats: feats.half()),
+))
+def test_an_index_of_other_content_is_one_line(photos, change, run, read):
+    path = Path("photos/index.safetensors")
+    run("--instruction", WORDS)
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+        feats = {kind: file.get_tensor(kind) for kind in file.keys()}
+    notes["photos"] = photos or notes["photos"]
+    feats[CLOTHES] = change(feats[CLOTHES]) if change else feats[CLOTHES]
+    save_file(feats, path, notes)
+    read.clear()
+    refused(run("--instruction", WORDS), str(path), "no index", "--index")
+    assert not read
 
 
-def test_the_index_can_lie_elsewhere(ask, folder, read):
-    ask("--instruction", "red", "--index", "kept.safetensors")
-    ask("--instruction", "red", "--index", "kept.safetensors")
-    assert len(read) == 4 and not (folder / "index.safetensors").exists()
+# ---- what is left out, mistakes ----
 
+def test_what_is_left_out_is_counted_by_reason(run):
+    words = ("--instruction", WORDS)
+    Path("photos/web page.jpg").write_text("<html>")
+    os.mkfifo("photos/pipe.jpg")
+    os.symlink("nowhere", "photos/dangling.png")
+    os.symlink(os.getcwd(), "photos/all")
+    paint(Path("photos/.thumbnails/a.png"), 40)
+    for name in (".hidden.jpg", "notes.txt", "photo.raw"):
+        Path("photos", name).write_text("no picture")
+    for new in (len(NAMES), 0):
+        [line] = [line for line in run(*words)[2].splitlines() if "photos, " in line]
+        assert line.startswith(f"{len(NAMES)} photos, {new} of them new; 3 cannot be read, such as")
+        assert "; 5 hidden, a linked folder or not named as an image, such as photos/" in line
+    shutil.rmtree("photos")
+    os.mkdir("photos")
+    refused(run(*words), "--photos photos", "no photo")
+    Path("photos/a.jpg").write_text("no picture")
+    refused(run(*words), "--photos photos", "1 cannot be read")
+    shutil.copy("anna.png", "photos")
+    refused(run("--query", "photos/anna.png"), "--photos photos", "the query itself")
 
-def test_text_shows_the_parts_of_a_score(folder, command, ask):  # noqa: F811
-    flags = ("--photos", folder, "--checkpoint", "a.pt", "--query", folder / NAMES["red"])
-    code, out, err = command(search, *flags, "--instruction", "green", "--explain", "--top", 1)
-    title, line = out.strip().splitlines()
-    assert title == f"{folder / NAMES['red']} + green"
-    assert line.startswith("   1  ") and " person + " in line and line.endswith(".png")
-    total, person, instruction = (float(line.split()[place]) for place in (1, 3, 6))
-    assert total == pytest.approx(person + instruction, abs=0.0011)
-
-
-@pytest.mark.parametrize("instruction", ("red", "picture", None))
-def test_the_picture_has_ranks_and_no_frames(ask, folder, monkeypatch, instruction):
-    monkeypatch.setattr(pictures, "_frame", None)  # to draw one would fail
-    flags = ["--query", folder / NAMES["red"], folder / NAMES["blue"], "--out", "hits.png"]
-    if instruction:
-        flags += ["--instruction", folder / NAMES["green"] if instruction == "picture" else "red"]
-    ask(*flags)
-    picture = np.array(Image.open("hits.png").convert("RGB"), int)
-    assert picture.shape[1] == pictures.WIDTH
-
-    def has(colour):
-        return (abs(picture - colour).max(2) < 12).sum() > 100
-
-    assert all(has(PAINT[colour]) for colour in ("red", "blue", "grey"))
-
-
-def test_a_real_checkpoint_on_drawn_people(tmp_path, command):  # noqa: F811
-    toydata.make_toy(tmp_path / "toy", people=8, seed=0)
-    torch.manual_seed(0)
-    model = InstructReID("tiny", {"market": 2}, text=EmbeddedTextEncoder())
-    config = {"size": "tiny", "editing": True, "feature": "fused", "task": "all", "data": "toy"}
-    state = {"model": checkpoints.model_state(model), "config": config, "classes": {"market": 2}}
-    checkpoints.save_checkpoint(tmp_path / "last.pt", state)
-
-    crops = tmp_path / "toy" / "COCAS" / "real2" / "real_reid_image_face_blur"
-    query = next(crops.rglob("*query.jpg"))
-    flags = ["--photos", crops, "--checkpoint", "last.pt", "--query", query, "--json"]
-    parts = []
-    for instruction in ("in a red coat", query):
-        code, out, err = command(search, *flags, "--instruction", instruction, "--out", "hits.png")
-        assert code == 0, err
-        hits = [json.loads(line) for line in out.splitlines()]
-        assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
-        assert [hit["score"] for hit in hits] == sorted((h["score"] for h in hits), reverse=True)
-        parts.append({hit["photo"]: hit["from_person"] for hit in hits})
-    shared = parts[0].keys() & parts[1].keys()
-    assert shared and all(parts[0][p] / 0.6 == pytest.approx(parts[1][p] / 0.7) for p in shared)
-
-
-# ---- mistakes ----
 
 @pytest.mark.parametrize("flags, words", (
     ((), ("--query", "--instruction")),
+    (("--photos", "nowhere", "--query", "anna.png"), ("--photos nowhere",)),
     (("--instruction", "  "), ("--instruction", "empty")),
     (("--instruction", "coat.jpg"), ("coat.jpg", "no such picture")),
-    (("--query", "notes.txt"), ("cannot read image", "notes.txt")),
-    (("--query", "nobody.jpg"), ("cannot read image", "nobody.jpg")),
-    (("--instruction", "red", "--weight", 2), ("--weight 2.0",)),
-    (("--instruction", "red", "--top", 0), ("--top 0",)),
-    (("--instruction", "red", "--out", "nowhere/a.png"), ("--out", "nowhere")),
-    (("--instruction", "red", "--index", "nowhere/a.safetensors"), ("nowhere", "--index")),
-    (("--instruction", "red", "--index", "notes.txt"), ("notes.txt", "no index")),
-    (("--instruction", "red", "--checkpoint", "runs/all/last.pt"), ("no checkpoint", "last.pt")),
+    (("--query", "a.pt"), ("cannot read image a.pt",)),
+    (("--instruction", WORDS, "--index", "a.pt"), ("a.pt", "no index")),
+    (("--instruction", WORDS, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
+    (("--query", "ben.png", "anna.png", "--out", "./anna.png"), ("--out", "input")),
+    (("--instruction", "coat.png", "--out", "coat.png"), ("--out", "input")),
+    (("--instruction", WORDS, "--out", "photos/a'b/hits.png"), ("--out", "--photos")),
 ))
-def test_mistakes(folder, command, ask, read, flags, words):  # noqa: F811
-    Path("notes.txt").write_text("no picture")
-    result = command(search, "--photos", folder, "--checkpoint", "a.pt", *flags)
-    one_line(result, *words)
-    assert not read and not (folder / "index.safetensors").exists()
+def test_mistakes_are_one_line_before_work(flags, words, run, read):
+    refused(run(*flags), *words)
+    assert not read and not Path("photos/index.safetensors").exists()
 
 
-def test_folders_without_photos(command, tmp_path):  # noqa: F811
-    one_line(command(search, "--instruction", "red"), "--photos")
-    one_line(command(search, "--photos", "nowhere", "--instruction", "red"), "nowhere")
-    (tmp_path / "empty").mkdir()
-    one_line(command(search, "--photos", "empty", "--instruction", "red"), "empty", "no photo")
-
-
-def test_a_folder_of_the_query_alone(ask, command, tmp_path):  # noqa: F811
-    (tmp_path / "alone").mkdir()
-    query = tmp_path / "alone" / "a.png"
-    Image.new("RGB", (8, 16)).save(query)
-    flags = ("--photos", "alone", "--checkpoint", "a.pt", "--query", query, "--out", "hits.png")
-    one_line(command(search, *flags), "alone", "the query itself")
-
-
-def test_a_folder_of_broken_files(ask, command, tmp_path):  # noqa: F811
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.jpg").write_text("no picture")
-    flags = ("--photos", "broken", "--checkpoint", "a.pt", "--instruction", "red")
-    one_line(command(search, *flags), "broken", "not one of its 1 photos")
-
-
-def test_a_model_that_has_diverged_is_named():
-    feats = {PERSON_SENTENCE: torch.tensor([[float("nan"), 0.0]])}
-    question = Question(None, torch.ones(2), None, PERSON_SENTENCE, None)
-    with pytest.raises(UserError, match="NaN"):
-        search.hits_of(question, ".", [photos.Photo("a.jpg", 1, 1)], feats, 0.4, 10)
+def test_a_model_that_has_diverged_is_named(run, model, monkeypatch):
+    nan = torch.nn.Parameter(torch.full((32,), torch.nan))
+    monkeypatch.setattr(model.plain_neck, "weight", nan)
+    refused(run("--instruction", WORDS), "NaN", "--checkpoint")

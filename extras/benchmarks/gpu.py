@@ -1,85 +1,80 @@
-"""What a training step costs on a GPU: `python benchmarks/gpu.py`. Step time, images a second, share of
-the GPU's peak and memory of `base` at 256x128, 128 images, in bf16 and fp16, with and without --compile.
+"""What a training step costs on a GPU: time, images a second, share of the GPU's peak and memory of
+`base` at 256x128, 128 images, in bf16, fp16 and float32, with and without --compile.
 
-The share of the peak is that of the operations which the model's shapes ask for, forward and backward: products,
-convolutions and attention, counted by torch. `--device cpu --tiny` tries the same on the CPU.
+The share of the peak is that of the operations which the model's shapes ask for, forward and
+backward: products, convolutions and attention, counted by torch.
 """
 
-import sys
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
 from data import Batch, augment
 from model import InstructReID
 from reid import cli
 from reid.device import allow_tf32, autocast, pick_device
-from reid.text import EmbeddedTextEncoder
+from reid.text import TextEncoder, embedded_text_model
 
 CLASSES = 751  # of Market-1501
 SENTENCE = "do not change clothes"
-PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by the makers' data sheets
-    "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A40": 150,
-    "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "V100": 125, "T4": 65, "RTX 4090": 165, "RTX 3090": 71,
+PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by the data sheets
+    "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312,
+    "A40": 150, "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "V100": 125, "T4": 65,
+    "RTX 4090": 165, "RTX 3090": 71,
 }
 
 
 @dataclass
 class Config:
     """Times training steps on a GPU."""
+
     device: str = cli.option("auto", "auto takes the GPU")
-    tiny: bool = cli.option(False, "the tiny model and 16 images: whether it runs at all")
-    steps: int = cli.option(20, "timed steps of each row; three go before them")
+    tiny: bool = cli.option(False, "the smallest sizes, also on the CPU: does it run?")
+    steps: int = cli.option(20, "timed steps of each row", least=1, most=10**5)
     grad_checkpointing: bool = cli.option(False, "as of train.py")
 
 
 def main(config):
     device = pick_device(config.device)
-    if device.type == "cpu" and config.device == "auto":
-        print("no GPU here: nothing is measured (--device cpu --tiny tries the code on the CPU)")
+    if device.type != "cuda" and not config.tiny:
+        print("no GPU here: nothing is measured (--tiny tries the code on the CPU)")
         return
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
-    known = [peak for key, peak in PEAKS.items() if key in name]
-    peak = known[0] if known else None  # the most exact name comes first
-    size, count = ("tiny", 16) if config.tiny else ("base", 128)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    known = [peak for key, peak in PEAKS.items() if key in name]  # the most exact name comes first
+    size, count, steps = ("tiny", 16, 1) if config.tiny else ("base", 128, config.steps)
     print(f"torch {torch.__version__}, {name}, {size}, {count} images a step")
-    if on_gpu and not peak:
+    if device.type == "cuda" and not known:
         print(f"the peak of {name} is not known here: add it to PEAKS for the share of it")
     allow_tf32(device)
+    for amp in ("bf16", "fp16", "off"):
+        for compiled in (False, True) if device.type == "cuda" else (False,):
+            flags = train.Config(amp=amp, compile=compiled, size=size, mining="all", margin=0.3)
+            flags.grad_checkpointing = config.grad_checkpointing
+            print(row(flags, device, count, steps, known[:1]), flush=True)
 
-    for amp in ("bf16", "fp16"):
-        print(row(config, device, size, count, amp, False, peak), flush=True)
-        if on_gpu:
-            print(row(config, device, size, count, amp, True, peak), flush=True)
 
-
-def row(config, device, size, count, amp, compiled, peak):
-    """One line of figures."""
-    flags = train.Config(
-        size=size, amp=amp, mining="all", margin=0.3, lr=1e-5, weight_decay=5e-4, gate_lr=1.0,
-        erase=0.5, compile=False, grad_checkpointing=False,
-    )
+def row(flags, device, count, steps, peak):
+    """One line of figures; peak: [of the GPU], or [] where it is not known."""
     torch.manual_seed(0)
-    model = InstructReID(size, {"market": CLASSES}, text=EmbeddedTextEncoder())
-    optimiser, scaler = train.prepare(model, flags, device)
-    model.train()
-    loss_of = train.Loss(model, flags, autocast(amp, device))
+    text = TextEncoder(*embedded_text_model())
+    model = InstructReID(flags.size, {"market": CLASSES}, text=text).train()
+    model.to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == "fp16")
+    loss_of = train.Loss(model, flags, autocast(flags.amp, device))
     pixels = torch.randint(0, 256, (count, 3, *model.size), dtype=torch.uint8)
     labels = torch.arange(count) // 4
-    batch = Batch(pixels, labels, labels, "market", "trad", [SENTENCE] * count).to(device)
+    batch = Batch(pixels, labels, labels, "market", "trad", [SENTENCE] * count, None).to(device)
+    rng = torch.Generator(device).manual_seed(0)
 
     def step():
         """What train.main does with a batch."""
-        chance = train.generator(0, 0, device)
-        images, _ = augment(batch.images, None, model.size[0] // 16, flags.erase, chance)
-        terms = loss_of(images, batch.instr, batch, chance)
+        images, _ = augment(batch.images, None, model.size[0] // 16, 0.5, rng)
+        terms = loss_of(images, None, batch, rng)
         scaler.scale(sum(terms.values())).backward()
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.CLIP)
@@ -91,21 +86,22 @@ def row(config, device, size, count, amp, compiled, peak):
     with FlopCounterMode(display=False) as counter:
         step()
     operations = counter.get_total_flops()
-    model.editor.checkpointing = config.grad_checkpointing
-    if compiled:
+    model.editor.checkpointing = flags.grad_checkpointing
+    if flags.compile:
         model.editor.compile()
     for _ in range(3):
         step()
-    seconds, memory = timed(step, config.steps, device)
+    seconds, memory = timed(step, steps, device)
     waits = times_waited(step) if device.type == "cuda" else 0
 
     figures = [
-        f"{amp}{', --compile' if compiled else ''}: {1000 * seconds:.1f} ms a step",
+        f"{flags.amp}{', --compile' if flags.compile else ''}: {1000 * seconds:.1f} ms a step",
         f"{count / seconds:.0f} images/s",
         f"{operations / 1e12:.3g} TFLOP a step, {operations / seconds / 1e12:.3g} TFLOP/s",
     ]
-    if peak:
-        figures.append(f"{100 * operations / seconds / 1e12 / peak:.0f} % of the peak")
+    if peak and flags.amp != "off":
+        share = operations / seconds / 1e12 / peak[0]
+        figures.append(f"{100 * share:.0f} % of the peak")
     if memory:
         figures.append(f"{memory / 2**30:.1f} GiB")
     if waits:

@@ -9,7 +9,9 @@ from pathlib import Path
 from textwrap import indent
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("*.py", "reid/*.py", "toydata/*.py", "tests/*.py", "*.toml", "requirements.txt", "LICENSE")
+COPIED = (
+    "*.py", "reid/*.py", "toydata/*.py", "tests/*.py", "*.toml", "requirements.txt", "LICENSE",
+)
 GOLDEN = "tests/golden"  # the reference numbers of the tests
 
 
