@@ -192,6 +192,8 @@ def test_captions_with_a_long_common_beginning_have_features_of_their_own(datase
 
     found = features(run, captions)
     assert len(set(map(tuple, found.tolist()))) == 7
+    of_kinds = [run.features(dataset, photos, [None] * 7, kind) for kind in ("person", CLOTHES)]
+    assert not torch.equal(*of_kinds)
     save_features(tmp_path / "f.safetensors", run.known, {"task": "t2i"})
     known, notes = load_features(tmp_path / "f.safetensors", {"task"})
     assert notes == {"task": "t2i"}

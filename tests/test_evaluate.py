@@ -355,7 +355,8 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
     def record(role, pid, clothes):
         words = f"{pid}:{clothes}"
         field = "target_clothes" if role == "query" else "clothes"
-        return Record("cocas", role, "red.png", pid, captions=(words,), **{field: words})
+        photo = f"{list(PAINT)[pid]}.png"
+        return Record("cocas", role, photo, pid, captions=(words,), **{field: words})
 
     queries = [record("query", pid, "wanted") for pid in (1, 2, 3)]
     gallery = [record("gallery", 1, "wanted"), record("gallery", 2, "wanted"),
@@ -370,7 +371,9 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
 
     run = Run(ColourModel(listen=1.0))
     left, variants = evaluate.instruction_variants(run, dataset, queries, gallery)
-    assert left == queries[1:] and variants["wanted"][0] == [Ask("2:wanted"), Ask("3:wanted")]
+    wanted, feats, _ = variants["wanted"]
+    assert left == queries[1:] and wanted == [Ask("2:wanted"), Ask("3:wanted")]
+    assert torch.equal(feats, run.features(dataset, left, wanted))
     with pytest.raises(UserError, match="one query person only"):
         evaluate.wrong_instructions(dataset, queries[:1], gallery)
 

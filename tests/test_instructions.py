@@ -23,7 +23,7 @@ from tests.trees import cocas, opened, text
 OF_THEIR_OWN = [name for name, row in TASKS.items() if not row.sentences and not row.text_only]
 
 
-def test_the_papers_tables():
+def test_three_times_twenty_sentences():
     assert SENTENCES["trad"][0] == "do not change clothes"
     assert SENTENCES["cc"][-1] == "ignore clothes"
     assert {len(set(sentences)) for sentences in SENTENCES.values()} == {20}
