@@ -203,7 +203,7 @@ def test_captions_with_a_long_common_beginning_have_features_of_their_own(datase
         with pytest.raises(UserError, match="other images or captions"):
             features(saved, others, **changed)
     with pytest.raises(UserError, match="other images or captions"):
-        saved.features(dataset, photos, [None] * 7)
+        saved.features(dataset, photos, [None] * 7, UNINSTRUCTED)
 
 
 def test_a_file_without_features_is_a_user_error(tmp_path):

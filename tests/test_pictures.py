@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -227,14 +228,16 @@ def test_all_pictures_of_a_checkpoint_by_one_command(drawn, command, tmp_path): 
     config = asdict(train.Config(task="all", data=str(drawn), amp="off"))
     state = {"config": config, "step": 1} | evaluate.parts_of(small, {"ltcc": 2})
     checkpoints.save(tmp_path / "last.pt", state)
-    code, out, err = command(extras.pictures, "--checkpoint", "last.pt")
-    assert code == 0, err
-    found = {path.stem: Image.open(path) for path in tmp_path.glob("*.png")}
-    for dataset in evaluate.tested_datasets(drawn, "all"):
-        row = TASKS[dataset.task]
-        name = f"{dataset.name}_{dataset.task}"
-        assert f"ranking_{name}" in found
-        has_words = not (row.pictures or row.text_only)  # that edit an image
-        assert (f"attention_{name}" in found) == has_words
-    assert "gates" in found and out.count("wrote") == len(found)
-    assert all(picture.width <= pictures.WIDTH for picture in found.values())
+    for task in ("all", *(name for name, row in TASKS.items() if not row.share)):
+        flags = ("--checkpoint", "last.pt", "--task", task, "--out", task)
+        code, out, err = command(extras.pictures, *flags)
+        assert code == 0, err
+        found = {path.stem: Image.open(path) for path in Path(task).glob("*.png")}
+        for dataset in evaluate.tested_datasets(drawn, task):
+            row = TASKS[dataset.task]
+            name = f"{dataset.name}_{dataset.task}"
+            assert f"ranking_{name}" in found
+            has_words = not (row.pictures or row.text_only)  # that edit an image
+            assert (f"attention_{name}" in found) == has_words
+        assert "gates" in found and out.count("wrote") == len(found)
+        assert all(picture.width <= pictures.WIDTH for picture in found.values())
