@@ -31,10 +31,10 @@ LEFT = QUERY[1] + 3 * GAP  # of the titles and rankings
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """A photo of each colour."""
-    root = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("photos")
     for name, rgb in PAINT.items():
-        Image.new("RGB", (8, 16), rgb).save(root / f"{name}.png")
-    return Dataset("ltcc", "LTCC", "cc", root, ())
+        Image.new("RGB", (8, 16), rgb).save(folder / f"{name}.png")
+    return Dataset("ltcc", "LTCC", "cc", folder, ())
 
 
 def photo(name):
@@ -196,7 +196,7 @@ def test_a_caption_stands_below_the_map_of_its_own_token(model, monkeypatch):
 # ---- of a run ----
 
 @pytest.mark.parametrize("task", OF_THEIR_OWN)
-def test_rows_of_a_query_follow_each_other_under_right_and_wrong_instructions(root, task):
+def test_rows_of_a_query_follow_each_other_under_right_and_wrong_instructions(root, task):  # noqa: F811
     run = Run(ColourModel(listen=1.0))
     rows = rank_rows(run, cocas(root, task))
     names = ["wanted", "own", "random"]
@@ -213,7 +213,7 @@ def test_rows_of_a_query_follow_each_other_under_right_and_wrong_instructions(ro
         assert len(three[0].ranking) == 4 and "green" in (own.words or own.picture)
 
 
-def test_a_search_for_other_clothes_leaves_the_same_ones_out(root):
+def test_a_search_for_other_clothes_leaves_the_same_ones_out(root):  # noqa: F811
     rows = rank_rows(Run(ColourModel()), ltcc(root), people=1)
     said = [TASKS[task].sentences[0] for task in ("cc", TASKS["cc"].opposite)]
     assert [row.name for row in rows] == [row.ask.words for row in rows] == said
