@@ -217,7 +217,7 @@ def rank(protocol, queries, gallery, query_feats, gallery_feats, ap_window=None,
     """
     query_feats = F.normalize(query_feats.float(), dim=1)
     gallery_feats = F.normalize(gallery_feats.float(), dim=1)
-    if not (query_feats.isfinite().all() and gallery_feats.isfinite().all()):
+    if not (query_feats.sum().isfinite() and gallery_feats.sum().isfinite()):
         raise UserError(DIVERGED)
 
     results = []

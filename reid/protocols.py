@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
 
     name: str
     removed: Callable  # left out of that query's ranking, as junk always is
-    positive: Callable = lambda q, g: q.pid == g.pid  # a hit
+    positive: Callable | None = None  # a hit; None: all of them
     queries: dict = {}  # field of a Record -> the values that it has in queries
     gallery: dict = {}  # the same of gallery images
     cell: tuple[str, ...] = ()  # fields: a trial's gallery has one image of each of their values
@@ -94,7 +94,7 @@ def usual_protocols(task):
 def masks(protocol, q, g):
     """positive, removed, both (q g) bool. q, g: `columns`."""
     same_person = q.pid == g.pid
-    positive = same_person & protocol.positive(q, g)
+    positive = same_person & protocol.positive(q, g) if protocol.positive else same_person
     removed = same_person & protocol.removed(q, g) | g.junk
     return positive, removed
 
