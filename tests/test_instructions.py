@@ -3,82 +3,128 @@
 import random
 from collections import Counter
 
-import instructions
+import pytest
+
+from instructions import (
+    ATTRIBUTES,
+    OTHERS_SHARE,
+    SENTENCES,
+    TASKS,
+    Ask,
+    asked_tasks,
+    describe,
+    gallery_instruction,
+    query_instruction,
+    training_instructions,
+)
 from reid.records import Record
+from tests.trees import cocas, opened, text
+
+OF_THEIR_OWN = [name for name, row in TASKS.items() if not row.sentences and not row.text_only]
 
 
-def test_three_times_twenty_sentences():
-    assert {task: len(set(said)) for task, said in instructions.SENTENCES.items()} == {"trad": 20, "cc": 20, "vi": 20}
-    assert instructions.SENTENCES["trad"][0] == "do not change clothes" and instructions.SENTENCES["cc"][-1] == "ignore clothes"
+def test_the_papers_tables():
+    assert SENTENCES["trad"][0] == "do not change clothes"
+    assert SENTENCES["cc"][-1] == "ignore clothes"
+    assert {len(set(sentences)) for sentences in SENTENCES.values()} == {20}
+    sizes = Counter(map(len, ATTRIBUTES.values()))
+    assert sizes == {8: 4, 7: 2, 5: 1, 4: 4, 3: 7, 2: 2}  # 20 attributes, 92 phrases
 
 
-def test_twenty_attributes_and_92_phrases():
-    assert len(instructions.ATTRIBUTES) == 20
-    assert sum(map(len, instructions.ATTRIBUTES.values())) == 92
-    assert Counter(map(len, instructions.ATTRIBUTES.values())) == {8: 4, 7: 2, 5: 1, 4: 4, 3: 7, 2: 2}
+def test_all_tasks_are_those_with_a_share():
+    assert set(TASKS) - set(asked_tasks("all")) == {t for t, row in TASKS.items() if not row.share}
+    for name, row in TASKS.items():
+        assert asked_tasks(name) == {name: row}
 
 
 def test_a_description_says_what_is_there_and_nothing_else():
     rng = random.Random(0)
+    first = {key: phrases[0] for key, phrases in ATTRIBUTES.items()}
+    assert len({describe(first, rng) for _ in range(30)}) > 10
     for _ in range(200):
-        attributes = {key: rng.choice(phrases) for key, phrases in instructions.ATTRIBUTES.items()}
-        said = instructions.describe(attributes, rng)
-        assert attributes["coat color"].split()[0] in said and attributes["trousers color"].split()[0] in said
+        attributes = {key: rng.choice(phrases) for key, phrases in ATTRIBUTES.items()}
+        said = describe(attributes, rng)
+        assert all(attributes[f"{key} color"].split()[0] in said for key in ("coat", "trousers"))
         assert "agnostic" not in said and "without" not in said and "  " not in said
         assert ("skirt" in said) == (attributes["trousers length"] == "skirt")
         assert (" hat" in said) == (attributes["cap style"] == "with hat")
         assert ("umbrella" in said) == (attributes["umbrella"] == "with umbrella")
 
 
-def test_descriptions_vary():
-    attributes = {key: phrases[0] for key, phrases in instructions.ATTRIBUTES.items()}
-    assert len({instructions.describe(attributes, random.Random(seed)) for seed in range(30)}) > 10
+# ---- training ----
+
+def person(pid, outfit, **fields):
+    name = f"{pid}_{outfit}"
+    return Record("cocas", "train", f"{name}.jpg", pid, clothes=f"{pid}:{outfit}",
+                  **dict(captions=(f"words {name}",), crop_path=f"crop {name}") | fields)
 
 
-def person(pid, outfit):
-    return Record("cocas", "train", f"{pid}_{outfit}.jpg", pid, clothes=f"{pid}:{outfit}", captions=(f"words {pid}:{outfit}",),
-                  template_path=f"template {pid}:{outfit}", crop_path=f"crop {pid}:{outfit}")
+def outfits_of(asks):
+    """["pid_outfit"] that instructions ask for, whose words and picture agree."""
+    said = [{part.split()[-1] for part in ask if part} for ask in asks]
+    assert all(len(names) == 1 for names in said), "words and picture are of different images"
+    return [name for [name] in said]
 
 
 def test_one_sentence_serves_a_mini_batch_and_all_are_drawn():
     records = [person(pid, 0) for pid in range(4)]
-    drawn = set()
-    for seed in range(300):
-        said = instructions.training_instructions("cc", records, {}, random.Random(seed))
-        assert len(said) == 4 and len(set(said)) == 1
-        drawn.add(said[0])
-    assert drawn == set(instructions.SENTENCES["cc"])
+    for task, row in TASKS.items():
+        drawn = set()
+        for seed in range(300 if row.sentences else 0):
+            said = training_instructions(task, records, {}, random.Random(seed))
+            assert len(said) == 4 and len(set(said)) == 1
+            drawn.add(said[0].words)
+        assert drawn == set(row.sentences)
 
 
-def test_half_of_a_batch_asks_for_other_clothes():
-    pool = {pid: [person(pid, outfit) for outfit in range(3)] for pid in range(4)}
-    records = [r for group in pool.values() for r in group]
-    for task, own in (("ctcc", lambda r: r.crop_path), ("li", lambda r: r.captions[0])):
-        said = instructions.training_instructions(task, records, pool, random.Random(0))
-        assert all(words.split()[1].split(":")[0] == str(r.pid) for words, r in zip(said, records))  # never another person's
-        assert len(records) / 2 <= sum(words == own(r) for words, r in zip(said, records)) < len(records)
-    assert sum(words.startswith("template") for words in
-               instructions.training_instructions("ctcc", records, pool, random.Random(0))) == len(records) / 2
+@pytest.mark.parametrize("task", OF_THEIR_OWN)
+def test_half_of_a_batch_asks_for_other_clothes(task):
+    """For what another image of that person shows; nobody asks for a stranger's."""
+    pool = {pid: [person(pid, outfit) for outfit in range(2)] for pid in range(4)}
+    records = [record for group in pool.values() for record in group]
+    names = [record.path.removesuffix(".jpg") for record in records]
+    for seed in range(20):
+        asks = training_instructions(task, records, pool, random.Random(seed))
+        outfits = outfits_of(asks)
+        assert [name[0] for name in outfits] == [name[0] for name in names]
+        own = sum(a == b for a, b in zip(outfits, names))
+        assert own == len(records) * (1 - OTHERS_SHARE)
 
 
-def test_another_image_is_never_the_image_itself():
-    pool = {1: [person(1, outfit) for outfit in range(3)], 2: [person(2, 0)]}
-    records = pool[1] + pool[2]
-    for seed in range(100):
-        said = instructions.training_instructions("ctcc", records, pool, random.Random(seed))
-        asks = [(words, r) for words, r in zip(said, records) if words.startswith("template")]
-        assert len(asks) == 2
-        for words, r in asks:
-            alone = r.pid == 2  # there is no other image of that person
-            assert (words == r.template_path) == alone
+@pytest.mark.parametrize("task", OF_THEIR_OWN)
+def test_another_image_is_never_the_image_itself(task):
+    """Except for somebody's only image, which half of the time asks as a query does."""
+    shop = dict(template_path="shop 0_0", captions=("wanted 0_0", "own 0_0"))
+    records = [person(0, 0, **shop), person(1, 0)]
+    pool = {record.pid: [record] for record in records}
+    seen = set()
+    for seed in range(20):
+        seen.add(training_instructions(task, records, pool, random.Random(seed))[0])
+    assert seen == {query_instruction(task, records[0]), gallery_instruction(task, records[0])}
 
+
+# ---- testing ----
 
 def test_query_and_gallery_sides():
-    record = person(1, 2)
-    assert instructions.query_instruction("ctcc", record) == "template 1:2"
-    assert instructions.gallery_instruction("ctcc", record) == "crop 1:2"
-    assert instructions.query_instruction("li", record) == instructions.gallery_instruction("li", record) == "words 1:2"
-    assert instructions.query_instruction("t2i", record) == "words 1:2"
-    assert instructions.gallery_instruction("t2i", record) is None
-    for task in ("trad", "cc", "vi"):
-        assert instructions.query_instruction(task, record, 3) == instructions.gallery_instruction(task, record, 3)
+    record = person(1, 2, captions=("wanted", "own"), template_path="shop", crop_path="crop")
+    for task, row in TASKS.items():
+        query = query_instruction(task, record, 3)
+        gallery = gallery_instruction(task, record, 3)
+        if row.sentences:
+            assert query == gallery == Ask(row.sentences[3])
+            continue
+        words, picture = row.described, row.pictures
+        assert query == Ask("wanted" if words else None, "shop" if picture else None)
+        shown = Ask("own" if words else None, "crop" if picture else None)
+        assert gallery == (None if row.text_only else shown)
+        bare = Record("cocas", "gallery", "photo.jpg", 1)
+        assert row.sentences or gallery_instruction(task, bare) is None
+
+
+def test_a_query_whose_own_description_is_in_the_list(toy):
+    """It wants the description of its row; its own, by the image's name, is what it shows."""
+    described = {"k1": "In red.", "k2": "In blue.", "images/1/q.jpg": "In grey."}
+    text(cocas(toy), "real2/datalist/gpt.json", described)
+    queries = opened(toy, "li").split("query")
+    assert [query_instruction("li", query).words for query in queries] == ["In red.", "In blue."]
+    assert [gallery_instruction("li", query).words for query in queries] == ["In grey."] * 2
