@@ -54,6 +54,19 @@ def command(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
+def train_tiny(drawn, bert, command, monkeypatch):
+    """train_tiny(*flags) -> what `command` gives of train.py on drawn people, with a model so small
+    that a run takes a fraction of a second."""
+    import train
+    from model import SIZES
+    from tests.test_model import TINY
+
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    flags = ("--data", drawn, "--text-model", bert, "--ids", 4, "--images", 2)
+    return lambda *more: command(train, *flags, *more)
+
+
+@pytest.fixture
 def toy(tmp_path):
     """A folder that counts as drawn data, so that nobody compares it with published counts."""
     (tmp_path / "toy.json").write_text("{}")

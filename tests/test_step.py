@@ -363,11 +363,10 @@ def test_losses_leave_autocast(task, dtype):
 # ---- the outer wire ----
 
 @pytest.fixture
-def steps_of(drawn, bert, command, monkeypatch):
+def steps_of(train_tiny, monkeypatch):
     """steps_of(*flags) -> what every step of a run of two steps computed: [(a copy of the model,
     the arguments of its loss, the terms, what `watch` saw, whether autocast was on)], all through
     the module that several processes share."""
-    monkeypatch.setitem(irm.SIZES, "tiny", TINY)
     monkeypatch.setattr(train, "finish", lambda *_: None)
     steps = []
     shared = []
@@ -391,9 +390,7 @@ def steps_of(drawn, bert, command, monkeypatch):
     monkeypatch.setattr(processes, "parallel", lambda loss: shared.append(loss) or loss)
 
     def run(*flags):
-        code, _, err = command(
-            train, "--data", drawn, "--text-model", bert, "--steps", 2, "--ids", 4, "--images", 2,
-            *flags)
+        code, _, err = train_tiny("--steps", 2, *flags)
         assert code == 0, err
         assert len(steps) == 2
         return steps
