@@ -1,9 +1,11 @@
 """train.py from its command line: it learns, every flag does something, a step is clipping and
 AdamW, and a run that was interrupted goes on to the same bits and the same log."""
 
+import copy
 import json
 import math
 import signal
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -73,8 +75,8 @@ def test_all_tasks_take_a_step_and_get_a_row_and_a_matrix(train_tiny):
     assert [line["step"] for line in first] == [*range(1, len(SHARED) + 1)]
     assert {line["task"] for line in first} == set(SHARED)
     assert {row["task"] for row in report["rows"]} == set(SHARED)
-    with_matrix = {name for name in SHARED if TASKS[name].opposite or TASKS[name].targets}
-    assert {row["task"] for row in report["matrix"]} == with_matrix
+    with_targets = {name for name in SHARED if TASKS[name].targets}
+    assert {row["task"] for row in report["matrix"]} == with_targets
     assert "Instruction matrix" in out
     assert "each" not in report["rows"][0] and Path("runs/all/queries.json").stat().st_size > 1000
 
@@ -368,7 +370,7 @@ def test_a_step_is_the_batch_of_its_number_clipping_and_adamw_by_hand(recording,
         for name, value in expected.items():
             error = (found[name] - value).abs().max()
             assert error < 2e-6, f"{name} is off by {error} after step {number + 1}"
-    assert max(norms) > 1.5 * train.CLIP > 1.5 * min(norms), f"no test of clipping: {norms}"
+    assert max(norms) > 1.5 * train.CLIP and max(norms) > 1.2 * min(norms), "nothing is clipped"
 
     assert len(steps) == STEPS
     assert not any(step["left"] for step in steps), "gradients are left from the step before"
@@ -449,21 +451,21 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
     assert_same(last("whole")["model"], last("parts")["model"])
 
 
-@pytest.mark.parametrize("flags", [
-    ("--task", "li", "--train-text"),  # its dropout
-    ("--task", "ctcc", "--amp", "fp16"),  # with the scale of its loss
-    ("--task", "t2i", "--workers", "1"),  # its hard negatives
-    ("--task", "all"),
-], ids=lambda flags: " ".join(map(str, flags)))
+@pytest.mark.parametrize("done, flags", [
+    (4, ("--task", "li", "--train-text")),  # its dropout
+    (4, ("--task", "ctcc", "--amp", "fp16")),  # the scale of its loss
+    (4, ("--task", "t2i", "--workers", "1")),  # its hard negatives
+    (6, ("--task", "all")),  # in the last step
+], ids=str)
 def test_a_resumed_run_equals_one_without_interruption(
-        flags, train_tiny, command, monkeypatch, usual_signals):
+        done, flags, train_tiny, command, monkeypatch, usual_signals):
     monkeypatch.setattr(train, "finish", lambda *_: None)
     flags = (*flags, "--steps", 6)
     assert train_tiny(*flags, "--name", "whole")[0] == 0
     with monkeypatch.context() as patch:
-        interrupt(patch, data, "augment", signal.SIGINT, after=3)
+        interrupt(patch, data, "augment", signal.SIGINT, after=done - 1)
         assert train_tiny(*flags, "--name", "parts")[0] == 128 + signal.SIGINT
-    assert last("parts")["step"] == 4
+    assert last("parts")["step"] == done
     code, _, err = command(train, "--resume", "runs/parts/last.pt")
     assert code == 0, err
     whole, parts = last("whole"), last("parts")
@@ -521,25 +523,18 @@ def test_after_kill_9_the_run_goes_on_and_its_log_has_no_line_twice(
     assert_same(last("killed")["model"], last("whole")["model"])
 
 
-def test_a_second_process_may_not_write_a_run_and_sigterm_ends_the_first(drawn, bert, tmp_path):
-    flags = ("--data", drawn, "--text-model", bert, "--task", "ctcc", "--steps", 10**6,
-             "--save-every", 1, "--name", "a", *FAST)
-    shell = "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL); "  # also under nohup
-    program = f"{shell}import sys, train; sys.argv[0] = 'train.py'; train.run(train.main, train.Config)"
-    first = start(tmp_path, "-c", program, *flags)
-    path = tmp_path / "runs/a/last.pt"
-    while not path.exists():
-        assert first.poll() is None, first.stderr.read()
-        signal.sigtimedwait([], 0.01)
-    second = start(tmp_path, ROOT / "train.py", "--resume", path)
-    error = second.stderr.read()
-    first.terminate()
-    assert second.wait() == 2
-    assert error.splitlines()[-1].startswith(f"error: {path.parent} is being written by another")
-    error = first.stderr.read()
-    assert first.wait() == 128 + signal.SIGTERM and "Traceback" not in error
-    step = checkpoints.load(path)["step"]
-    assert error.splitlines()[-1].startswith(f"stopped at step {step}; go on with: python train.py")
+def test_a_run_that_another_process_writes_is_left_alone(train_tiny, command, tmp_path):
+    assert train_tiny("--task", "ctcc", "--steps", 1, "--name", "a")[0] == 0
+    before = Path("runs/a/last.pt").read_bytes()
+    hold = "from reid import files; lock = files.lock('runs/a'); print(file=open('held', 'w'))"
+    other = start(tmp_path, "-c", f"{hold}; import time; time.sleep(600)")
+    while not Path("held").exists():
+        assert other.poll() is None, other.stderr.read()
+        time.sleep(0.01)
+    one_line(command(train, "--resume", "runs/a/last.pt"), "runs/a is being written by another")
+    other.kill()
+    other.communicate()
+    assert Path("runs/a/last.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("amount, what", [
@@ -578,6 +573,7 @@ def test_a_line_of_the_log_is_a_mean_worked_out_by_hand(tmp_path, monkeypatch):
         log.note(step, task, {"tri": torch.tensor(tri), "gradient": torch.tensor(norm)}, 8, 0.1)
     assert log.latest == {"cc": 5.0, "li": 9.0}
     log.write_rows(5, [], [])
+    now[0] += 2
     log.write(5, 0.1)
     expected = [
         {"step": 1, "task": "cc", "losses": {"tri": 1.0}, "gradient": 4.0, "lr": 0.1,
@@ -596,7 +592,7 @@ def test_a_log_goes_on_where_its_checkpoint_was(tmp_path):
     log = runs.Log(tmp_path)
     for step in (1, 2):
         log.note(step, "cc", {"tri": torch.tensor(float(step))}, 8, 0.1)
-    state = log.state()
+    state = copy.deepcopy(log.state())
     log.note(3, "li", {"tri": torch.tensor(3.0)}, 8, 0.1)  # logged, and not in the checkpoint
     again = runs.Log(tmp_path, 2, state)
     again.note(3, "cc", {"tri": torch.tensor(4.0)}, 8, 0.1)
