@@ -272,6 +272,7 @@ def main(config):
         evaluate_between()  # what a run that was interrupted still owes
     processes.wait()
     model.train()
+    lr = config.lr * schedule(step - 1, config)  # of the last step, if a resume has none to go
     for batch in bar:
         lr = config.lr * schedule(step, config)
         for group in optimiser.param_groups:

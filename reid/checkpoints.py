@@ -54,11 +54,14 @@ def load(path, form=MODEL):
     """
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: give the path of a last.pt that train.py wrote")
-    state = read(path)
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()  # every record of a zip file has a checksum
+    damaged = None
+    with user_error_on(path):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()  # every record of a zip file has a checksum
     if damaged:
         raise UserError(f"{path} is damaged ({damaged}): copy it again, or take another checkpoint")
+    state = read(path)
     for key, part in form.items():
         if not fits(state, {key: part}):
             raise UserError(
@@ -188,13 +191,13 @@ def refuse_other_data(then, now, path):
     """UserError with the first difference between the training data of the checkpoint `path` and
     that of today, both as `training_data` returns it."""
     for name in sorted(then.keys() | now.keys()):
-        before = then.get(name, {"data": "none"})
-        today = now.get(name, {"data": "none"})
+        before = then.get(name, {})
+        today = now.get(name, {})
         for what in before | today:
             if before.get(what) != today.get(what):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
-                    f"{before.get(what)} {what}, has {today.get(what)}; bring that data back, or "
+                    f"{before.get(what, 'no')} {what}, has {today.get(what, 'none')}; bring that data back, or "
                     "begin a new run"
                 )
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,60 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 torch.set_num_threads(1)  # several threads on busy cores wait for each other
+
+import toydata  # noqa: E402
+from tests.commands import call  # noqa: E402
+from tests.small_bert import write_bert  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """What tests and the processes that they start leave in the temporary folder goes with the
+    folder of the tests."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A few drawn people; tests do not write into their folder."""
+    folder = tmp_path_factory.mktemp("world") / "toy"
+    toydata.make_toy(folder, people=16, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """The folder of a tiny BERT, for --text-model."""
+    return write_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """command(module, *flags) -> (exit code, stdout, stderr), in this process, in an empty folder.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(module, *flags):
+        code = call(module, *flags)
+        return code, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def train_tiny(drawn, bert, command, monkeypatch):
+    """train_tiny(*flags) -> what `command` gives of train.py on drawn people, with a model so small
+    that a run takes a fraction of a second."""
+    import train
+    from model import SIZES
+    from tests.test_model import TINY
+
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    flags = ("--data", drawn, "--text-model", bert, "--ids", 4, "--images", 2)
+    return lambda *more: command(train, *flags, *more)
 
 
 @pytest.fixture

@@ -1,43 +1,52 @@
-"""A training step against its slow twin: the loss of one batch of each task, written image by image from the paper.
+"""A training step against its slow twin: the loss of one batch of each task, written image by image
+from the paper.
 
-The twin takes nothing from the model but its weights: every attention is Eq. 2-4 with loops over the heads, every
-sentence is read without padding, every batch norm and every loss is spelled out. What `train.loss_terms` computes must
-agree with it term by term, and so must the gradient of every parameter.
+The twin takes nothing from the model but its weights: attention is Eq. 2-4 with loops over the
+heads, sentences are read without padding, every batch norm and every loss is spelled out. Which
+feature goes into which loss under which flag, and in which precision, is then checked with the
+features that the model itself gave.
 """
 
-import dataclasses
+import copy
 import itertools
 import math
-import random
-import sys
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import instructions
 import losses
+import model as irm
 import train
 from data import Batch
+from instructions import TASKS
 from model import InstructReID
-from reid import device, features
-from reid.records import Record
-from tests.explain import assert_close, close
+from reid import processes
+from tests.reference import (
+    Rule,
+    attention_module,
+    contrast,
+    cross_entropy,
+    eq5,
+    through,
+    tokens_of,
+)
 from tests.test_model import TINY, Letters
 
-TASKS = ("trad", "cc", "ctcc", "vi", "t2i", "li")
 PEOPLE = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])  # labels of the batch
-CLOTHES = torch.tensor([0, 1, 0, 2, 2, 3, 4, 3])  # on the pictures of ctcc
-DESCRIPTIONS = ["a red coat", "a man in blue", "a red coat", "black boots", "a black bag and boots", "white shirt",
-                "a woman wears a long green dress", "white shirt"]
-SHARED = {"trad": "do not change clothes", "cc": "ignore clothes", "vi": "retrieve images across modalities"}
+CLOTHES = torch.tensor([0, 1, 0, 2, 2, 3, 4, 3])  # on its pictures
+DESCRIPTIONS = [
+    "a red coat", "a man in blue", "a red coat", "black boots", "a black bag and boots",
+    "white shirt", "a woman wears a long green dress", "white shirt",
+]
 FALSE_TEXTS = torch.tensor([3, 4, 5, 0, 6, 1, 2, 4])  # of another person, for each image
 FALSE_IMAGES = torch.tensor([5, 6, 7, 1, 2, 3, 0, 1])  # of another person, for each text
+EDITED = [name for name, row in TASKS.items() if not row.text_only]  # Eq. 7
+[TEXT_ONLY] = [name for name, row in TASKS.items() if row.text_only]  # Eq. 8
 
 
 class DoubleLetters(Letters):
-    """The word-by-word text tower of the tests in float64, so that the twin can be compared to 1e-9."""
+    """The text tower of the tests in float64, so that the twin can be compared to 1e-9."""
 
     def forward(self, sentences):
         tokens, mask, _ = super().forward(sentences)
@@ -46,28 +55,32 @@ class DoubleLetters(Letters):
 
 
 def a_model(editing=True):
-    """Open gates and a used neck; another data set comes first, so that the wrong classifier is noticed."""
+    """Open gates and a used neck; another data set comes first, so that the wrong classifier is
+    noticed."""
     torch.manual_seed(3)
-    model = InstructReID(TINY, {"other": 3, "market": 3}, editing, text=DoubleLetters()).double().train()
-    for name, p in model.named_parameters():
-        if p.requires_grad and p.ndim <= 1:  # norms, biases, gates: nothing stays at its neutral value
+    model = InstructReID(TINY, {"other": 3, "market": 3}, editing, text=DoubleLetters())
+    for p in model.parameters():
+        if p.requires_grad and p.ndim <= 1:  # norms, biases, gates: nothing stays neutral
             p.data += 0.3 * torch.randn_like(p)
-    return model
+    return model.double().train()
 
 
 def a_batch(task):
-    """(Batch, images, what the instruction encoder gets) of one task."""
+    """(images, pictures or None, Batch) of one task."""
     g = torch.Generator().manual_seed(7)
+    row = TASKS[task]
     images = torch.randn(len(PEOPLE), 3, *TINY["size"], generator=g, dtype=torch.float64)
-    clothes = None
-    if task in SHARED:
-        what = [SHARED[task]] * len(images)
-    elif task == "ctcc":
-        pictures = torch.randn(int(CLOTHES.max()) + 1, 3, *TINY["picture_size"], generator=g, dtype=torch.float64)
-        what, clothes = pictures[CLOTHES], CLOTHES
-    else:
-        what = DESCRIPTIONS
-    return Batch(None, PEOPLE, PEOPLE + 100, "market", task, what, clothes), images, what
+    sentences = DESCRIPTIONS if row.described else None
+    if row.sentences:
+        sentences = [row.sentences[-1]] * len(images)
+    pictures = None
+    if row.pictures:
+        count = int(CLOTHES.max()) + 1
+        pictures = torch.randn(count, 3, *TINY["picture_size"], generator=g, dtype=torch.float64)
+        pictures = pictures[CLOTHES]
+    clothes = CLOTHES if row.pictures else None
+    batch = Batch(None, PEOPLE, PEOPLE + 100, "market", task, sentences, None, clothes)
+    return images, pictures, batch
 
 
 def a_config(**flags):
@@ -76,56 +89,29 @@ def a_config(**flags):
 
 # ---- the twin ----
 
-def attend(x, attn, instr=None):
-    """Eq. 2-4 head by head. x (n d), instr (t d) -> (n d)."""
-    width = x.shape[1] // attn.heads
-    q, k, v = attn.q(x), attn.k(x), attn.v(x)
-    heads = []
-    for h in range(attn.heads):
-        part = slice(h * width, (h + 1) * width)
-        read = torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(width), 1) @ v[:, part]
-        if instr is not None:
-            scores = q[:, part] @ attn.k_instr(instr)[:, part].T / math.sqrt(width)
-            read = read + attn.gate[h] * torch.softmax(scores, 1) @ attn.v_instr(instr)[:, part]
-        heads.append(read)
-    return attn.out(torch.cat(heads, 1))
+def instruction_of(model, sentence, picture):
+    """(F_T with the whole first (1+t d), pooled (k)) of one image's sentence, picture, or both."""
+    parts = []
+    if sentence is not None:
+        words = model.encoder.text([sentence])[0][0].to(model.log_temperature.dtype)
+        parts.append((model.encoder.from_text, words, words.mean(0)))
+    if picture is not None:
+        words = tokens_of(model.encoder.picture, picture)
+        parts.append((model.encoder.from_picture, words, words[1:].mean(0)))
+
+    tokens = [project(torch.cat([pooled[None], words])) for project, words, pooled in parts]
+    pooled = [pooled for *_, pooled in parts]
+    if len(parts) == 2:  # both count alike in the cosine
+        pooled = [each / each.norm() for each in pooled]
+    return torch.cat(tokens), torch.cat(pooled)
 
 
-def through(x, blocks, norm, instr=None):
-    """Tokens (n d) of one image through pre-norm blocks, each of which is edited by instr if there is one (Eq. 1)."""
-    for block in blocks:
-        x = x + attend(block.norm1(x), block.attn, instr)
-        x = x + block.mlp(block.norm2(x))
-    return norm(x)
-
-
-def tokens_of(vit, image, instr=None):
-    """All tokens (n d) of one image (3 H W): patches row by row behind CLS, then the blocks."""
-    p = vit.patch
-    tokens = [vit.prefix[0, 0]]
-    for row, column in itertools.product(range(image.shape[1] // p), range(image.shape[2] // p)):
-        patch = image[:, row * p:row * p + p, column * p:column * p + p]
-        tokens.append((vit.embed.weight * patch).sum((1, 2, 3)) + vit.embed.bias)
-    return through(torch.stack(tokens) + vit.pos[0], vit.blocks, vit.norm, instr)
-
-
-def instruction_of(model, what):
-    """(F_T with the whole first (1+t d), pooled (k)) of one sentence or picture."""
-    if isinstance(what, str):
-        words = model.encoder.text([what])[0][0]
-        pooled = words.mean(0)
-        return model.encoder.from_text(torch.cat([pooled[None], words])), pooled
-    words = tokens_of(model.encoder.picture, what)
-    pooled = words[1:].mean(0)
-    return model.encoder.from_picture(torch.cat([pooled[None], words])), pooled
-
-
-def attention_module(module, tokens, instr):
-    """E_f: F_out (2d) of the image tokens (n d) and F_T (1+t d)."""
-    blocks, norm = module.blocks, module.norm
-    person = through(torch.cat([tokens[:1], instr[1:]]), blocks, norm)[0]
-    words = through(torch.cat([instr[:1], tokens[1:]]), blocks, norm)[0]
-    return torch.cat([person, words])
+def instructions_of(model, pictures, batch):
+    """([F_T of each image], pooled (b k))."""
+    nothing = [None] * len(batch.labels)
+    pairs = zip(batch.sentences or nothing, nothing if pictures is None else pictures)
+    tokens, pooled = zip(*(instruction_of(model, *pair) for pair in pairs))
+    return tokens, torch.stack(pooled)
 
 
 def after_neck(feats, neck):
@@ -135,424 +121,297 @@ def after_neck(feats, neck):
     return (feats - mean) / torch.sqrt(variance + neck.eps) * neck.weight
 
 
-def cross_entropy(logits, label, smoothing=0.0):
-    """Of one row of logits: the target is 1 - smoothing, and smoothing is spread over all classes."""
-    log_p = logits - torch.logsumexp(logits, 0)
-    return -(1 - smoothing) * log_p[label] - smoothing * log_p.mean()
+def mean_entropy(logits, labels, smoothing=0.0):
+    rows = [cross_entropy(row, label, smoothing) for row, label in zip(logits, labels)]
+    return sum(rows) / len(rows)
 
 
-def triplets(feats, pooled, config):
-    """Eq. 5-6 with three nested loops; the plain triplet loss is the case of equal instructions."""
-    def beta(a, r):
-        if PEOPLE[a] != PEOPLE[r]:
-            return 0.0
-        if config.loss == "triplet":
-            return 1.0
-        return F.cosine_similarity(pooled[a], pooled[r], dim=0).item()
+def eq7(model, images, pictures, batch, config):
+    """L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out), and the contrast of the clothes on the
+    pictures, as {term: value}."""
+    instrs, pooled = instructions_of(model, pictures, batch)
+    tokens = [tokens_of(model.editor, image, instr) for image, instr in zip(images, instrs)]
+    fused = [attention_module(model.attention, *pair) for pair in zip(tokens, instrs)]
 
-    terms = []
-    for a, r1, r2 in itertools.permutations(range(len(PEOPLE)), 3):
-        gap = beta(a, r1) - beta(a, r2)
-        if abs(gap) > 1e-6:
-            d1, d2 = ((feats[a] - feats[r]).square().sum() for r in (r1, r2))
-            terms.append((math.copysign(1, gap) * (d1 + gap * config.margin - d2)).clamp(min=0))
-    return sum(terms) / len(terms)
-
-
-def contrast(rows, columns, same, temperature):
-    """Eq. 8, L_cl: each row against all columns and back; the target is shared by the columns of the same number."""
-    total = 0.0
-    for a, b in ((rows, columns), (columns, rows)):
-        for i in range(len(a)):
-            logits = b @ a[i] / temperature
-            hits = [j for j in range(len(b)) if same[j] == same[i]]
-            total = total + sum(cross_entropy(logits, j) for j in hits) / len(hits)
-    return total / (2 * len(rows))
-
-
-def identities(feats, classifier, smoothing):
-    """L_id: the mean over the images."""
-    logits = feats @ classifier.weight.T
-    return sum(cross_entropy(row, label, smoothing) for row, label in zip(logits, PEOPLE)) / len(PEOPLE)
-
-
-def eq7(model, images, batch, what, config):
-    """L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out), and the contrast of the clothes on the pictures.
-
-    Returns (terms, {term: {what is wrong: a function that gives what the term would then be}}).
-    """
-    instrs, pooled = zip(*(instruction_of(model, each) for each in what))
-    tokens = []
-    fused = []
-    for image, instr in zip(images, instrs):
-        tokens.append(tokens_of(model.editor, image, instr if model.editing else None))
-        fused.append(attention_module(model.attention, tokens[-1], instr))
-    feats = torch.stack([each[0] for each in tokens])
-
-    other_loss = {"adaptive": "triplet", "triplet": "adaptive"}[config.loss]
-    inverted = dataclasses.replace(config, loss=other_loss)
-    projected = [instr[0] for instr in instrs]
+    triplets = list(itertools.permutations(range(len(images)), 3))
+    name = batch.dataset
     terms = {}
-    mistakes = {}
-    for end, name, source, neck, heads in (
-        ("", "F", feats, model.neck, model.classifiers),
-        ("_out", "F_out", torch.stack(fused), model.fused_neck, model.fused_classifiers),
+    for end, feats, neck, head in (
+        ("", torch.stack([each[0] for each in tokens]), model.neck, model.classifiers[name]),
+        ("_out", torch.stack(fused), model.fused_neck, model.fused_classifiers[name]),
     ):
-        behind = after_neck(source, neck)
-        head = heads[batch.dataset]
-        terms["tri" + end] = triplets(source, pooled, config)
-        terms["id" + end] = identities(behind, head, config.smoothing)
-        mistakes["tri" + end] = {
-            f"the triplets see {name} after its neck, they have to see it before":
-                partial(triplets, behind, pooled, config),
-            f"this is the loss of --loss {other_loss}, asked for is --loss {config.loss}":
-                partial(triplets, source, pooled, inverted),
-            "beta comes from the projected instruction, Eq. 6 has the encoder's own pooled vector":
-                partial(triplets, source, projected, config),
-            "--margin is ignored": partial(triplets, source, pooled, dataclasses.replace(config, margin=0.3)),
-        }
-        mistakes["id" + end] = {
-            f"the classifier sees {name} before its neck, it has to see it after":
-                partial(identities, source, head, config.smoothing),
-            f"the neck of {name} has a bias that learns, it has to stay 0":
-                partial(identities, behind + neck.bias, head, config.smoothing),
-            "the label smoothing is ignored": partial(identities, behind, head, 0.0),
-            "the classifier is that of another data set":
-                partial(identities, behind, heads["other"], config.smoothing),
-        }
-
-    if batch.clothes is not None and config.align:
+        rule = Rule(margin=config.margin)
+        terms["tri" + end] = eq5(triplets, (feats, batch.labels, pooled), rule)
+        logits = after_neck(feats, neck) @ head.weight.T
+        terms["id" + end] = mean_entropy(logits, batch.labels, config.smoothing)
+    if batch.clothes is not None:
         looks = torch.stack([each / each.norm() for each in pooled])
-        terms["align"] = contrast(looks, looks, CLOTHES, 0.1)
-        mistakes["align"] = {"pictures of a person agree, and not pictures of the same clothes":
-                             partial(contrast, looks, looks, PEOPLE, 0.1)}
-    return terms, mistakes
+        terms["align"] = contrast(looks, looks, batch.clothes, train.ALIGN_TEMPERATURE)
+    return terms
 
 
-def matchings(model, module, tokens, instrs, true_label, false_texts, false_images):
-    """L_match: the mean over the pairs; true_label 1 is [0, 1], the answer for a true pair."""
-    pairs = [(i, i, true_label) for i in range(len(tokens))]
-    pairs += [(i, int(text), 1 - true_label) for i, text in enumerate(false_texts)]
-    pairs += [(int(image), i, 1 - true_label) for i, image in enumerate(false_images)]
-    values = []
-    for image, text, label in pairs:
-        logits = model.match_head(attention_module(module, tokens[image], instrs[text]))
-        values.append(cross_entropy(logits, label))
-    return sum(values) / len(values)
+def eq8(model, images, batch, described):
+    """({"con": L_cl, "match": L_match}, similarity image x text / temperature).
 
-
-def eq8(model, images, what, described=PEOPLE):
-    """L = L_cl(F) + L_match(F_out); the images are not edited. described (b): whom captions tell of.
-
-    Returns (terms, mistakes as in eq7, {what is wrong: similarity}); the right similarity is that of "".
+    described (b): whom the captions tell of. The images are not edited, and pass a neck of theirs.
     """
-    instrs = [instruction_of(model, sentence)[0] for sentence in what]
+    instrs, _ = instructions_of(model, None, batch)
+    instrs = [through(instr, [model.text_block]) for instr in instrs]
     tokens = [tokens_of(model.editor, image) for image in images]
+    feats = after_neck(torch.stack([each[0] for each in tokens]), model.plain_neck)
+    image_feats = F.normalize(feats, dim=1)
+    texts = torch.stack([model.text_head(instr[0]) for instr in instrs])
+    text_feats = F.normalize(texts, dim=1)
     temperature = model.log_temperature.exp()
-    before = torch.stack([each[0] for each in tokens])
-    behind = after_neck(before, model.plain_neck)
-    image_feats = F.normalize(behind, dim=1)
-    edited_neck = F.normalize(after_neck(before, model.neck), dim=1)
-    before = F.normalize(before, dim=1)
-    instrs = [through(instr, [model.text_block], torch.nn.Identity()) for instr in instrs]
-    text_feats = F.normalize(torch.stack([model.text_head(instr[0]) for instr in instrs]), dim=1)
 
-    match = partial(matchings, model, model.matcher, tokens, instrs)
-    of_others = partial(matchings, model, model.attention, tokens, instrs)
-    others = CLOTHES if described is PEOPLE else PEOPLE
+    true_pairs = [(i, i, 1) for i in range(len(images))]
+    false_texts = [(i, int(text), 0) for i, text in enumerate(FALSE_TEXTS)]
+    false_images = [(int(image), i, 0) for i, image in enumerate(FALSE_IMAGES)]
+    pairs = true_pairs + false_texts + false_images
+    logits = []
+    for image, text, _ in pairs:
+        fused = attention_module(model.matcher, tokens[image], instrs[text])
+        logits.append(model.match_head(fused))
     terms = {
         "con": contrast(image_feats, text_feats, described, temperature),
-        "match": match(1, FALSE_TEXTS, FALSE_IMAGES),
+        "match": mean_entropy(logits, [label for *_, label in pairs]),
     }
-    mistakes = {
-        "con": {
-            "the contrast sees F before the neck, it has to see it after":
-                partial(contrast, before, text_feats, described, temperature),
-            "the image passes the neck of edited images, it has one of its own":
-                partial(contrast, edited_neck, text_feats, described, temperature),
-            "people are confused with people in clothes, or the reverse":
-                partial(contrast, image_feats, text_feats, others, temperature),
-            "the similarity is not divided by the temperature":
-                partial(contrast, image_feats, text_feats, described, 1.0),
-        },
-        "match": {
-            "true pairs are labelled false and false ones true": partial(match, 0, FALSE_TEXTS, FALSE_IMAGES),
-            "the pairs go through the E_f of the other tasks, t2i has one of its own":
-                partial(of_others, 1, FALSE_TEXTS, FALSE_IMAGES),
-            "the indices of false texts and of false images are exchanged":
-                partial(match, 1, FALSE_IMAGES, FALSE_TEXTS),
-        },
-    }
-    similarity = {
-        "": image_feats @ text_feats.T / temperature,
-        "it is that of F before the neck": before @ text_feats.T / temperature,
-        "it is not divided by the temperature": image_feats @ text_feats.T,
-        "it is text x image": text_feats @ image_feats.T / temperature,
-    }
-    return terms, mistakes, similarity
+    return terms, image_feats @ text_feats.T / temperature
 
 
-# ---- the comparison ----
-
-LOOK = {  # term -> what it is
-    "tri": "the triplet loss of F (Eq. 5-7; test_losses.py knows more of its mistakes)",
-    "id": "the identity loss of F (Eq. 7)",
-    "tri_out": "the triplet loss of F_out (Eq. 5-7; test_losses.py knows more of its mistakes)",
-    "id_out": "the identity loss of F_out (Eq. 7)",
-    "align": "the contrast of the pictures of clothes",
-    "con": "L_cl of Eq. 8 (test_losses.py knows more of its mistakes)",
-    "match": "L_match of Eq. 8",
-}
+def assert_terms(found, expected, tolerance, what):
+    assert found.keys() == expected.keys(), f"{what}: the terms of the loss"
+    for name, value in expected.items():
+        error = abs(found[name].item() - value.item())
+        words = f"{what}: {name} is {found[name].item()}, by the paper {value.item()}"
+        assert error < tolerance * (1 + abs(value.item())), words
 
 
-def compare(ours, twin, mistakes, model, grads):
-    """The terms and the gradients of train.py against those of the twin."""
-    words = f"the terms of the loss are {sorted(ours)}, by the paper they are {sorted(twin)}"
-    assert ours.keys() == twin.keys(), words
-    for name, expected in twin.items():
-        found = ours[name].detach()
-        expected = expected.detach()
-        if not close(found, expected, 1e-9):
-            wrong = {words: value().detach() for words, value in mistakes[name].items()}
-            assert_close(found, expected, wrong, 1e-9, f"{name}, {LOOK[name]}")
-
-    model.zero_grad()
-    sum(twin.values()).backward()
-    for name, p in model.named_parameters():
-        found = grads[name]
-        if p.grad is None:
-            assert found is None, f"{name} gets a gradient, by the paper's loss it has none"
-            continue
-        assert found is not None, f"{name} gets no gradient, the paper's loss gives it one"
-        scale = 1e-9 * (1 + p.grad.abs().max())
-        words = f"the gradient of {name} is not that of the paper's loss, whose value is right"
-        assert (found - p.grad).abs().max() < scale, words
+def assert_step(model, terms, twin, what):
+    """The terms and the gradients of train.py are those of the twin."""
+    assert_terms(terms, twin, 1e-9, what)
+    grads = []
+    for values in (terms, twin):
+        model.zero_grad()
+        sum(values.values()).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in grads[1].items():
+        found = grads[0][name]
+        assert (found is None) == (expected is None), f"{what}: does {name} learn?"
+        if expected is not None:
+            largest = 1e-9 * (1 + expected.abs().max())
+            assert (found - expected).abs().max() < largest, f"{what}: the gradient of {name}"
 
 
-def step(model, task, config, monkeypatch, **changed):
-    """(terms, gradients, what hard negatives were asked for) of train.loss_terms, with parts of the batch changed;
-    the hard negatives are FALSE_TEXTS and FALSE_IMAGES."""
-    batch, images, what = a_batch(task)
-    batch = batch._replace(**changed)
-    asked = []
+FULL = torch.autocast("cpu", enabled=False)
 
-    def chosen(similarity, ids, generator=None):
-        asked.append((similarity.detach(), ids))
+
+def test_a_step_equals_eq7_image_by_image():
+    model = a_model()
+    config = a_config()
+    for task in EDITED:
+        images, pictures, batch = a_batch(task)
+        terms = train.loss_terms(model, images, pictures, batch, config, FULL)
+        assert_step(model, terms, eq7(model, images, pictures, batch, config), task)
+
+
+@pytest.mark.parametrize("clothes", [None, CLOTHES], ids=["people", "people in clothes"])
+def test_a_step_of_t2i_equals_eq8_pair_by_pair(clothes, monkeypatch):
+    """Where people change their clothes, a person in others is not whom a caption describes."""
+    model = a_model()
+    images, _, batch = a_batch(TEXT_ONLY)
+    batch = batch._replace(clothes=clothes)
+    described = PEOPLE if clothes is None else clothes
+    rng = torch.Generator()
+    given = []
+
+    def chosen(*arguments):
+        given.extend(arguments)
         return FALSE_TEXTS, FALSE_IMAGES
 
     monkeypatch.setattr(losses, "hard_negatives", chosen)
-    terms = train.loss_terms(model, images, what, batch, config, torch.autocast("cpu", enabled=False))
-    sum(terms.values()).backward()
-    grads = {name: p.grad for name, p in model.named_parameters()}
-    return terms, grads, asked
+    terms = train.loss_terms(model, images, None, batch, a_config(), FULL, rng)
+    twin, similarity = eq8(model, images, batch, described)
+    assert_step(model, terms, twin, TEXT_ONLY)
+    assert given[2] is rng, "a resumed run would sample other hard negatives"
+    assert torch.equal(given[1], described)
+    torch.testing.assert_close(given[0], similarity, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("loss", ["adaptive", "triplet"])
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "t2i"])
-def test_a_step_equals_eq7_image_by_image(task, loss, monkeypatch):
-    model, config = a_model(), a_config(loss=loss)
-    terms, grads, _ = step(model, task, config, monkeypatch)
-    batch, images, what = a_batch(task)
-    compare(terms, *eq7(model, images, batch, what, config), model, grads)
+# ---- which feature, under which flag, in which precision ----
+
+def watch(model):
+    """{"out", "instr", "text", "logits"}: what the model gives in the next step."""
+    seen = {}
+    for name, method in (
+        ("out", "forward"), ("instr", "instruct"), ("text", "embed_text"), ("logits", "match"),
+    ):
+        def spy(*args, name=name, method=getattr(model, method), **named):
+            seen[name] = method(*args, **named)
+            return seen[name]
+        setattr(model, method, spy)
+    return seen
 
 
-def test_a_step_of_t2i_equals_eq8_pair_by_pair(monkeypatch):
-    model = a_model()
-    terms, grads, [(similarity, ids)] = step(model, "t2i", a_config(), monkeypatch)
-    twin, mistakes, wrong = eq8(model, *a_batch("t2i")[1:])
-    expected = wrong.pop("")
-    assert_close(similarity, expected, wrong, 1e-9, "the similarity that hard negatives are drawn by")
-    assert torch.equal(ids, PEOPLE), "hard negatives are told other identities than those of the batch"
-    compare(terms, twin, mistakes, model, grads)
+def terms_of(seen, model, batch, config):
+    """The terms of the loss in float64, from what `watch` saw."""
+    out = seen["out"]
+    instr = seen["instr"].expand(len(batch.labels))
+    if TASKS[batch.task].text_only:
+        described = batch.labels if batch.clothes is None else batch.clothes
+        images = F.normalize(out.neck.double(), dim=1)
+        temperature = model.log_temperature.double().exp().clamp(*irm.TEMPERATURES)
+        logits = seen["logits"].double()
+        true_logits = logits[:len(images)]
+        return {
+            "con": losses.contrastive(images, seen["text"].double(), described, temperature),
+            "match": losses.matching(true_logits, logits[len(images):]),
+        }
+
+    terms = {}
+    for end, feats, neck, heads in (
+        ("", out.feat, out.neck, model.classifiers),
+        ("_out", out.fused, out.fused_neck, model.fused_classifiers),
+    ):
+        arguments = dict(margin=config.margin, mining=config.mining)
+        if config.loss == "adaptive":
+            pooled = instr.pooled.double()
+            tri = losses.adaptive_triplet(feats.double(), batch.labels, pooled, **arguments)
+        else:
+            tri = losses.triplet(feats.double(), batch.labels, **arguments)
+        terms["tri" + end] = tri
+        logits = neck.double() @ heads[batch.dataset].weight.double().T
+        terms["id" + end] = losses.identity(logits, batch.labels, config.smoothing)
+    if config.loss == "image":
+        return {name: value for name, value in terms.items() if not name.endswith("_out")}
+    if batch.clothes is not None and config.align:
+        looks = F.normalize(instr.pooled.double(), dim=1)
+        temperature = torch.tensor(train.ALIGN_TEMPERATURE, dtype=torch.float64)
+        terms["align"] = losses.contrastive(looks, looks, batch.clothes, temperature)
+    return terms
 
 
-def test_a_caption_describes_a_person_in_clothes_where_they_change(monkeypatch):
-    """COCAS+: the same person in other clothes is no positive of Eq. 8."""
-    model = a_model()
-    terms, grads, [(_, ids)] = step(model, "t2i", a_config(), monkeypatch, clothes=CLOTHES)
-    twin, mistakes, _ = eq8(model, *a_batch("t2i")[1:], CLOTHES)
-    assert torch.equal(ids, CLOTHES), "hard negatives are told people, and not people in clothes"
-    compare(terms, twin, mistakes, model, grads)
+@pytest.mark.parametrize("flags", [
+    {"loss": "triplet"}, {"loss": "triplet", "mining": "hard"}, {"loss": "image"},
+    {"mining": "hard"}, {"mining": "even"}, {"margin": 5.0}, {"smoothing": 0.0},
+    {"align": False}, {"editing": False},
+])
+def test_flags_reach_the_loss(flags):
+    model = a_model(flags.get("editing", True))
+    config = a_config(**flags)
+    images, pictures, batch = a_batch("both")
+    seen = watch(model)
+    terms = train.loss_terms(model, images, pictures, batch, config, FULL)
+    assert_terms(terms, terms_of(seen, model, batch, config), 1e-9, str(flags))
+
+    usual = terms_of(seen, model, batch, a_config())
+    same = terms.keys() == usual.keys() and all(
+        torch.equal(terms[name], usual[name]) for name in terms)
+    assert not same or "editing" in flags
 
 
-@pytest.mark.parametrize("flags", [{"align": False}, {"margin": 5.0}, {"smoothing": 0.0}])
-def test_flags_reach_the_loss(flags, monkeypatch):
-    model, config = a_model(), a_config(**flags)
-    terms, grads, _ = step(model, "ctcc", config, monkeypatch)
-    batch, images, what = a_batch("ctcc")
-    compare(terms, *eq7(model, images, batch, what, config), model, grads)
-
-
-@pytest.mark.parametrize("task", ["cc", "ctcc", "li"])
-def test_the_baseline_of_tab_4_never_sees_an_instruction(task, monkeypatch):
-    """--no-editing --loss image: what is asked for changes neither loss nor gradient, and E_i and E_f get none."""
-    terms, grads, _ = step(a_model(editing=False), task, a_config(loss="image"), monkeypatch)
-    assert terms.keys() == {"tri", "id"}
-    learned = {name.split(".")[0] for name, grad in grads.items() if grad is not None}
+def test_the_baseline_of_tab_4_never_sees_an_instruction():
+    """--no-editing --loss image: what is asked for changes neither loss nor gradient, and neither
+    E_i nor E_f gets one."""
+    images, _, batch = a_batch("li")
+    results = []
+    for sentences in (DESCRIPTIONS, DESCRIPTIONS[::-1]):
+        model = a_model(editing=False)
+        asked = batch._replace(sentences=sentences)
+        terms = train.loss_terms(model, images, None, asked, a_config(loss="image"), FULL)
+        sum(terms.values()).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results.append({**terms, **grads})
+    first, second = results
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    learned = {name.split(".")[0] for name in first} - {"tri", "id"}
     assert learned == {"editor", "neck", "classifiers"}
 
-    plain, _, _ = step(a_model(editing=False), task, a_config(loss="triplet"), monkeypatch)
-    assert all(torch.equal(terms[name], plain[name]) for name in terms)
-    monkeypatch.setitem(SHARED, "cc", "do not change clothes")
-    monkeypatch.setattr(sys.modules[__name__], "DESCRIPTIONS", DESCRIPTIONS[::-1])
-    monkeypatch.setattr(sys.modules[__name__], "CLOTHES", CLOTHES.flip(0))
-    again, other, _ = step(a_model(editing=False), task, a_config(loss="image"), monkeypatch)
-    assert all(torch.equal(terms[name], again[name]) for name in terms)
-    assert all(grad is None or torch.equal(grad, other[name]) for name, grad in grads.items())
 
-
-def test_without_editing_the_instruction_reaches_f_out_alone(monkeypatch):
-    model, config = a_model(editing=False), a_config()
-    terms, grads, _ = step(model, "li", config, monkeypatch)
-    batch, images, what = a_batch("li")
-    compare(terms, *eq7(model, images, batch, what, config), model, grads)
-
-
-@pytest.mark.parametrize("loss", ["adaptive", "triplet"])
-def test_mining_reaches_both_triplet_losses(loss, monkeypatch):
-    """--mining hard gives each of F and F_out the loss of test_losses.py::test_hard_triplets_equal_loops."""
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_the_learned_temperature_stays_between_its_bounds(share):
+    lowest, highest = irm.TEMPERATURES
+    bound = lowest if share < 1 else highest
     model = a_model()
-    terms, _, _ = step(model, "li", a_config(mining="hard", loss=loss), monkeypatch)
-    batch, images, what = a_batch("li")
-    with torch.no_grad():
-        instr = model.instruct(what)
-        out = model(images, instr)
-    for name, feats in (("tri", out.feat), ("tri_out", out.fused)):
-        if loss == "triplet":
-            wanted = losses.triplet(feats, PEOPLE, 0.7, mining="hard")
-        else:
-            wanted = losses.adaptive_triplet(feats, PEOPLE, instr.pooled, 0.7, mining="hard")
-        words = f"--mining hard does not reach {name} of --loss {loss}"
-        assert abs(terms[name].item() - wanted.item()) < 1e-9, words
+    model.log_temperature.data.fill_(math.log(bound * share))
+    images, _, batch = a_batch(TEXT_ONLY)
+    seen = watch(model)
+    found = train.loss_terms(model, images, None, batch, a_config(), FULL)["con"].item()
+    image_feats = F.normalize(seen["out"].neck, dim=1)
+    expected = losses.contrastive(image_feats, seen["text"], PEOPLE, torch.tensor(bound))
+    assert found == pytest.approx(expected.item())
 
-
-def test_hard_negatives_are_drawn_from_the_generator_of_the_step(monkeypatch):
-    """Else a resumed run would draw others."""
-    model = a_model()
-    batch, images, what = a_batch("t2i")
-    given = []
-
-    def spy(similarity, ids, generator=None):
-        given.append(generator)
-        return FALSE_TEXTS, FALSE_IMAGES
-
-    monkeypatch.setattr(losses, "hard_negatives", spy)
-    chance = torch.Generator()
-    train.loss_terms(model, images, what, batch, a_config(), torch.autocast("cpu", enabled=False), chance)
-    assert given[0] is chance, "hard negatives are drawn from torch's default generator"
-
-
-@pytest.mark.parametrize("learned,used", [(0.001, 0.01), (0.2, 0.2), (3.0, 0.5)])
-def test_the_learned_temperature_stays_between_its_bounds(learned, used, monkeypatch):
-    model = a_model()
-    model.log_temperature.data.fill_(math.log(learned))
-    temperatures = []
-    contrastive = losses.contrastive
-
-    def spy(image_feats, text_feats, ids, temperature):
-        temperatures.append(temperature.item())
-        return contrastive(image_feats, text_feats, ids, temperature)
-
-    monkeypatch.setattr(losses, "contrastive", spy)
-    step(model, "t2i", a_config(), monkeypatch)
-    words = f"a learned temperature of {learned} is used as {temperatures}, its bounds are 0.01 and 0.5"
-    assert temperatures == pytest.approx([used]), words
-
-
-# ---- what a step is made of ----
-
-def test_any_caption_of_an_image_can_be_drawn():
-    records = [Record("cuhk-pedes", "train", f"{pid}.jpg", pid, captions=(f"first {pid}", f"second {pid}")) for pid in (1, 2)]
-    drawn = set()
-    for seed in range(60):
-        drawn.add(tuple(instructions.training_instructions("t2i", records, {}, random.Random(seed))))
-    possible = set(itertools.product(("first 1", "second 1"), ("first 2", "second 2")))
-    assert drawn == possible, f"of the captions of two images only these are ever drawn: {drawn}"
-
-
-@pytest.mark.parametrize("task", ["ctcc", "li"])
-def test_another_images_instruction_is_never_the_images_own(task):
-    """Of two images of a person, the half of a batch that asks must ask for the other one."""
-    pool = {pid: [Record("cocas", "train", f"{pid}_{k}.jpg", pid, captions=(f"{pid} {k}",), crop_path=f"{pid} {k}")
-                  for k in range(2)] for pid in range(4)}
-    records = [record for group in pool.values() for record in group]
-    for seed in range(20):
-        said = instructions.training_instructions(task, records, pool, random.Random(seed))
-        own = [words == instructions.gallery_instruction(task, record) for words, record in zip(said, records)]
-        assert sum(own) == len(records) * (1 - instructions.OTHERS_SHARE)
-
-
-def test_the_only_image_of_a_person_asks_for_itself():
-    records = [Record("cocas", "train", f"{pid}.jpg", pid, captions=(f"{pid}",)) for pid in range(4)]
-    said = instructions.training_instructions("li", records, {r.pid: [r] for r in records}, random.Random(0))
-    assert said == ["0", "1", "2", "3"]
-
-
-# ---- precision ----
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("task", ["li", "ctcc", "t2i"])
-def test_losses_leave_autocast(task, dtype, monkeypatch):
-    """From the features that a half-precision model gives, the losses are those of float32, to the last digits."""
-    torch.manual_seed(0)
-    model = InstructReID(TINY, {"market": 3}, text=Letters()).train()
+@pytest.mark.parametrize("task", ["both", TEXT_ONLY])
+def test_losses_leave_autocast(task, dtype):
+    """From the features that a half-precision model gives, the losses are those of float32."""
+    model = a_model().float()
+    model.encoder.text = Letters()
     for norm in (model.editor.norm, model.attention.norm, model.matcher.norm):
-        norm.weight.data *= 40  # squared distances of some 50,000, where bf16 moves in steps of 256
-    batch, images, what = a_batch(task)
-    images, what = images.float(), what.float() if task == "ctcc" else what
-    monkeypatch.setattr(losses, "hard_negatives", lambda *_, **__: (FALSE_TEXTS, FALSE_IMAGES))
-
-    seen, forward, embed_text, match = {}, model.forward, model.embed_text, model.match
-    monkeypatch.setattr(model, "forward", lambda *args: seen.setdefault("out", forward(*args)))
-    monkeypatch.setattr(model, "embed_text", lambda *args: seen.setdefault("text", embed_text(*args)))
-    monkeypatch.setattr(model, "match", lambda *args: seen.setdefault("logits", match(*args)))
-    instruct = model.instruct
-    monkeypatch.setattr(model, "instruct", lambda *args: seen.setdefault("instr", instruct(*args)))
-    terms = train.loss_terms(model, images, what, batch, a_config(), torch.autocast("cpu", dtype))
-
-    out, double = seen["out"], lambda x: x.double()
-    if task == "t2i":
-        image_feats = F.normalize(double(out.neck), dim=1)
-        exact = {"con": losses.contrastive(image_feats, double(seen["text"]), PEOPLE, double(model.log_temperature).exp()),
-                 "match": losses.matching(*double(seen["logits"]).split([8, 16]))}
-    else:
-        pooled = double(seen["instr"].pooled)
-        exact = {"tri": losses.adaptive_triplet(double(out.feat), PEOPLE, pooled, 0.7),
-                 "tri_out": losses.adaptive_triplet(double(out.fused), PEOPLE, pooled, 0.7)}
-        for name, feats, heads in (("id", out.neck, model.classifiers), ("id_out", out.fused_neck, model.fused_classifiers)):
-            exact[name] = losses.identity(double(feats) @ double(heads["market"].weight).T, PEOPLE, 0.2)
-        if task == "ctcc":
-            looks = F.normalize(pooled, dim=1)
-            exact["align"] = losses.contrastive(looks, looks, CLOTHES, torch.tensor(0.1, dtype=torch.float64))
-    assert terms.keys() == exact.keys()
-    for name, value in exact.items():
-        assert terms[name].dtype == torch.float32, f"{name} is computed in {terms[name].dtype}"
-        assert abs(terms[name].item() / value.item() - 1) < 1e-5, f"{name} is {terms[name].item()}, in float32 {value.item()}"
+        norm.weight.data *= 40  # squared distances of some 50,000, where bf16 moves by 256
+    images, pictures, batch = a_batch(task)
+    images = images.float()
+    pictures = None if pictures is None else pictures.float()
+    seen = watch(model)
+    precision = torch.autocast("cpu", dtype)
+    terms = train.loss_terms(model, images, pictures, batch, a_config(), precision)
+    assert_terms(terms, terms_of(seen, model, batch, a_config()), 1e-5, task)
+    assert {value.dtype for value in terms.values()} == {torch.float32}
 
 
-def test_half_precision_features_make_float32_losses():
-    half = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).mul(30).bfloat16()
-    unit = F.normalize(half.float(), dim=1).bfloat16()
-    for loss in (lambda x, _: losses.adaptive_triplet(x, PEOPLE, x), lambda x, _: losses.triplet(x, PEOPLE),
-                 lambda x, _: losses.identity(x, PEOPLE), lambda x, _: losses.matching(x[:, :2], x[:, 2:4]),
-                 lambda _, x: losses.contrastive(x, x, PEOPLE, torch.tensor(0.1)), lambda x, _: losses.relatedness(PEOPLE, x)):
-        assert torch.equal(loss(half, unit), loss(half.float(), unit.float()))
+# ---- the outer wire ----
+
+@pytest.fixture
+def steps_of(train_tiny, monkeypatch):
+    """steps_of(*flags) -> what every step of a run of two steps computed: [(a copy of the model,
+    the arguments of its loss, the terms, what `watch` saw, whether autocast was on)], all through
+    the module that several processes share."""
+    monkeypatch.setattr(train, "finish", lambda *_: None)
+    steps = []
+    shared = []
+
+    class Watched(train.Loss):
+        def forward(self, images, pictures, batch, rng):
+            before = copy.deepcopy(self.model)
+            seen = watch(self.model)
+            autocast = []
+            hook = self.model.editor.register_forward_pre_hook(
+                lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
+            terms = super().forward(images, pictures, batch, rng)
+            hook.remove()
+            for method in ("forward", "instruct", "embed_text", "match"):
+                delattr(self.model, method)
+            assert shared == [self]
+            steps.append((before, (images, pictures, batch, self.config), terms, seen, autocast))
+            return terms
+
+    monkeypatch.setattr(train, "Loss", Watched)
+    monkeypatch.setattr(processes, "parallel", lambda loss: shared.append(loss) or loss)
+
+    def run(*flags):
+        code, _, err = train_tiny("--steps", 2, *flags)
+        assert code == 0, err
+        assert len(steps) == 2
+        return steps
+    return run
 
 
-def test_auto_takes_no_emulated_bf16(monkeypatch):
-    """A V100 says that it supports bf16 where emulation counts; fp16 is what it computes."""
-    gpu = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert device.amp_dtype("auto", gpu) == torch.float16
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert device.amp_dtype("auto", gpu) == torch.bfloat16
-    assert device.amp_dtype("auto", torch.device("cpu")) is None
+@pytest.mark.parametrize("task", ["cc", "both", TEXT_ONLY])
+def test_losses_of_a_run_in_bf16_are_those_of_its_features_in_float32(task, steps_of):
+    for model, (_, _, batch, config), terms, seen, autocast in steps_of(
+        "--task", task, "--amp", "bf16"
+    ):
+        assert autocast == [True]
+        assert {value.dtype for value in terms.values()} == {torch.float32}
+        assert_terms(terms, terms_of(seen, model, batch, config), 1e-5, task)
 
 
-@pytest.mark.parametrize("amp,dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("off", None), ("auto", None)])
-def test_evaluation_has_the_precision_of_training(amp, dtype):
-    model = InstructReID(TINY, {"market": 3}, text=Letters())
-    with features.evaluating(model, amp):
-        assert torch.is_autocast_enabled("cpu") == (dtype is not None)
-        assert dtype is None or torch.get_autocast_dtype("cpu") == dtype
-    assert not torch.is_autocast_enabled("cpu")
+def test_a_run_that_asks_with_words_and_pictures_equals_eq7(steps_of):
+    for model, arguments, terms, _, autocast in steps_of("--task", "both", "--mining", "all"):
+        images, pictures, batch, config = arguments
+        assert autocast == [False]
+        assert len(set(batch.sentences)) > 1 and len(set(batch.clothes.tolist())) > 1
+        model.encoder.text.eval()
+        twin = eq7(model.double(), images.double(), pictures.double(), batch, config)
+        assert_terms(terms, twin, 1e-4, "both")

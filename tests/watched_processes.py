@@ -21,25 +21,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
 import evaluate
 import train
+from model import SIZES
 from reid import cli
+from tests.test_model import TINY
 
 PATIENCE = 6
 INTERRUPTED = 2  # counted from 0
-IDENTITY_STEP = 1  # only the identity loss is learned from, and all norms are fixed
+SEPARATE_STEP = 1  # it learns from `separate_terms` alone
+FULL = torch.autocast("cpu", enabled=False)
 
 
-def identity_terms(net, images, what, batch, config):
-    """The terms of Eq. 7 in which no image meets another: their mean over a batch is that over its
-    parts, as long as the norms do not look at the batch."""
+def separate_terms(net, images, pictures, batch, config):
+    """The terms of the loss in which no image meets another: their mean over a batch is that over
+    its parts, as long as the norms do not look at the batch."""
     net.eval()
-    out = net(images, net.instruct(what))
+    terms = train.loss_terms(net, images, pictures, batch, config, FULL)
     net.train()
-    head = net.classifiers[batch.dataset]
-    fused_head = net.fused_classifiers[batch.dataset]
-    return {
-        "id": train.identity_loss(out.neck, head, batch.labels, config),
-        "id_out": train.identity_loss(out.fused_neck, fused_head, batch.labels, config),
-    }
+    return {name: terms[name] for name in ("id", "id_out")}
 
 
 def copy_of(net):
@@ -73,15 +71,17 @@ def main():
         seen["probes"].append(augment(left_to_right.to(images.dtype), None, pad, erase, same)[0])
         return augment(images, pictures, pad, erase, rng)
 
-    def watched_terms(net, images, what, batch, config, *args):
+    def watched_terms(net, images, pictures, batch, config, *args):
+        if not net.training:  # from separate_terms
+            return loss_terms(net, images, pictures, batch, config, *args)
         step = len(seen["steps"])
         nets.append(net)
-        seen["steps"].append((copy_of(net), images, what, batch))
+        seen["steps"].append((copy_of(net), images, pictures, batch))
         if mode == "interrupt" and rank == 1 and step == INTERRUPTED:
             os.kill(os.getpid(), signal.SIGINT)
-        if mode != "quiet" and step == IDENTITY_STEP:
-            return identity_terms(net, images, what, batch, config)
-        return loss_terms(net, images, what, batch, config, *args)
+        if mode != "quiet" and step == SEPARATE_STEP:
+            return separate_terms(net, images, pictures, batch, config)
+        return loss_terms(net, images, pictures, batch, config, *args)
 
     def note_gradients(optimiser, args, kwargs):
         gradients = {}
@@ -94,7 +94,8 @@ def main():
     train.CLIP = math.inf  # the gradients as they are
     data.augment = watched_augment
     evaluate.evaluate_all = slow_evaluation
-    evaluate.instruction_matrix = lambda *args, **flags: []
+    evaluate.matrix_of_all = lambda *args, **flags: []
+    SIZES["tiny"] = TINY
     if mode == "slow":
         dist.init_process_group = impatient
     register_optimizer_step_pre_hook(note_gradients)

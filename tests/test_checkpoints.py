@@ -1,0 +1,360 @@
+"""Files of a run: damaged, foreign, of other data, on a full disk, without permission. Each is one
+line that names the file, exit code 2, and nothing that was there is lost."""
+
+import json
+import os
+import random
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import data
+import evaluate
+import toydata
+import train
+from reid import checkpoints, cli, features, files, pictures, runs
+from tests.commands import Payload, call, one_line
+from tests.test_model import TINY
+from tests.trees import put, text
+
+STEP = ("--task", "t2i", "--text-model", "bert", "--steps", 1, "--ids", 2, "--images", 2)
+
+
+def pedes(root):
+    """CUHK-PEDES of two people to train and two to test on, as drawn data."""
+    entries = []
+    for pid, split in enumerate(("train", "train", "test", "test"), 1):
+        file = f"{split}_query/{pid}.jpg"
+        put(root, f"imgs/{file}")
+        entry = {"split": split, "id": pid, "file_path": file, "captions": [f"person {pid}"]}
+        entries.append(entry)
+    text(root, "reid_raw.json", entries)
+    text(root, "toy.json", {})
+    return root
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, bert):
+    """A folder with data, a small BERT, a run of one step on them, and its features."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train.SIZES, "tiny", TINY)
+        patch.chdir(folder)
+        pedes(folder / "pedes")
+        shutil.copytree(bert, "bert")
+        for path in (Path("bert"), *Path("bert").iterdir()):
+            path.chmod(path.stat().st_mode | 0o055)
+        assert call(train, "--data", "pedes", "--name", "run", *STEP) == 0
+        shutil.copy("runs/run/last.pt", "last.pt")
+        shutil.rmtree("runs")
+        flags = ("--checkpoint", "last.pt", "--save-features", "f.safetensors")
+        assert call(evaluate, *flags) == 0
+    return folder
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch):
+    """An own copy of `world`, in which commands run."""
+    folder = tmp_path / "here"
+    shutil.copytree(world, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(train.SIZES, "tiny", TINY)
+    return folder
+
+
+@pytest.fixture
+def refused(here, capsys):
+    """refused(module, flags, *words): one line with these words, exit code 2, no new file."""
+    def check(module, flags, *words):
+        before = sorted(here.rglob("*"))
+        capsys.readouterr()
+        code = call(module, *flags)
+        err = capsys.readouterr().err
+        lines = [line for line in err.splitlines() if line.strip() and "%|" not in line]
+        assert len(lines) == 1, err
+        one_line((code, "", lines[0]), *words)
+        assert sorted(here.rglob("*")) == before
+    return check
+
+
+# ---- damaged ----
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    path = tmp_path / "last.pt"
+    config = dict.fromkeys(checkpoints.MODEL["config"], "")
+    state = {"model": {"weight": torch.randn(300)}, "config": config, "classes": {}, "shape": {}}
+    checkpoints.save(path, state)
+    content = path.read_bytes()
+    rng = random.Random(0)
+    for number in range(400):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = checkpoints.load(path)
+        except cli.UserError as error:
+            assert "last.pt" in str(error)
+        else:  # in what a zip file says of times and padding
+            assert torch.equal(found["model"]["weight"], state["model"]["weight"]), number
+    for cut in (0, 1, 100, len(content) - 71, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(cli.UserError, match="last.pt"):
+            checkpoints.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off", None, Payload])
+def test_a_file_that_is_no_checkpoint(content, here, refused):
+    if content is Payload:
+        torch.save({"model": {}, "config": Payload()}, "x.pt")
+    elif content is not None:
+        Path("x.pt").write_bytes(content)
+    words = {Payload: "refused", None: "no checkpoint", b"<html>404</html>": "web page"}
+    word = words.get(content, "not a checkpoint")
+    refused(evaluate, ("--checkpoint", "x.pt"), "x.pt", word)
+    refused(train, ("--resume", "x.pt"), "x.pt", word)
+    assert not Path("executed").exists()
+
+
+# ---- foreign: what is in it was written by no run ----
+
+MISSING = object()
+
+
+def changed(state, path, value):
+    """A checkpoint in which the entry at `path`, such as config/size, is another or missing."""
+    part, _, key = path.partition("/")
+    if key:
+        value = changed(state[part], key, value)
+    state = {**state, part: value}
+    if value is MISSING:
+        del state[part]
+    return state
+
+
+@pytest.mark.parametrize("path, value", [
+    ("config", []), ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
+    ("classes", MISSING), ("classes", ["a"]),
+    ("classes", {"a.b": 2}), ("classes", {"cuhk-pedes": 3}), ("model", {5: 5}),
+    ("model/log_temperature", 5), ("model/log_temperature", MISSING),
+    ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
+    ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
+    ("pooling", MISSING), ("cross", "[]"),
+])
+def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
+    state = checkpoints.load("last.pt")
+    torch.save(changed(state, path, value), "odd.pt")
+    refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
+    refused(train, ("--resume", "odd.pt"), "odd.pt")
+
+
+@pytest.mark.parametrize("path, value", [
+    ("step", MISSING), ("step", 1.0), ("optimiser", {}), ("optimiser/param_groups", []),
+    ("scaler", MISSING), ("rng", {}), ("rng/cpu", torch.ones(5)), ("data", MISSING),
+    ("history", {}), ("config/workers", MISSING), ("config/unknown", 5), ("config/steps", "x"),
+    ("config/lr", None), ("config/lr", -1), ("config/val", "yes"), ("config/mining", "none"),
+    ("config/amp", "int8"), ("config/editing", "yes"),
+    ("config/size", 5),
+])
+def test_a_checkpoint_with_which_no_run_goes_on(path, value, here, refused):
+    state = checkpoints.load("last.pt")
+    torch.save(changed(state, path, value), "odd.pt")
+    refused(train, ("--resume", "odd.pt"), "odd.pt")
+
+
+@pytest.mark.parametrize("key, value", [
+    ("auto_map", {"AutoModel": "evil--code.Model"}), ("quantization_config", {"bits": 4}),
+    ("hidden_size", "x"), ("hidden_act", "none"), ("attn_implementation", "evil/kernel"),
+])
+def test_a_text_model_inside_a_checkpoint_chooses_no_code(key, value, here, refused):
+    state = checkpoints.load("last.pt")
+    bert = json.dumps({**json.loads(state["text"]["bert"]), key: value})
+    torch.save(changed(state, "text/bert", bert), "odd.pt")
+    if key == "attn_implementation":
+        model, _ = evaluate.load_model("odd.pt")
+        assert model.encoder.text.bert.config._attn_implementation == "sdpa"
+    else:
+        refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
+
+
+@pytest.mark.parametrize("note", ["data", "task", "feature", "flip", None])
+def test_features_that_nobody_saved(note, here, refused):
+    if note is None:
+        content = Path("f.safetensors").read_bytes()
+        Path("odd.safetensors").write_bytes(content[:-1])
+    else:
+        with safe_open("f.safetensors", "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            notes = file.metadata()
+        del notes[note]
+        save_file(tensors, "odd.safetensors", notes)
+    refused(evaluate, ("--checkpoint", "odd.safetensors"), "odd.safetensors", "save them again")
+
+
+# ---- a resume on other data ----
+
+@pytest.fixture(scope="module")
+def trained(drawn, bert, tmp_path_factory):
+    """A folder with `data`, Market-1501 and LTCC, and a run of one step on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name in ("Market-1501-v15.09.15", "LTCC_ReID"):
+        shutil.copytree(drawn / name, folder / "data" / name)
+    shutil.copy(drawn / "toy.json", folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(train.SIZES, "tiny", TINY)
+        flags = ("--data", "data", "--text-model", bert, "--steps", 1, "--ids", 4, "--images", 2)
+        assert call(train, *flags, "--name", "a") == 0
+    return folder
+
+
+def of_one_person():
+    folder = Path("data/Market-1501-v15.09.15/bounding_box_train")
+    pid = sorted(folder.iterdir())[0].name[:4]
+    return sorted(folder.glob(f"{pid}_*"))
+
+
+def fewer(drawn):
+    for file in of_one_person():
+        file.unlink()
+
+
+def more(drawn):
+    for file in of_one_person():
+        shutil.copy(file, file.with_name(f"1400{file.name[4:]}"))
+
+
+def renumbered(drawn):
+    for file in of_one_person():
+        file.rename(file.with_name(f"1400{file.name[4:]}"))
+
+
+def one_image_less(drawn):
+    of_one_person()[0].unlink()
+
+
+def other_file(drawn):
+    file = of_one_person()[0]
+    file.rename(file.with_name(f"{file.name[:-6]}99.jpg"))
+
+
+def removed(drawn):
+    shutil.rmtree("data/LTCC_ReID")
+
+
+def added(drawn):
+    shutil.copytree(drawn / "COCAS", "data/COCAS")
+
+
+@pytest.mark.parametrize("change, words", [
+    (fewer, ("market trad had 12 people, has 11",)), (more, ("market trad had 12 people, has 13",)),
+    (renumbered, ("market trad", "numbers of the people")),
+    (one_image_less, ("market trad had 72 images, has 71",)),
+    (other_file, ("market trad", "files and whom they show")),
+    (removed, ("ltcc cc had 12 people, has none",)),
+    (added, ("cocas ctcc had no people, has 12",)),
+])
+def test_a_resume_on_other_data_is_refused(change, words, trained, drawn, command, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    before = Path("runs/a/last.pt").read_bytes()
+    change(drawn)
+    one_line(command(train, "--resume", "runs/a/last.pt"), "runs/a/last.pt", *words)
+    assert Path("runs/a/last.pt").read_bytes() == before
+
+
+# ---- the model alone ----
+
+def test_the_model_alone_is_evaluated_and_cannot_go_on(here, refused, capsys):
+    refused(checkpoints, ("last.pt", "./last.pt"), "last.pt", "name another file")
+    assert call(checkpoints, "last.pt", "model.pt") == 0
+    assert Path("model.pt").stat().st_size < Path("last.pt").stat().st_size / 3
+    refused(train, ("--resume", "model.pt"), "model.pt")
+    whole, _ = evaluate.load_model("last.pt")
+    alone, config = evaluate.load_model("model.pt")
+    assert config["task"] == "t2i" and not alone.classifiers
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-3, atol=1e-3)
+
+
+# ---- a full disk, and what is in the way ----
+
+@contextmanager
+def file_limit(size):
+    """No file can grow beyond `size` bytes: what a full disk says, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS = {
+    "last.pt": lambda path: checkpoints.save(path, {"weight": torch.randn(1000)}),
+    "log.jsonl": lambda path: runs.Log(path.parent).write_rows(1, [{"left": "x" * 1000}]),
+    "config.json": lambda path: files.write_text(path, "x" * 1000),
+    "picture.png": lambda path: pictures.save(
+        Image.effect_noise((64, 64), 90).convert("RGB"), path),
+    "f.safetensors": lambda path: features.save_features(path, {"a": torch.randn(99, 9)}, {}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("before")
+    with file_limit(500), pytest.raises(cli.UserError, match=f"{name}: File too large; make room"):
+        WRITERS[name](path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    WRITERS[name](path)
+    assert path.stat().st_size > 500 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):
+    with file_limit(500), pytest.raises(cli.UserError, match="toy: File too large"):
+        toydata.make_toy(tmp_path / "toy", people=8, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_or_a_file_in_the_way_when_a_run_begins(train_tiny):
+    flags = ("--task", "ctcc", "--steps", 2, "--name", "a")
+    with file_limit(500):
+        one_line(train_tiny(*flags), "config.json", "File too large")
+    shutil.rmtree("runs")
+    Path("runs").write_text("no folder")
+    one_line(train_tiny(*flags), "runs/a", "Not a directory")
+
+
+@pytest.fixture
+def as_nobody(here):
+    """as_nobody(): from here on as a user whom permissions bind, which they do not root."""
+    def change():
+        if os.geteuid() == 0:
+            for folder in (here, *list(here.parents)[:4]):
+                folder.chmod(folder.stat().st_mode | 0o055)
+            os.seteuid(65534)
+
+    me = os.geteuid()
+    yield change
+    os.seteuid(me)
+
+
+@pytest.mark.parametrize("path", ["pedes", "pedes/reid_raw.json", "own.pt", "runs"])
+def test_no_permission(path, here, refused, as_nobody):
+    shutil.copy("last.pt", "own.pt")
+    Path("runs").mkdir()
+    Path(path).chmod(0o555 if path == "runs" else 0)
+    as_nobody()
+    if path == "own.pt":
+        refused(evaluate, ("--checkpoint", path, "--data", "pedes"), path, "ermission")
+        refused(train, ("--resume", path), path, "ermission")
+    elif path == "runs":
+        refused(train, ("--data", "pedes", *STEP), "runs", "ermission")
+    else:
+        refused(data, ("pedes",), path, "ermission")
