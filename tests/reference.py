@@ -184,6 +184,11 @@ def patches_of(vit, image):
     return torch.stack(tokens) + vit.pos[0]
 
 
+def tokens_of(vit, image, instr=None):
+    """All tokens (n d) of one image (3 H W)."""
+    return through(patches_of(vit, image), vit.blocks, vit.norm, instr)
+
+
 def attention_module(module, tokens, instr):
     """E_f: F_out (2d) of the image tokens (n d) and F_T (1+t d), which begin with their CLS."""
     of_image = through(torch.cat([tokens[:1], instr[1:]]), module.blocks, module.norm)[0]

@@ -2,7 +2,7 @@
 
 import shutil
 
-import dolls
+import toydata
 import pytest
 from reid.history import read_log
 
@@ -158,7 +158,7 @@ def test_images_that_do_not_open_are_listed(toy, command):  # noqa: F811
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts") / "toy"
-    dolls.make_toy(folder, people=8, sets="all")
+    toydata.make_toy(folder, people=8, sets="all")
     return folder
 
 

@@ -156,7 +156,7 @@ def eq8(model, images, batch, described):
     described (b): whom the captions tell of. The images are not edited, and pass a neck of theirs.
     """
     instrs, _ = instructions_of(model, None, batch)
-    instrs = [through(instr, [model.text_block]) for instr in instrs]
+    instrs = [through(instr, [model.text_block], torch.nn.Identity()) for instr in instrs]
     tokens = [tokens_of(model.editor, image) for image in images]
     feats = after_neck(torch.stack([each[0] for each in tokens]), model.plain_neck)
     image_feats = F.normalize(feats, dim=1)
