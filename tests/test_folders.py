@@ -4,7 +4,7 @@ import shutil
 
 import toydata
 import pytest
-from reid.history import read_log
+from reid.runs import read_log
 
 import data
 import evaluate
