@@ -22,40 +22,26 @@ import train
 from reid import checkpoints, cli, features, files, pictures, runs
 from tests.commands import Payload, call, one_line
 from tests.test_model import TINY
-from tests.trees import put, text
 
-STEP = ("--task", "t2i", "--text-model", "bert", "--steps", 1, "--ids", 2, "--images", 2)
-
-
-def pedes(root):
-    """CUHK-PEDES of two people to train and two to test on, as drawn data."""
-    entries = []
-    for pid, split in enumerate(("train", "train", "test", "test"), 1):
-        file = f"{split}_query/{pid}.jpg"
-        put(root, f"imgs/{file}")
-        entry = {"split": split, "id": pid, "file_path": file, "captions": [f"person {pid}"]}
-        entries.append(entry)
-    text(root, "reid_raw.json", entries)
-    text(root, "toy.json", {})
-    return root
+STEP = ("--data", "data", "--text-model", "bert", "--steps", 1, "--ids", 4, "--images", 2)
+LAST = "runs/a/last.pt"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, bert):
-    """A folder with data, a small BERT, a run of one step on them, and its features."""
+def world(drawn, bert, tmp_path_factory):
+    """A folder with `data` (Market-1501, LTCC), a small BERT, a run of one step, its features."""
     folder = tmp_path_factory.mktemp("world")
+    for name in ("Market-1501-v15.09.15", "LTCC_ReID"):
+        shutil.copytree(drawn / name, folder / "data" / name)
+    shutil.copy(drawn / "toy.json", folder / "data")
+    shutil.copytree(bert, folder / "bert")
+    for path in (folder / "bert", *(folder / "bert").iterdir()):
+        path.chmod(path.stat().st_mode | 0o055)  # for `as_nobody`
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.SIZES, "tiny", TINY)
         patch.chdir(folder)
-        pedes(folder / "pedes")
-        shutil.copytree(bert, "bert")
-        for path in (Path("bert"), *Path("bert").iterdir()):
-            path.chmod(path.stat().st_mode | 0o055)
-        assert call(train, "--data", "pedes", "--name", "run", *STEP) == 0
-        shutil.copy("runs/run/last.pt", "last.pt")
-        shutil.rmtree("runs")
-        flags = ("--checkpoint", "last.pt", "--save-features", "f.safetensors")
-        assert call(evaluate, *flags) == 0
+        assert call(train, *STEP, "--name", "a") == 0
+        assert call(evaluate, "--task", "trad", "--save-features", "f.safetensors") == 0
     return folder
 
 
@@ -141,14 +127,14 @@ def changed(state, path, value):
 @pytest.mark.parametrize("path, value", [
     ("config", []), ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
     ("classes", MISSING), ("classes", ["a"]),
-    ("classes", {"a.b": 2}), ("classes", {"cuhk-pedes": 3}), ("model", {5: 5}),
+    ("classes", {"a.b": 2}), ("classes", {"market": 3, "ltcc": 12}), ("model", {5: 5}),
     ("model/log_temperature", 5), ("model/log_temperature", MISSING),
     ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
     ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
     ("pooling", MISSING), ("cross", "[]"),
 ])
 def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
-    state = checkpoints.load("last.pt")
+    state = checkpoints.load(LAST)
     torch.save(changed(state, path, value), "odd.pt")
     refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
     refused(train, ("--resume", "odd.pt"), "odd.pt")
@@ -163,7 +149,7 @@ def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
     ("config/size", 5),
 ])
 def test_a_checkpoint_with_which_no_run_goes_on(path, value, here, refused):
-    state = checkpoints.load("last.pt")
+    state = checkpoints.load(LAST)
     torch.save(changed(state, path, value), "odd.pt")
     refused(train, ("--resume", "odd.pt"), "odd.pt")
 
@@ -173,7 +159,7 @@ def test_a_checkpoint_with_which_no_run_goes_on(path, value, here, refused):
     ("hidden_size", "x"), ("hidden_act", "none"), ("attn_implementation", "evil/kernel"),
 ])
 def test_a_text_model_inside_a_checkpoint_chooses_no_code(key, value, here, refused):
-    state = checkpoints.load("last.pt")
+    state = checkpoints.load(LAST)
     bert = json.dumps({**json.loads(state["text"]["bert"]), key: value})
     torch.save(changed(state, "text/bert", bert), "odd.pt")
     if key == "attn_implementation":
@@ -199,48 +185,33 @@ def test_features_that_nobody_saved(note, here, refused):
 
 # ---- a resume on other data ----
 
-@pytest.fixture(scope="module")
-def trained(drawn, bert, tmp_path_factory):
-    """A folder with `data`, Market-1501 and LTCC, and a run of one step on it."""
-    folder = tmp_path_factory.mktemp("trained")
-    for name in ("Market-1501-v15.09.15", "LTCC_ReID"):
-        shutil.copytree(drawn / name, folder / "data" / name)
-    shutil.copy(drawn / "toy.json", folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setitem(train.SIZES, "tiny", TINY)
-        flags = ("--data", "data", "--text-model", bert, "--steps", 1, "--ids", 4, "--images", 2)
-        assert call(train, *flags, "--name", "a") == 0
-    return folder
-
-
-def of_one_person():
+def files_of_a_person():
     folder = Path("data/Market-1501-v15.09.15/bounding_box_train")
     pid = sorted(folder.iterdir())[0].name[:4]
     return sorted(folder.glob(f"{pid}_*"))
 
 
 def fewer(drawn):
-    for file in of_one_person():
+    for file in files_of_a_person():
         file.unlink()
 
 
 def more(drawn):
-    for file in of_one_person():
+    for file in files_of_a_person():
         shutil.copy(file, file.with_name(f"1400{file.name[4:]}"))
 
 
 def renumbered(drawn):
-    for file in of_one_person():
-        file.rename(file.with_name(f"1400{file.name[4:]}"))
+    more(drawn)
+    fewer(drawn)
 
 
 def one_image_less(drawn):
-    of_one_person()[0].unlink()
+    files_of_a_person()[0].unlink()
 
 
 def other_file(drawn):
-    file = of_one_person()[0]
+    file = files_of_a_person()[0]
     file.rename(file.with_name(f"{file.name[:-6]}99.jpg"))
 
 
@@ -253,31 +224,28 @@ def added(drawn):
 
 
 @pytest.mark.parametrize("change, words", [
-    (fewer, ("market trad had 12 people, has 11",)), (more, ("market trad had 12 people, has 13",)),
-    (renumbered, ("market trad", "numbers of the people")),
-    (one_image_less, ("market trad had 72 images, has 71",)),
-    (other_file, ("market trad", "files and whom they show")),
-    (removed, ("ltcc cc had 12 people, has none",)),
-    (added, ("cocas ctcc had no people, has 12",)),
+    (fewer, "market trad had 12 people, has 11"), (more, "market trad had 12 people, has 13"),
+    (renumbered, "numbers of the people"), (other_file, "files and whom they show"),
+    (one_image_less, "market trad had 72 images, has 71"),
+    (removed, "ltcc cc had 12 people, has none"), (added, "cocas ctcc had no people, has 12"),
 ])
-def test_a_resume_on_other_data_is_refused(change, words, trained, drawn, command, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    before = Path("runs/a/last.pt").read_bytes()
+def test_a_resume_on_other_data_is_refused(change, words, drawn, here, refused):
+    before = Path(LAST).read_bytes()
     change(drawn)
-    one_line(command(train, "--resume", "runs/a/last.pt"), "runs/a/last.pt", *words)
-    assert Path("runs/a/last.pt").read_bytes() == before
+    refused(train, ("--resume", LAST), LAST, words)
+    assert Path(LAST).read_bytes() == before
 
 
 # ---- the model alone ----
 
 def test_the_model_alone_is_evaluated_and_cannot_go_on(here, refused, capsys):
-    refused(checkpoints, ("last.pt", "./last.pt"), "last.pt", "name another file")
-    assert call(checkpoints, "last.pt", "model.pt") == 0
-    assert Path("model.pt").stat().st_size < Path("last.pt").stat().st_size / 3
+    refused(checkpoints, (LAST, f"./{LAST}"), LAST, "name another file")
+    assert call(checkpoints, LAST, "model.pt") == 0
+    assert Path("model.pt").stat().st_size < Path(LAST).stat().st_size / 3
     refused(train, ("--resume", "model.pt"), "model.pt")
-    whole, _ = evaluate.load_model("last.pt")
+    whole, _ = evaluate.load_model(LAST)
     alone, config = evaluate.load_model("model.pt")
-    assert config["task"] == "t2i" and not alone.classifiers
+    assert config["task"] == "all" and not alone.classifiers
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-3, atol=1e-3)
 
@@ -345,16 +313,14 @@ def as_nobody(here):
     os.seteuid(me)
 
 
-@pytest.mark.parametrize("path", ["pedes", "pedes/reid_raw.json", "own.pt", "runs"])
+@pytest.mark.parametrize("path", ["data", "data/LTCC_ReID/query", "runs/a", "runs"])
 def test_no_permission(path, here, refused, as_nobody):
-    shutil.copy("last.pt", "own.pt")
-    Path("runs").mkdir()
     Path(path).chmod(0o555 if path == "runs" else 0)
     as_nobody()
-    if path == "own.pt":
-        refused(evaluate, ("--checkpoint", path, "--data", "pedes"), path, "ermission")
-        refused(train, ("--resume", path), path, "ermission")
+    if path == "runs/a":
+        refused(evaluate, ("--checkpoint", LAST), LAST, "ermission")
+        refused(train, ("--resume", LAST), LAST, "ermission")
     elif path == "runs":
-        refused(train, ("--data", "pedes", *STEP), "runs", "ermission")
+        refused(train, STEP, "runs", "ermission")
     else:
-        refused(data, ("pedes",), path, "ermission")
+        refused(data, ("data",), path, "ermission")

@@ -1,7 +1,6 @@
 """train.py from its command line: it learns, every flag does something, a step is clipping and
 AdamW, and a run that was interrupted goes on to the same bits and the same log."""
 
-import copy
 import json
 import math
 import signal
@@ -19,7 +18,6 @@ import evaluate
 import model as irm
 import train
 from instructions import TASKS
-from model import InstructReID
 from reid import checkpoints, cli, runs, weights
 from tests.commands import FAST, ROOT, Payload, one_line, start  # noqa: F401
 from tests.conftest import command, drawn  # noqa: F401, fixtures that other tests take from here
@@ -588,19 +586,6 @@ def test_a_line_of_the_log_is_a_mean_worked_out_by_hand(tmp_path, monkeypatch):
     assert lines[:4] == expected and lines[4]["losses"] == {"tri": 5.0}
 
 
-def test_a_log_goes_on_where_its_checkpoint_was(tmp_path):
-    log = runs.Log(tmp_path)
-    for step in (1, 2):
-        log.note(step, "cc", {"tri": torch.tensor(float(step))}, 8, 0.1)
-    state = copy.deepcopy(log.state())
-    log.note(3, "li", {"tri": torch.tensor(3.0)}, 8, 0.1)  # logged, and not in the checkpoint
-    again = runs.Log(tmp_path, 2, state)
-    again.note(3, "cc", {"tri": torch.tensor(4.0)}, 8, 0.1)
-    again.write(3, 0.1)
-    lines = runs.read_log(tmp_path)
-    assert [(line["step"], line["losses"]["tri"]) for line in lines] == [(1, 1.0), (3, 3.0)]
-
-
 @pytest.mark.parametrize("flags, name", [
     ({}, "all"), ({"task": "cc"}, "cc"), ({"task": "cc", "data": "/photos/ltcc/"}, "ltcc-cc"),
     ({"lr": 0.001, "editing": False, "preset": "toy"}, "all-no-editing-lr_0.001"),
@@ -619,22 +604,6 @@ def test_a_run_never_overwrites_another(train_tiny):
         code, out, _ = train_tiny("--task", "trad", "--steps", 1, "--name", "trad")
         assert code == 0 and f"{expected}/" in out
         assert json.loads(Path(f"{expected}/config.json").read_text())["task"] == "trad"
-
-
-def test_a_run_is_evaluated_in_the_precision_that_it_was_trained_in(
-        train_tiny, command, monkeypatch):
-    seen = set()
-    embed = InstructReID.embed
-
-    def spy(*args, **named):
-        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
-        return embed(*args, **named)
-
-    monkeypatch.setattr(InstructReID, "embed", spy)
-    flags = ("--task", "trad", "--steps", 2, "--evaluate-every", 1, "--amp", "bf16")
-    assert train_tiny(*flags, "--name", "trad")[0] == 0
-    assert command(evaluate, "--checkpoint", "runs/trad/last.pt")[0] == 0
-    assert seen == {torch.bfloat16}
 
 
 # ---- mistakes ----
