@@ -197,8 +197,8 @@ def refuse_other_data(then, now, path):
             if before.get(what) != today.get(what):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
-                    f"{before.get(what, 'no')} {what}, has {today.get(what, 'none')}; bring that data back, or "
-                    "begin a new run"
+                    f"{before.get(what, 'no')} {what}, has {today.get(what, 'none')}; bring that "
+                    "data back, or begin a new run"
                 )
 
 

@@ -19,10 +19,12 @@ import model as irm
 import train
 from instructions import TASKS
 from reid import checkpoints, cli, runs, weights
+from tests import conftest
 from tests.commands import FAST, ROOT, Payload, one_line, start  # noqa: F401
-from tests.conftest import command, drawn  # noqa: F401, fixtures that other tests take from here
 from tests.test_model import TINY
 
+command = conftest.command  # other tests import these two from here
+drawn = conftest.drawn
 TIMES = ("seconds", "images/s")
 SHARED = [name for name, row in TASKS.items() if row.share]
 
