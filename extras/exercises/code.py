@@ -4,6 +4,7 @@ A function is named as in its file: `relatedness`, `EditingAttention.forward`.
 """
 
 import ast
+import re
 import shutil
 from pathlib import Path
 from textwrap import indent
@@ -21,7 +22,13 @@ class Unusable(Exception):
 
 def copy(folder, exercises):
     """Copies the scripts, the kit, and the tests of these exercises with what they need."""
-    test_files = {test.partition("::")[0] for exercise in exercises for test in exercise.tests}
+    test_files = {"tests/conftest.py"}
+    coming = {test.partition("::")[0] for exercise in exercises for test in exercise.tests}
+    while coming:  # and those that they import from
+        test_files |= coming
+        texts = [(ROOT / name).read_text(encoding="utf-8") for name in test_files]
+        imported = re.findall(r"from tests\.(test_\w+) import", " ".join(texts))
+        coming = {f"tests/{name}.py" for name in imported} - test_files
     for pattern in COPIED:
         for file in ROOT.glob(pattern):
             name = str(file.relative_to(ROOT))
