@@ -227,7 +227,7 @@ REAL = (
 
 
 def real(shell, **environment):
-    """A command that prints many signs, started by a line of the shell, where $RUN stands for it."""
+    """A command that prints many signs, started by a line of the shell: $RUN stands for it."""
     environment = {**os.environ, "RUN": REAL, "PYTHONPATH": str(ROOT), **environment}
     shell = shell.replace("$RUN", f'{sys.executable} -c "$RUN"')
     return subprocess.run(["bash", "-c", shell], env=environment, capture_output=True)

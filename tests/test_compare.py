@@ -93,7 +93,8 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize("each", [
-    5, [], [5], [{}], [{"mAP": [0.5]}], [RIGHT | {"R1": [1.0]}], [RIGHT, RIGHT | {"mAP": [0.5, 0.5]}],
+    5, [], [5], [{}], [{"mAP": [0.5]}], [RIGHT | {"R1": [1.0]}],
+    [RIGHT, RIGHT | {"mAP": [0.5, 0.5]}],
     [RIGHT | {"mAP": [None, None], "R1": [None, None]}], [RIGHT | {"mAP": [1.5, None]}],
     [RIGHT | {"mAP": [-0.5, None]}], [RIGHT | {"mAP": [[0.5], [None]], "R1": [[1.0], [None]]}],
     [RIGHT | {"mAP": [float("inf"), None]}], [RIGHT | {"mAP": [10**400, None]}],

@@ -97,7 +97,7 @@ LOSSES, ROWS = json.dumps(LOG[0]), json.dumps(LOG[4])
 @pytest.mark.parametrize("line", [
     "", "5", "[]", "{}", '{"step": 1', "\udcff", "[" * 100_000, LOSSES.replace("90.0", '"x"'),
     *(LOSSES.replace("90.0", number) for number in ("NaN", "1e999", "1" + "0" * 400)),
-    LOSSES.replace("5.0}", "5.0}, \"a\": [[[[[]]]]]"), LOSSES.replace("task", "text"),
+    LOSSES.replace("task", "text"),
     ROWS.replace("mAP", "R1"), json.dumps(LOG[4] | LOG[0] | {"rows": 5})])
 def test_a_line_that_no_run_wrote_is_one_sentence(line, tmp_path):
     folder = write(tmp_path / "a", LOG[:2])

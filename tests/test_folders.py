@@ -2,18 +2,18 @@
 
 import shutil
 
-import toydata
 import pytest
-from reid.runs import read_log
 
 import data
 import evaluate
+import toydata
 import train
 from instructions import asked_tasks
 from reid import folders
 from reid.cli import UserError
 from reid.layouts import LAYOUTS, Layout, caption_queries, read_images
 from reid.protocols import GENERAL, TEXT
+from reid.runs import read_log
 from tests import trees
 from tests.test_train import FAST, command, one_line  # noqa: F401 (a fixture)
 from tests.trees import PEDES, TREES, opened, put, text

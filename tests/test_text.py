@@ -12,8 +12,8 @@ import evaluate
 import train
 from reid import checkpoints, text
 from reid.cli import UserError
+from tests.commands import FAST, Payload, one_line
 from tests.small_bert import write_bert
-from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two fixtures
 
 SENTENCES = ["do not change clothes", "a man in red"]
 

@@ -17,6 +17,7 @@ from model import SIZES, ViT
 from reid import checkpoints, weights
 from reid.cli import UserError
 from reid.runs import read_log
+from tests.commands import FAST, Payload, one_line
 from tests.reference import (
     PASS_LAYOUTS,
     albef_checkpoint,
@@ -25,7 +26,6 @@ from tests.reference import (
     pass_checkpoint,
     under,
 )
-from tests.test_train import FAST, Payload, command, drawn, one_line  # noqa: F401, two of them are fixtures
 
 BETTER = "; PASS in ./weights/ would be better, see docs/weights.md"
 
