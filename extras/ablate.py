@@ -173,11 +173,11 @@ def is_finished(run):
     is_done = "rows" in log[-1] and log[-1].get("step") == noted.steps
     last = folder / "last.pt"
     if is_done or last.exists():
-        checkpoint = checkpoints.load_checkpoint(last)
+        state = checkpoints.load(last, checkpoints.MODEL | checkpoints.RUN)
         datasets = opened(run.data, run.task, run.val)
         learned = [each for each in datasets if run.plain or not each.extra]
         now = checkpoints.training_data(learned)
-        checkpoints.refuse_other_data(checkpoint, now, checkpoint.get("classes"), last)
+        checkpoints.refuse_other_data(state["data"], now, last)
     return is_done
 
 

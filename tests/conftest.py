@@ -13,7 +13,6 @@ torch.set_num_threads(1)  # several threads on busy cores wait for each other
 
 import toydata  # noqa: E402
 from tests.commands import call  # noqa: E402
-from tests.small_bert import write_bert  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +37,8 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
     """The folder of a tiny BERT, for --text-model."""
+    from tests.small_bert import write_bert  # it takes seconds
+
     return write_bert(tmp_path_factory.mktemp("bert"))
 
 

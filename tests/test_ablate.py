@@ -209,9 +209,9 @@ def test_a_finished_run_counts_only_for_the_same_flags_and_data(command, trained
     ("config.json", "", "not valid JSON"), ("config.json", "{}", "is missing"), ("config.json", "5", "expected a dict"),
     ("config.json", {"steps": 0}, "config.steps is 0, must be at least 1"), ("config.json", {"lr": None}, "config.lr"),
     ("log.jsonl", "5", "no log"), ("log.jsonl", "[" * 10**5, "no log"), ("log.jsonl", '{"step": NaN}', "no log"),
-    ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "its log is odd"),
-    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": [{"mAP": "x"}], "matrix": []}', "its log is odd"),
-    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": 5, "matrix": []}', "its log is odd"),
+    ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "not from the log of a run"),
+    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": [{"mAP": "x"}], "matrix": []}', "not from the log of a run"),
+    ("log.jsonl", '{"seconds": 1, "losses": {}}\n{"step": 2, "rows": 5, "matrix": []}', "not from the log of a run"),
     ("queries.json", "[]", "its log is odd")])
 def test_files_of_a_run_that_are_damaged_are_one_line(name, content, words, one_run, command, trained):  # noqa: F811
     shutil.copytree(one_run, "runs")
@@ -317,7 +317,7 @@ def test_sigterm_ends_the_runs_which_save(drawn, tmp_path, usual_signals):  # no
     assert not runs[2].exists()
 
     for run in runs[:2]:  # its process has ended, and saved
-        step = checkpoints.load_checkpoint(run / "last.pt")["step"]
+        step = checkpoints.load(run / "last.pt", checkpoints.RUN)["step"]
         last_line = run.with_name(f"{run.name}.txt").read_text().splitlines()[-1]
         assert last_line.startswith(f"stopped at step {step}; ")
 
