@@ -105,15 +105,14 @@ class EditingAttention(nn.Module):
         read = F.scaled_dot_product_attention(q, k, v, mask)  # left half of M [V; V']
 
         if instr is not None:
-            k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads)
-            v_instr = rearrange(self.v_instr(instr), SPLIT, h=self.heads)
+            all_images = (len(x), -1, -1, -1)  # one shared instruction serves the whole batch
+            k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads).expand(all_images)
+            v_instr = rearrange(self.v_instr(instr), SPLIT, h=self.heads).expand(all_images)
             gate = rearrange(self.gate, "h -> h 1 1")
             gated = gate * v_instr  # (g S') V' = S' (g V'), and V' has fewer rows than S'
-            all_images = (len(x), -1, -1, -1)  # one shared instruction serves the whole batch
             if instr_mask is not None:
                 instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
-            edit = F.scaled_dot_product_attention(
-                q, k_instr.expand(all_images), gated.expand(all_images), instr_mask)  # right half
+            edit = F.scaled_dot_product_attention(q, k_instr, gated, instr_mask)  # right half
             read = read + edit
 
         read = rearrange(read, "b h n c -> b n (h c)")
