@@ -4,8 +4,7 @@ table.py    the exercises
 code.py     functions of the code as text: emptied for a hand-out, exchanged for grading
 make.py     writes a hand-out
 grade.py    grades what comes back
-sandbox.py  a copy of the code with a student's function in it, and the process that tests it
-child.py    that process
+sandbox.py  copies of the code with a student's functions, and the process that tests them, child.py
 
     python -m extras.exercises make --out handout
     python -m extras.exercises grade handout

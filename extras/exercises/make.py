@@ -31,10 +31,7 @@ def main(config):
 
 
 def chosen(names):
-    """The exercises of these names in the order of the table, all if there are none.
-
-    UserError for an unknown name.
-    """
+    """The exercises of these names, or all, in the table's order. UserError for an unknown one."""
     known = [exercise.name for exercise in EXERCISES]
     for name in names:
         if name not in known:

@@ -1,6 +1,5 @@
-"""The exercises, a row each: functions of the project to write, and the project's tests that grade
-them. Each test must fail while the functions are empty; `grade` checks that, and that the code
-itself passes.
+"""The exercises, a row each: functions of the project to write, and the project's tests of them.
+Each test must pass on the code itself and fail while the functions are empty; `grade` checks that.
 """
 
 from typing import NamedTuple
