@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from instructions import TASKS, asked_tasks, training_instructions
 from reid import cli
 from reid.cli import UserError
+from reid.files import digest_of
 from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, Streamed, column
@@ -157,18 +158,21 @@ class Batches(torch.utils.data.Dataset):
         self.seed = seed
         self.streams = {}  # task -> its Streams
         people = defaultdict(set)  # data set -> pids
+        classified = set()  # data sets whose people an identity loss tells apart
         for dataset in with_training_images(datasets):
             records = dataset.split("train")
             stream_seed = f"{seed}:{dataset.name}:{dataset.task}"
             sampler = PKSampler(records, ids_per_batch, images_per_id, stream_seed)
-            stream = Stream(dataset, records, sampler, clothes_on(dataset.task, records))
+            stream = Stream(dataset, records, sampler, clothes_on(dataset, records))
             self.streams.setdefault(dataset.task, []).append(stream)
             people[dataset.name] |= set(sampler.people)
+            if not TASKS[dataset.task].text_only:
+                classified.add(dataset.name)
 
         self.labels = {}
         for name, pids in people.items():
             self.labels[name] = {pid: label for label, pid in enumerate(sorted(pids))}
-        self.classes = {name: len(pids) for name, pids in people.items()}
+        self.classes = {name: len(people[name]) for name in people if name in classified}
         ratios = ratios or {}
         self.cycle = task_cycle({task: ratios.get(task, 1) for task in self.streams})
         self.cache = {}
@@ -188,12 +192,12 @@ class Batches(torch.utils.data.Dataset):
         stream, inner_step = self.where(step)
         dataset, records, sampler, clothes_of = stream
         chosen = [records[index] for index in sampler.batch(inner_step)]
-        pool = {}  # pid -> all records of that person
-        for record in chosen:
-            pool[record.pid] = [records[index] for index in sampler.indices_of(record.pid)]
+
+        def images_of(pid):
+            return [records[index] for index in sampler.indices_of(pid)]
 
         rng = random.Random(f"{self.seed}:{step}")
-        asks = training_instructions(dataset.task, chosen, pool, rng)
+        asks = training_instructions(dataset.task, chosen, images_of, rng)
         sentences = [ask.words for ask in asks] if asks[0].words else None
         pictures = None
         if asks[0].picture:
@@ -243,20 +247,30 @@ def with_training_images(datasets):
     )
 
 
-def clothes_on(task, records):
+def clothes_on(dataset, records):
     """{path of a picture: number of the clothes on it} of the pictures that are instructions and,
-    where people change clothes, of those that captions describe (t2i). Else empty."""
-    row = TASKS[task]
+    where people change clothes, of those that captions describe (t2i). Else empty.
+
+    Templates of the same bytes show the same clothes, whoever wears them.
+    """
+    row = TASKS[dataset.task]
     clothes_of = {}
     if isinstance(records, Streamed) or not (row.pictures or row.text_only):
         return clothes_of
+    looks = {}  # template -> its digest
     numbers = {}  # clothes -> number
     for record in records:
-        paths = [record.template_path, record.crop_path]
+        clothes = record.clothes
+        template = record.template_path
+        paths = [template, record.crop_path]
         if row.text_only:
-            paths = [record.path] if record.clothes else []
+            paths = [record.path] if clothes else []
+        elif template:
+            if template not in looks:
+                looks[template] = digest_of(dataset.root / template)
+            clothes = looks[template]
         for path in filter(None, paths):
-            clothes_of[path] = numbers.setdefault(record.clothes, len(numbers))
+            clothes_of[path] = numbers.setdefault(clothes, len(numbers))
     return clothes_of
 
 

@@ -11,6 +11,7 @@ import random
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,14 +32,14 @@ from instructions import (
     query_instruction,
 )
 from model import InstructReID
-from reid import checkpoints, cli, uninstructed
+from reid import checkpoints, cli, pictures, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
 from reid.device import allow_tf32, full_precision_matmul, inference, pick_device
 from reid.features import load_features, save_features
 from reid.folders import open_all
-from reid.images import batches, load_all, normalise
-from reid.protocols import TARGETS, Columns, columns, masks, trials
+from reid.images import batches, load_all, load_image, normalise
+from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, answerable, columns, masks, trials
 from reid.rerank import k_reciprocal
 from reid.tables import format_table
 from reid.text import (
@@ -63,9 +64,12 @@ NOT_SAVED = (
 )
 CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
 HEADING = (  # of a row, over all sentences
-    "task", "data", "protocol", "trials", "queries", "without", "gallery", "chance mAP",
+    "task", "data", "protocol", "feature", "trials", "queries", "without", "gallery", "chance mAP",
     "chance R1",
 )
+MATRIX = "Instruction matrix: the same queries and gallery, only the instruction differs"
+SENTENCES = "All 20 sentences (Supp. 5.1)"
+FEATURES = {"edit": "F", "fused": "F_out"}  # of an image under its instruction
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
 
 
@@ -271,9 +275,10 @@ def mean_of_trials(results):
 # ---- features ----
 
 def embed(run, dataset, records, asks, kind):
-    """Features (n d) float32 of records under an Ask or None each, L2-normalised, by run.model.
+    """{kind: features (n d) float32} of records under an Ask or None each, L2-normalised, by
+    run.model.
 
-    kind: "person", an image under its Ask, if any, run.feature says whether F or F_out; "text", a
+    kind: "edit", F of an image under its Ask; "fused", F_out, and F comes with it; "text", a
     sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
     taken as a picture of clothes.
     run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
@@ -285,7 +290,7 @@ def embed(run, dataset, records, asks, kind):
         paths = [record.path for record in records]
         photos = batches(dataset.root, paths, run.model.size, run.batch)
 
-    feats = []
+    parts = defaultdict(list)
     with inference(run.model, run.amp) as device:
         title = f"{dataset.title} {dataset.task} {kind}"
         bar = progress(photos, title, total=len(starts), leave=False)
@@ -295,26 +300,48 @@ def embed(run, dataset, records, asks, kind):
                 images = images.to(device, non_blocking=True)
             if images is not None and kind != CLOTHES:
                 images = normalise(images)
-            new = embed_batch(run, dataset, images, some, kind)
+            new = embed_batch(run.model, dataset, images, some, kind)
             if run.flip and images is not None:
-                new = new + embed_batch(run, dataset, images.flip(3), some, kind, mirrored=True)
-            feats.append(F.normalize(new, dim=1).expand(len(some), -1))
-    return torch.cat(feats)
+                turned = embed_batch(run.model, dataset, images.flip(3), some, kind, mirrored=True)
+                new = {name: feats + turned[name] for name, feats in new.items()}
+            for name, feats in new.items():
+                parts[name].append(F.normalize(feats, dim=1).expand(len(some), -1))
+    return {name: torch.cat(feats) for name, feats in parts.items()}
 
 
-def embed_batch(run, dataset, images, asks, kind, mirrored=False):
-    """Features (b d) of images (b 3 H W) or None, or (1 d) where all are alike; images are
-    normalised but for CLOTHES, which takes them as they are."""
-    model = run.model
+def embed_batch(model, dataset, images, asks, kind, mirrored=False):
+    """{kind: features (b d)} of images (b 3 H W) or None, or (1 d) where all are alike; images are
+    normalised but for CLOTHES, which takes them as they are. UserError for an untrained part."""
+    refuse_untrained(model, asks[0], kind)
     if kind == CLOTHES:
         clothes = uninstructed.as_clothes(images, model.picture_size)
-        return model.instruct(pictures=clothes).pooled.float()
+        return {kind: model.instruct(pictures=clothes).pooled.float()}
     instr = instruct(model, dataset, asks, mirrored)
     if kind == "text":
-        return model.embed_text(model.read_text(instr)).float()
+        return {kind: model.embed_text(model.read_text(instr)).float()}
     if kind == "instruction":
-        return instr.pooled.float()
-    return model.embed(images, instr, run.feature).float()
+        return {kind: instr.pooled.float()}
+    if kind == "edit":
+        return {"edit": model.embed(images, instr).float()}
+    out = model(images, instr)
+    feats = {"edit": out.neck, "fused": out.fused_neck}
+    return {name: F.normalize(neck, dim=1).float() for name, neck in feats.items()}
+
+
+def refuse_untrained(model, ask, kind):
+    """UserError where a part that these features are made by is not among the model's."""
+    needed = {
+        "words": ask is not None and ask.words,
+        "pictures": kind == CLOTHES or ask is not None and ask.picture,
+        "text queries": kind == "text" or ask is None and kind in FEATURES,
+        "fused": kind == "fused",
+    }
+    missing = [part for part in needed if needed[part] and part not in model.parts]
+    if missing:
+        raise UserError(
+            f"the model was not trained for {' and '.join(missing)}: take a checkpoint of a task "
+            "that trains it, such as --task all"
+        )
 
 
 def instruct(model, dataset, asks, mirrored=False):
@@ -328,7 +355,7 @@ def instruct(model, dataset, asks, mirrored=False):
         pictures = load_all(dataset.root, paths, model.picture_size)
         if mirrored:
             pictures = pictures.flip(3)
-        pictures = normalise(pictures.to(model.log_temperature.device))
+        pictures = normalise(pictures.to(model.neck.weight.device))
     return model.instruct(sentences, pictures)
 
 
@@ -394,16 +421,33 @@ class Run:
     rerank: bool = False  # a second row by k-reciprocal neighbours
     ap_window: int | None = None  # AP in the first ranks only
     known: dict = field(default_factory=dict)
+    parts: tuple = ()  # the model's; of a file of features, those of the model it is of
 
-    def features(self, dataset, records, asks, kind="person"):
-        """What `embed` returns; a record without an image is embedded by its sentence."""
+    def __post_init__(self):
+        if self.model is not None:
+            self.parts = self.model.parts
+        if self.feature not in self.features_of_images:
+            raise UserError("--feature fused: this model was trained without E_f; drop the flag")
+
+    @property
+    def features_of_images(self):
+        """The FEATURES that the model was trained for."""
+        return [name for name in FEATURES if name == "edit" or "fused" in self.parts]
+
+    def features(self, dataset, records, asks, kind=None):
+        """What `embed` returns of a kind, by default of run.feature; a record without an image is
+        embedded by its sentence, and an image without an Ask has F alone."""
+        kind = kind or self.feature
         if records[0].path is None:
             kind = "text"
+        elif asks[0] is None and kind == "fused":
+            kind = "edit"
         key = fingerprint(dataset, records, asks, kind)
         if key not in self.known:
             if self.model is None:
                 raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
-            self.known[key] = embed(self, dataset, records, asks, kind)
+            for name, feats in embed(self, dataset, records, asks, kind).items():
+                self.known[fingerprint(dataset, records, asks, name)] = feats
         return self.known[key]
 
     def matches(self, dataset, queries, gallery, asks, *feats):
@@ -428,15 +472,15 @@ def fingerprint(dataset, records, asks, kind):
 
 # ---- the rows of a table ----
 
-def evaluate_all(run, datasets):
-    """The rows of the data sets that have a test split; what cannot be ranked is said and left
-    out."""
+def evaluate_all(run, datasets, rows_of=None):
+    """The rows of the data sets that have a test split, by evaluate_task or another function; what
+    cannot be ranked is said and left out."""
     rows = []
     for dataset in datasets:
         for protocol in chosen_protocols(dataset, run.protocol) if dataset.tested else ():
             alone = replace(run, protocol=protocol.name)  # it knows the same features
             name = f"{dataset.title} {dataset.task} {protocol.name}"
-            rows += rows_or_reason(name, evaluate_task, alone, dataset)
+            rows += rows_or_reason(name, rows_of or evaluate_task, alone, dataset)
     return rows
 
 
@@ -458,26 +502,31 @@ def rows_or_reason(name, rows_of, *args):
         return []
 
 
-def evaluate_task(run, dataset, sentence=0):
-    """A row (dict) for each protocol of one data set under its task, and for each second stage.
+def evaluate_task(run, dataset, sentence=0, features=None):
+    """A row (dict) for each protocol of one data set under its task, ranked by F and by F_out, and
+    for each second stage.
 
-    sentence: which of the sentences of the task.
+    sentence: which of the sentences of the task; features: those of FEATURES that are ranked.
     """
-    chosen = chosen_protocols(dataset, run.protocol)
-    queries, gallery, asks, *feats = both_sides(run, dataset, sentence)
+    text_only = TASKS[dataset.task].text_only
     stages = {"": None}
-    if TASKS[dataset.task].text_only:
-        matches = run.matches(dataset, queries, gallery, asks, *feats)
-        stages[" + matching"] = matched_first(matches)
+    if text_only:
+        stages[" + matching"] = matched_first(run.matches(dataset, *both_sides(run, dataset)))
     if run.rerank:
         stages[" + re-ranking"] = k_reciprocal
     window = f", AP in the first {run.ap_window}" if run.ap_window else ""
 
     rows = []
-    for protocol in chosen:
+    features = features or run.features_of_images
+    features = ["edit"] if text_only else features
+    embedded = {}
+    for feature in reversed(features):  # F_out first: F comes with it
+        embedded[feature] = both_sides(replace(run, feature=feature), dataset, sentence)
+    for protocol, feature in product(chosen_protocols(dataset, run.protocol), features):
+        queries, gallery, _, *feats = embedded[feature]
         for name, stage in stages.items():
             row = {"task": dataset.task, "data": dataset.title}
-            row["protocol"] = protocol.name + name + window
+            row |= {"protocol": protocol.name + name + window, "feature": FEATURES[feature]}
             rows.append(row | rank(protocol, queries, gallery, *feats, run.ap_window, stage))
     return rows
 
@@ -520,9 +569,11 @@ def both_sides(run, dataset, sentence=0):
 
 
 def evaluate_sentences(run, dataset):
-    """Rows over all sentences of a task: mean, standard deviation, best and worst one by mAP."""
+    """Rows over all sentences of a task, if it has any: mean, standard deviation, best and worst
+    one by mAP."""
     sentences = TASKS[dataset.task].sentences
-    by_sentence = [evaluate_task(run, dataset, i) for i in range(len(sentences))]
+    features = [run.feature]
+    by_sentence = [evaluate_task(run, dataset, i, features) for i in range(len(sentences))]
     rows = []
     for alike in zip(*by_sentence, strict=True):
         mAP = np.array([row["mAP"] for row in alike])
@@ -544,6 +595,13 @@ def compare(first, second, dataset):
         heading = {key: ours[key] for key in ("task", "data", "protocol")}
         rows += [heading | row for row in differences(ours["each"], theirs["each"])]
     return rows
+
+
+def show(tables):
+    """Prints {title: rows}, those that have rows."""
+    for title, rows in tables.items():
+        if rows:
+            print(f"\n{title} (percent)\n\n{format_table(rows)}")
 
 
 # ---- the instruction matrix: does the model follow the instruction? ----
@@ -619,7 +677,8 @@ def shortcut_controls(run, dataset, queries, gallery):
 
     - a stranger's photo: the right instruction with the photo of another person;
     - without a photo: E_i's feature of what is wanted against that of what the gallery carries;
-    - gallery without instructions: by the rule of reid.uninstructed.
+    - gallery without instructions: by the rule of reid.uninstructed, if the model was trained for
+      what it takes: it reads sentences and text queries, or sees pictures.
     """
     row = TASKS[dataset.task]
     if row.sentences or row.text_only:
@@ -635,12 +694,15 @@ def shortcut_controls(run, dataset, queries, gallery):
         run.features(dataset, queries, wanted, "instruction"),
         run.features(dataset, gallery, carried, "instruction"),
     ]
-    return {
+    controls = {
         "wanted, a stranger's photo": (wanted, of_strangers, carrying),
         "wanted, without a photo": (wanted, *alone),
-        "wanted, gallery without instructions": (wanted, *uninstructed_feats(
-            run, dataset, queries, gallery, wanted)),
     }
+    needed = {"words": True, "text queries": row.described, "pictures": row.pictures}
+    if all(part in run.parts for part in needed if needed[part]):
+        controls["wanted, gallery without instructions"] = (wanted, *uninstructed_feats(
+            run, dataset, queries, gallery, wanted))
+    return controls
 
 
 def uninstructed_feats(run, dataset, queries, gallery, wanted):
@@ -718,11 +780,63 @@ def own_instruction(task, query, images):
     return None
 
 
-def answerable(protocol, queries, gallery):
-    """Yields for each query whether it has a hit."""
-    for query in queries:
-        positive, removed = masks(protocol, *columns([query], gallery))
-        yield bool((positive & ~removed).any())
+# ---- pictures ----
+
+def draw(run, datasets):
+    """{name: picture}: the gates; of each data set with a test split rankings under right and wrong
+    instructions, and the attention to the words of the first query's instruction."""
+    model = run.model
+    drawn = {"gates": pictures.gates(model)} if model.editing else {}
+    for dataset in datasets:
+        name = f"{dataset.name}_{dataset.task}".replace(":", "-")
+        for protocol, rows in rankings(run, dataset).items():
+            drawn[f"ranking_{name}_{protocol}"] = pictures.ranking_list(rows)
+            query = rows[0].query
+            ask = rows[0].ask
+            if model.editing and query.path and not ask.picture:  # words edit an image
+                with inference(model, run.amp) as device:
+                    image = load_image(dataset.root / query.path, model.size)[None].to(device)
+                    words = pictures.word_attention(model, normalise(image), ask.words)
+                drawn[f"attention_{name}"] = words
+    return drawn
+
+
+def rankings(run, dataset):
+    """{name of a protocol: RankRows}: targets in other clothes where the task looks for them, each
+    direction of a cross-modality protocol, else the first protocol; t2i: before and after the
+    second stage."""
+    if not dataset.tested:
+        return {}
+    queries, gallery = sides(dataset)
+    queries, variants = instruction_variants(run, dataset, queries, gallery)
+    protocols = [each for each in chosen_protocols(dataset) if each.queries]  # directions
+    protocols = protocols or dataset.protocols[:1]
+    looks_for_others = "other clothes" in TASKS[dataset.task].targets
+    if looks_for_others and any(answerable(OTHER_CLOTHES, queries, gallery)):
+        protocols = [OTHER_CLOTHES]
+
+    lists = {name: (asks, distances(*feats)) for name, (asks, *feats) in variants.items()}
+    if TASKS[dataset.task].text_only:
+        asks, *feats = variants["wanted"]
+        stage = matched_first(run.matches(dataset, queries, gallery, asks, *feats))
+        lists["wanted, after matching"] = asks, distances(*feats, stage)
+    drawn = {}
+    for protocol in protocols:
+        rows = pictures.rank_rows(dataset, protocol, queries, gallery, lists)
+        if rows:  # else no query has a hit
+            drawn[protocol.name] = rows
+    return drawn
+
+
+def distances(query_feats, gallery_feats, stage=None):
+    """A function: index of a query -> its distances (g) from the gallery, after a `stage` of
+    `rank`."""
+    rescore = stage and stage(query_feats, gallery_feats)
+
+    def of_query(i):
+        dist = (-query_feats[i:i + 1] @ gallery_feats.T).cpu().numpy()
+        return (rescore(i, dist) if rescore else dist)[0]
+    return of_query
 
 
 # ---- command line ----
@@ -776,15 +890,12 @@ def main(config):
         toydata.provide(data)
     datasets = tested_datasets(data, task, config.protocol)
 
-    tables = {"Results": [], "All 20 sentences": []}
-    for dataset in datasets:
-        if config.instructions == "all" and TASKS[dataset.task].sentences:
-            tables["All 20 sentences"] += evaluate_sentences(run, dataset)
-        else:
-            tables["Results"] += evaluate_all(run, [dataset])
+    tables = {"Results": evaluate_all(run, datasets)}
     if not any(tables.values()):
         raise UserError(f"{data}: nothing could be ranked, for the reasons above")
-    tables["Instruction matrix: same queries, same gallery"] = matrix_of_all(run, datasets)
+    if config.instructions == "all":
+        tables[SENTENCES] = evaluate_all(run, datasets, evaluate_sentences)
+    tables[MATRIX] = matrix_of_all(run, datasets)
     if config.compare:
         other, _ = open_run(config.compare, config, device)
         title = (
@@ -794,12 +905,10 @@ def main(config):
         tables[title] = []
         for dataset in datasets:
             tables[title] += compare(run, other, dataset)
-    for title, rows in tables.items():
-        if rows:
-            print(f"{title} (percent)\n\n{format_table(rows)}\n")
-
+    show(tables)
     if config.save_features:
-        notes = {"data": str(data), "task": task, "feature": run.feature, "flip": str(run.flip)}
+        notes = {"data": str(data), "task": task, "flip": str(run.flip)}
+        notes["parts"] = ",".join(run.parts)
         save_features(config.save_features, run.known, notes)
         print(f"wrote {config.save_features}")
 
@@ -824,15 +933,12 @@ def open_run(path, config, device):
         run = Run(model.to(device), feature, config.flip, trained["amp"], **how)
         return run, trained
 
-    known, notes = load_features(path, {"data", "task", "feature", "flip"}, device)
-    run = Run(None, notes["feature"], notes["flip"] == "True", known=known, **how)
-    for flag in ("feature", "flip"):
-        wanted = getattr(config, flag)
-        if wanted and wanted != getattr(run, flag):
-            raise UserError(
-                f"--{flag}: {path} holds other features; drop it, or save them again with it"
-            )
-    return run, notes
+    known, notes = load_features(path, {"data", "task", "flip", "parts"}, device)
+    flip = notes["flip"] == "True"
+    if config.flip and not flip:
+        raise UserError(f"--flip: {path} holds features without it; drop it, or save them again")
+    parts = tuple(notes["parts"].split(","))
+    return Run(None, config.feature or "edit", flip, known=known, parts=parts, **how), notes
 
 
 def load_model(path):
@@ -854,7 +960,7 @@ def rebuild(state):
     if state["cross"]:
         cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])
     return InstructReID(
-        state["shape"], state["classes"], config["editing"], text=text, cross=cross
+        state["shape"], state["classes"], state["parts"], text=text, cross=cross
     )
 
 
@@ -865,6 +971,7 @@ def parts_of(model, classes):
     return {
         "classes": classes,
         "shape": model.shape,
+        "parts": list(model.parts),
         "text": None if is_embedded else to_plain(text.bert, text.tokenizer),
         "pooling": text.pooling,
         "cross": model.cross and model.cross.layers.config.to_json_string(),

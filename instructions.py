@@ -78,6 +78,14 @@ class Task(NamedTuple):
     tag: str = ""  # the released code's name of the task, in the names of its lists
     share: int = 1  # its steps in a round of the toy preset; 0: only where it is asked for by name
 
+    @property
+    def parts(self):
+        """Those of model.PARTS that the task trains."""
+        words = ("words",) if self.sentences or self.described else ()
+        pictures = ("pictures",) if self.pictures else ()
+        instructed = ("text queries",) if self.text_only else ("editing", "fused")
+        return words + pictures + instructed
+
 
 WANTED = ("wanted clothes",)
 
@@ -133,11 +141,11 @@ def gallery_instruction(task, record, sentence=0):
     return Ask(words, picture) if words or picture else None
 
 
-def training_instructions(task, records, pool, rng):
+def training_instructions(task, records, images_of, rng):
     """The Ask of each image of a training batch.
 
-    records: the b Records of the batch; pool: {pid: that person's training Records};
-    rng: random.Random. Returns b Asks.
+    records: the b Records of the batch; images_of(pid): that person's training Records, asked for
+    where they are needed only; rng: random.Random. Returns b Asks.
     """
     row = TASKS[task]
     if row.sentences:  # "we randomly choose one ... when training each mini-batch" (Supp. 5.1)
@@ -149,7 +157,7 @@ def training_instructions(task, records, pool, rng):
     count = int(len(records) * OTHERS_SHARE)
     for place in sorted(rng.sample(range(len(records)), count)):
         record = records[place]
-        other = another_image(record, pool[record.pid], rng)
+        other = another_image(record, images_of(record.pid), rng)
         asks[place] = query_instruction(task, other)
     return asks
 

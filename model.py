@@ -57,7 +57,7 @@ class Output(NamedTuple):
 
     feat: torch.Tensor  # (b d) F, the CLS token of the last editing layer
     neck: torch.Tensor  # (b d) F after the BN neck: classified in training, ranked in testing
-    fused: torch.Tensor | None  # (b 2d) F_out
+    fused: torch.Tensor | None  # (b 2d) F_out, None without E_f too
     fused_neck: torch.Tensor | None  # (b 2d) F_out after its BN neck
     tokens: torch.Tensor  # (b n d) all tokens of the last editing layer
 
@@ -270,20 +270,20 @@ class InstructionEncoder(nn.Module):
     """E_i: a sentence through a BERT, a picture of clothes through a ViT, both projected once to
     the width of the editing transformer.
 
-    picture_pooling: "mean" of the patches, or "cls" for a pre-trained ViT whose CLS token stands
-    for the picture.
+    A picture is pooled as sentences are: the mean of its patches, or "cls", ALBEF's CLS token.
     """
 
-    def __init__(self, dim, text, picture, picture_pooling="mean"):
+    def __init__(self, dim, text, picture=None, reads_words=True):
         super().__init__()
         self.text = text
         self.picture = picture
-        self.picture_pooling = picture_pooling
-        self.from_text = nn.Sequential(
-            nn.LayerNorm(text.width),
-            nn.Linear(text.width, dim),
-        )
-        self.from_picture = nn.Linear(dim, dim)
+        if reads_words:
+            self.from_text = nn.Sequential(
+                nn.LayerNorm(text.width),
+                nn.Linear(text.width, dim),
+            )
+        if picture:
+            self.from_picture = nn.Linear(dim, dim)
 
     def forward(self, sentences=None, pictures=None):
         """b sentences, pictures (b 3 h w), normalised, or both -> Instruction; neither -> None."""
@@ -302,7 +302,7 @@ class InstructionEncoder(nn.Module):
         tokens = self.picture(pictures)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         pooled = tokens[:, 1:].mean(1)
-        if self.picture_pooling == "cls":
+        if self.text.pooling == "cls":
             pooled = tokens[:, 0]
         return tokens, mask, pooled
 
@@ -365,6 +365,13 @@ SIZES = {  # person images and E_e; instruction pictures and their encoder; dept
 }
 
 
+PARTS = (  # what only some tasks train (Task.parts); a model is built with those of its tasks
+    "words",  # E_i reads sentences
+    "pictures",  # E_i sees pictures of clothes
+    "editing",  # the gated branch of every layer of E_e; without it, "w/o editing" of Tab. 5
+    "fused",  # E_f and what is made of F_out
+    "text queries",  # a sentence alone is a query (t2i), and pairs are matched
+)
 TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
 
 
@@ -373,61 +380,66 @@ class InstructReID(nn.Module):
 
     size: a key of SIZES, or a dict of its form.
     classes: {training data set: its number of identities}, one classifier each.
-    editing: False is the "w/o editing" row of Tab. 5: the instruction never reaches E_e.
-    text: a reid.text.TextEncoder.
-    cross: ALBEF's reid.text.CrossEncoder, with which the picture encoder is ALBEF's too, and fixed.
+    parts: those of PARTS that it has.
+    text: a reid.text.TextEncoder; where it pools by "cls" it is ALBEF's, and so is the picture
+    encoder, which is fixed then.
+    cross: ALBEF's reid.text.CrossEncoder, or None.
     """
 
-    def __init__(self, size="tiny", classes=None, editing=True, *, text, cross=None):
+    def __init__(self, size="tiny", classes=None, parts=PARTS, *, text, cross=None):
         super().__init__()
         shape = SIZES[size] if isinstance(size, str) else size
         self.shape = shape
+        self.parts = tuple(parts)
+        self.editing = "editing" in parts
         classes = classes or {}
         dim = shape["dim"]
         heads = shape["heads"]
         trunk = {key: shape[key] for key in ("patch", "dim", "heads", "stem")}
         self.size = shape["size"]
         self.picture_size = shape["picture_size"]
-        self.editing = editing
 
-        picture = ViT(self.picture_size, depth=shape["picture_depth"], **trunk)
-        picture.requires_grad_(cross is None)
-        picture_pooling = "cls" if cross else "mean"
-        self.encoder = InstructionEncoder(dim, text, picture, picture_pooling)
+        picture = None
+        if "pictures" in parts:
+            picture = ViT(self.picture_size, depth=shape["picture_depth"], **trunk)
+            picture.requires_grad_(text.pooling == "mean")
+        self.encoder = InstructionEncoder(dim, text, picture, "words" in parts)
         self.editor = ViT(
             self.size,
             depth=shape["depth"],
             part_tokens=shape.get("part_tokens", 0),
-            instr_dim=dim if editing else None,
+            instr_dim=dim if self.editing else None,
             **trunk,
         )
-        self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
-
+        self.attention = None
+        if "fused" in parts:
+            self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
+            self.fused_neck = bn_neck(2 * dim)
         self.neck = bn_neck(dim)
-        self.fused_neck = bn_neck(2 * dim)
-        self.plain_neck = bn_neck(dim)  # of images without an instruction: another distribution
         self.classifiers = linear_classifiers(dim, classes)
-        self.fused_classifiers = linear_classifiers(2 * dim, classes)
+        self.fused_classifiers = linear_classifiers(2 * dim, classes if self.attention else {})
         for head in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(head.weight, std=0.02)
 
         # T2I: the query is the sentence alone, which a layer of its own reads, and pairs are
         # matched by C_e of Eq. 8, behind an E_f of its own
-        self.text_block = Block(dim, heads)
-        self.text_block.apply(init_linear)
-        self.text_head = nn.Sequential(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, dim),
-        )
         self.cross = cross
-        if cross is None:
+        if "text queries" in parts:
+            self.plain_neck = bn_neck(dim)  # without an instruction F is distributed otherwise
+            self.text_block = Block(dim, heads)
+            self.text_block.apply(init_linear)
+            self.text_head = nn.Sequential(
+                nn.LayerNorm(dim),
+                nn.Linear(dim, dim),
+            )
+            self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+        if "text queries" in parts and cross is None:
             self.matcher = AttentionModule(dim, heads, shape["fusion_depth"])
             self.match_head = nn.Sequential(
                 nn.Linear(2 * dim, dim),
                 nn.GELU(),
                 nn.Linear(dim, 2),
             )
-        self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
 
     def forward(self, images, instr):
         """images (b 3 H W), normalised; instr an Instruction or None. Fig. 3 from left to right."""
@@ -436,6 +448,8 @@ class InstructReID(nn.Module):
         if instr is None:
             return Output(feat, self.plain_neck(feat), None, None, tokens)
         neck = self.neck(feat)
+        if self.attention is None:
+            return Output(feat, neck, None, None, tokens)
         fused = self.attention(tokens, instr)  # E_f: F_out
         return Output(feat, neck, fused, self.fused_neck(fused), tokens)
 
@@ -449,16 +463,10 @@ class InstructReID(nn.Module):
             return self.editor(images)
         return self.editor(images, instr.tokens, instr.mask)
 
-    def embed(self, images, instr, feature="edit"):
-        """Retrieval features (b d), or (b 2d) for "fused": after the neck, L2-normalised."""
-        tokens = self.edit(images, instr)
-        if instr is None:
-            feats = self.plain_neck(tokens[:, 0])
-        elif feature == "fused":
-            feats = self.fused_neck(self.attention(tokens, instr))
-        else:
-            feats = self.neck(tokens[:, 0])
-        return F.normalize(feats, dim=-1)
+    def embed(self, images, instr=None):
+        """The retrieval feature (b d): F after its BN neck, L2-normalised."""
+        neck = self.plain_neck if instr is None else self.neck
+        return F.normalize(neck(self.edit(images, instr)[:, 0]), dim=-1)
 
     def read_text(self, instr):
         """An Instruction that is all of a T2I query: its tokens have read each other, so that

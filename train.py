@@ -24,8 +24,8 @@ import data
 import evaluate
 import losses
 from instructions import TASKS, asked_tasks
-from model import SIZES, Instruction, InstructReID
-from reid import checkpoints, files, processes, runs, weights
+from model import PARTS, SIZES, Instruction, InstructReID
+from reid import checkpoints, files, pictures, processes, runs, weights
 from reid import text as text_models
 from reid.cli import Interrupted, UserError, exit_with, on_signals, option, progress, restore, run
 from reid.compare import move_queries
@@ -33,6 +33,7 @@ from reid.device import (
     allow_tf32,
     amp_dtype,
     autocast,
+    full_precision_matmul,
     loader_workers,
     pick_device,
     restore_rng,
@@ -47,7 +48,6 @@ from reid.folders import (
     without_overlap,
 )
 from reid.records import column
-from reid.tables import format_table
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Config:
     mining: str = option(
         None, "triplets: all of the batch; even, those within a person and the others half each; "
         "or the hard ones", ("all", "even", "hard"))
-    margin: float = option(None, "m of Eq. 5", least=0)
+    margin: float = option(None, "m of Eq. 5, divided by the width of F", least=0)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     plain: bool = option(
         True, "with all tasks, learn words for plain photos (Eq. 8) from COCAS+'s descriptions "
@@ -145,7 +145,7 @@ SHARES = ",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task
 VALUES = {  # flag: its value in the presets toy, scratch and paper (Sec. 5.1)
     "size": ("tiny", "tiny-128", "base"),
     "mining": ("even", "even", "all"),
-    "margin": (5.0, 5.0, 0.3),  # in the scale of squared distances between LayerNorm's outputs
+    "margin": (5 / 128, 5 / 128, 5 / 128),  # see loss_terms
     "steps": (3200, 1500, 24000),
     "ids": (16, 16, 32),
     "images": (4, 4, 4),
@@ -156,7 +156,7 @@ VALUES = {  # flag: its value in the presets toy, scratch and paper (Sec. 5.1)
     "new_lr": (1.0, 1.0, 10.0),
     "erase": (0.0, 0.2, 0.5),
     "ratios": (SHARES, SHARES, ""),
-    "workers": (0, 0, None),  # None: what the cores allow
+    "workers": (0, None, None),  # None: what the device and the cores allow
     "evaluate_every": (0, 300, 4000),
 }
 TOY, SCRATCH, PAPER = (dict(zip(VALUES, values)) for values in zip(*VALUES.values()))
@@ -177,7 +177,7 @@ def main(config):
     device = pick_device(config.device)
     rank, world = processes.join(device)
     allow_tf32(device, say=rank == 0)
-    all_ids_if_few = config.ids is None
+    given = config
     saved = None
     if config.resume:
         saved = checkpoints.load(config.resume, checkpoints.MODEL | checkpoints.RUN)
@@ -190,8 +190,8 @@ def main(config):
     datasets = without_overlap(open_all(config.data, asked_tasks(config.task), config.val))
     if not config.plain:
         datasets = [dataset for dataset in datasets if not dataset.extra]
-    if all_ids_if_few:
-        config = with_ids_that_are_there(config, datasets)
+    if not saved:
+        config = fitted_config(config, given, datasets)
     shape = SIZES[config.size]
     batches = data.Batches(
         datasets, shape["size"], shape["picture_size"], config.ids, config.images,
@@ -204,10 +204,11 @@ def main(config):
         with checkpoints.user_error_on(config.resume):
             model = evaluate.rebuild(saved)
     else:
-        model, report = build_model(config, batches.classes)
+        model, report = build_model(config, batches.classes, trained_parts(config, datasets))
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
     model.editor.checkpointing = config.grad_checkpointing
-    model.encoder.picture.checkpointing = config.grad_checkpointing
+    if model.encoder.picture:
+        model.encoder.picture.checkpointing = config.grad_checkpointing
     if config.compile:
         torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
         model.editor.compile()
@@ -289,7 +290,8 @@ def main(config):
 
         # forward, backward, step
         terms = loss_of(images, pictures, batch, rng)
-        scaler.scale(sum(terms.values())).backward()
+        with full_precision_matmul():  # distances need all bits in the backward pass too
+            scaler.scale(sum(terms.values())).backward()
         processes.average_statistics(model)
         scaler.unscale_(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -331,22 +333,20 @@ def main(config):
 
 def finish(last, datasets, step, log):
     """Evaluates the last step, an evaluate.Run; writes the line of the log and the figures of every
-    query, prints the tables."""
+    query, prints the tables, draws pictures."""
     minutes = log.seconds / 60
     rows = evaluate.evaluate_all(last, datasets)
     matrix = evaluate.matrix_of_all(last, datasets)
     move_queries(rows + matrix, log.folder / "queries.json")
     log.write_rows(step, rows, matrix)
+    print(f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {log.folder}/")
+    evaluate.show({"Results": rows, evaluate.MATRIX: matrix})
 
-    print(f"\n{step} steps in {minutes:.1f} minutes; checkpoint, log and config in {log.folder}/\n")
-    if rows:  # else there is no test split
-        print(format_table(rows))
-    if matrix:
-        print(
-            "\nInstruction matrix: the same queries and the same gallery, only the instruction "
-            "differs\n"
-        )
-        print(format_table(matrix))
+    for name, picture in evaluate.draw(last, datasets).items():
+        pictures.save(picture, log.folder / f"{name}.png")
+    print(f"rankings, gates and attention to words are drawn in {log.folder}/")
+    evaluate.show({evaluate.SENTENCES: evaluate.evaluate_all(
+        last, datasets, evaluate.evaluate_sentences)})
 
 
 # ---- the loss of a batch ----
@@ -371,6 +371,8 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     images (b 3 H W) and pictures (b 3 h w) or None, augmented and normalised.
     The model runs under the autocast `precision`; the losses do not: a squared distance is the
     difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
+    F leaves a LayerNorm, so |F|^2 is about its width and d about 2 width (1 - cos): a margin must
+    grow with the width, and config.margin is twice the difference of cosines that it asks for.
     rng: the generator that hard negatives are sampled with.
     """
     labels = batch.labels
@@ -391,21 +393,21 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
         losses.adaptive_triplet,
         ids=labels,
         instr=pooled,
-        margin=config.margin,
+        margin=config.margin * out.feat.shape[1],
         mining=config.mining,
     )
     head = model.classifiers[batch.dataset]
-    fused_head = model.fused_classifiers[batch.dataset]
     neck = losses.at_least_float32(out.neck)
-    fused_neck = losses.at_least_float32(out.fused_neck)
 
     # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
     terms = {
         "tri": triplet(out.feat),
         "id": losses.identity(head(neck), labels, config.smoothing),
     }
-    if config.loss == "image":  # no gradient reaches E_f
+    if config.loss == "image":  # there is no E_f
         return terms
+    fused_head = model.fused_classifiers[batch.dataset]
+    fused_neck = losses.at_least_float32(out.fused_neck)
     terms |= {
         "tri_out": triplet(out.fused),
         "id_out": losses.identity(fused_head(fused_neck), labels, config.smoothing),
@@ -472,10 +474,23 @@ def parameter_groups(model, config):
 
 # ---- what is trained ----
 
-def build_model(config, classes):
+def trained_parts(config, datasets):
+    """Those of model.PARTS that the tasks of these data sets train."""
+    parts = set()
+    for dataset in data.with_training_images(datasets):
+        parts.update(TASKS[dataset.task].parts)
+    if not config.editing:
+        parts.discard("editing")
+    if config.loss == "image":
+        parts.discard("fused")
+    return [part for part in PARTS if part in parts]
+
+
+def build_model(config, classes, parts=PARTS):
     """(InstructReID, report lines): the model of a config with the published weights it names.
 
-    classes: {data set: number of identities}. UserError for a file that does not fit.
+    classes: {data set: number of identities}; parts: those of model.PARTS that it has. UserError
+    for a file that does not fit.
     """
     albef = config.albef
     if albef and config.text_model:
@@ -486,8 +501,10 @@ def build_model(config, classes):
     if albef:
         bert = weights.load_albef_text(albef)
         _, tokenizer = text_models.embedded_text_model()  # ALBEF has the same vocabulary
-        cross = weights.load_albef_cross(albef)
-        report.append(f"text, and E_f of t2i: ALBEF in {albef}")
+        report.append(f"text: ALBEF in {albef}")
+        if "text queries" in parts:
+            cross = weights.load_albef_cross(albef)
+            report.append(f"E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
         bert, tokenizer = text_models.named_text_model(config.text_model)
         report.append(f"text: BERT in {config.text_model}")
@@ -501,9 +518,9 @@ def build_model(config, classes):
         shape["stem"] = "patch"  # published ViTs cut an image into patches
     if albef:
         shape["picture_depth"] = shape["depth"]  # its picture encoder is as deep as E_e
-    model = InstructReID(shape, classes, config.editing, text=text, cross=cross)
+    model = InstructReID(shape, classes, parts, text=text, cross=cross)
 
-    if albef:
+    if albef and "pictures" in parts:
         report.append("pictures: " + weights.load_vit(model.encoder.picture, albef))
     if config.vit_weights:
         report.append("E_e: " + weights.load_vit(model.editor, config.vit_weights))
@@ -563,6 +580,8 @@ def preset_config(config, rank=0):
             chosen[flag] = value
     if config.albef:
         chosen["align"] = False  # ALBEF's picture encoder is fixed
+    if config.loss == "image" and config.feature == "fused":
+        raise UserError("--feature fused: --loss image trains no E_f; drop one of the two")
     return replace(config, **chosen)
 
 
@@ -586,13 +605,18 @@ def starting_weights(config, rank):
     return processes.from_first(chosen)  # the others may reach another hub
 
 
-def with_ids_that_are_there(config, datasets):
-    """The config with no more identities in a batch than the smallest training split has."""
-    counts = []
-    for dataset in data.with_training_images(datasets):
-        counts.append(len(set(column(dataset.split("train"), "pid"))))
-    ids = min(config.ids, *counts)
-    return replace(config, ids=max(2, ids))  # a single one is the sampler's complaint
+def fitted_config(config, given, datasets):
+    """The config with what depends on the data, where `given` leaves it open: no more identities in
+    a batch than the smallest training split has and, for all tasks with the preset paper, its steps
+    for each stream, as the released code has them."""
+    trained = data.with_training_images(datasets)
+    if given.ids is None:
+        counts = [len(set(column(dataset.split("train"), "pid"))) for dataset in trained]
+        ids = min(config.ids, *counts)
+        config = replace(config, ids=max(2, ids))  # a single one is the sampler's complaint
+    if given.steps is None and config.preset == "paper" and config.task == "all":
+        config = replace(config, steps=config.steps * len(trained))
+    return config
 
 
 def settings(config):

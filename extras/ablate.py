@@ -369,7 +369,7 @@ def write(folder, shared, seeds, tables):
 
 
 def markdown(table):
-    heading = ("task", "data", "protocol", "instruction")
+    heading = ("task", "data", "protocol", "feature", "instruction")
     names = [f"`{text}`" if text else "(no flag)" for text in table["variants"]]
     lines = [[*heading, *names]]
     lines.append(["---"] * len(lines[0]))

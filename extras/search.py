@@ -7,7 +7,6 @@ images of ctcc and li do: `reid.uninstructed.scores` is the rule that ranks them
 Letters in shapes: b batch, n photos, d feature width, H W size of a photo.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -30,7 +29,7 @@ from reid import cli, pictures
 from reid.cli import UserError, printable
 from reid.device import inference, pick_device
 from reid.features import load_features, save_features
-from reid.files import parse_json
+from reid.files import digest_of, parse_json
 from reid.images import DECODERS, is_image, load_image, normalise
 from reid.records import Dataset, Record
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
@@ -61,8 +60,8 @@ def understand(config):
 
 def embed(run, images, ask, kind):
     """Features (b d) as evaluation computes them, all under the same Ask or None."""
-    feats = evaluate.embed_batch(run, FILES, images, [ask], kind)
-    return F.normalize(feats, dim=1).cpu()
+    feats = evaluate.embed_batch(run.model, FILES, images, [ask], kind)
+    return F.normalize(feats[kind], dim=1).cpu()
 
 
 def embed_photos(run, images, kind):
@@ -71,8 +70,9 @@ def embed_photos(run, images, kind):
     images = images.to(next(run.model.parameters()).device)
     if kind == CLOTHES:
         return embed(run, images, None, CLOTHES)
-    ask = None if kind == UNINSTRUCTED else Ask(kind)
-    return embed(run, normalise(images), ask, "person")
+    if kind == UNINSTRUCTED:
+        return embed(run, normalise(images), None, "edit")
+    return embed(run, normalise(images), Ask(kind), run.feature)
 
 
 def photo_features(run, folder, kinds, index, checkpoint):
@@ -275,14 +275,14 @@ def main(config):
     check_flags(config)
     sentence, ask = understand(config)
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
-    model, trained = evaluate.load_model(checkpoint)
-    run = evaluate.Run(model.to(pick_device(config.device)), trained["feature"])
-    with open(checkpoint, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model, noted = evaluate.load_model(checkpoint)
+    run = evaluate.Run(model.to(pick_device(config.device)), noted["feature"])
+    digest = digest_of(checkpoint)
 
-    kinds = (sentence, UNINSTRUCTED, CLOTHES)
+    trained = {sentence: "words", UNINSTRUCTED: "text queries", CLOTHES: "pictures"}
+    kinds = [kind for kind, part in trained.items() if part in model.parts]
     index = config.index or Path(config.photos, "index.safetensors")
-    with inference(model, trained["amp"]):
+    with inference(model, noted["amp"]):
         images = [load_image(path, model.size)[None] for path in config.query]
         people = [embed_photos(run, image, sentence)[0] for image in images]
         wanted = ask and embed(run, None, ask, "instruction" if ask.picture else "text")[0]

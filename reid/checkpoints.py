@@ -26,6 +26,7 @@ MODEL = {  # what a checkpoint must hold to be evaluated, as runs.fits takes it
     "config": {"task": str, "data": str, "feature": str, "amp": str},
     "classes": {str: int},
     "shape": dict,
+    "parts": [str],
     "model": {str: torch.Tensor},
 }
 RUN = {  # and to be resumed

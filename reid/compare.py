@@ -11,7 +11,7 @@ from reid.cli import UserError
 from reid.files import read_json, write_text
 
 FIGURES = ("mAP", "R1")
-HEADING = ("task", "data", "target", "protocol", "instruction")  # what tells rows apart
+HEADING = ("task", "data", "target", "protocol", "feature", "instruction")  # what tells rows apart
 
 
 def differences(first, second):

@@ -1,5 +1,6 @@
 """Files: written whole or not at all, by one process at a time; JSON that is what it should be."""
 
+import hashlib
 import json
 import math
 import os
@@ -72,6 +73,12 @@ def filling(out):
             part.replace(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def digest_of(path):
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path, text):

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reid.files import replacing
 from reid.images import MEAN, STD, load_image
+from reid.protocols import answerable, columns, masks
 from reid.records import Dataset, Record
 
 TEXT = ImageFont.load_default(15)
@@ -67,6 +68,32 @@ class RankRow(NamedTuple):
         if words and words != self.name:
             return f"{self.name}: {words}"
         return f"{self.name} clothes" if self.clothes else self.name
+
+
+def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
+    """RankRows of `people` queries under each of several instructions; the queries are spread
+    evenly over those with a hit, not picked by result.
+
+    variants: {name: (the Ask of each query, function: index of a query -> its distances from the
+    gallery (g))}.
+    """
+    places = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
+    gallery = [gallery[i] for i in places]
+    asking = [i for i, record in enumerate(queries) if protocol.is_query(record)]
+    has_hit = answerable(protocol, [queries[i] for i in asking], gallery)
+    asking = [i for i, hit in zip(asking, has_hit, strict=True) if hit]
+
+    rows = []
+    for place in np.linspace(0, len(asking) - 1, min(people, len(asking))).astype(int):
+        i = asking[place]
+        [positive], [removed] = masks(protocol, *columns([queries[i]], gallery))
+        verdicts = np.where(positive, HIT, MISS)
+        verdicts = np.where(removed, REMOVED, verdicts)
+        for name, (asks, distances) in variants.items():
+            order = np.argsort(distances(i)[places], kind="stable")
+            ranking = [(gallery[j], verdicts[j]) for j in top_of(order, verdicts)]
+            rows.append(RankRow(dataset, queries[i], name, asks[i], ranking))
+    return rows
 
 
 def top_of(order, verdicts):

@@ -34,7 +34,8 @@ def columns(queries, gallery):
             row = [np.nan if value is None else codes.setdefault(value, len(codes))
                    for value in known]
             rows.append((record.pid, *row, record.junk))
-        return Columns(*np.array(rows, float).reshape(-1, 5).T)
+        # copies: a column of the array has gaps, which makes every comparison slow
+        return Columns(*(column.copy() for column in np.array(rows, float).reshape(-1, 5).T))
 
     q = side(queries)
     g = side(gallery)
@@ -97,6 +98,15 @@ def masks(protocol, q, g):
     positive = same_person & protocol.positive(q, g) if protocol.positive else same_person
     removed = same_person & protocol.removed(q, g) | g.junk
     return positive, removed
+
+
+def answerable(protocol, queries, gallery):
+    """Yields for each query whether it has a hit."""
+    q, g = columns(queries, gallery)
+    for i in range(len(queries)):
+        query = Columns(*(column[i:i + 1] for column in q))
+        positive, removed = masks(protocol, query, g)
+        yield bool((positive & ~removed).any())
 
 
 def trials(protocol, queries, gallery):
