@@ -8,6 +8,7 @@ Letters in shapes: q queries, g gallery images, c queries of a chunk, b batch, d
 import hashlib
 import json
 import random
+import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -790,7 +791,8 @@ def draw(run, datasets):
     for dataset in datasets:
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
         for protocol, rows in rankings(run, dataset).items():
-            drawn[f"ranking_{name}_{protocol}"] = pictures.ranking_list(rows)
+            ending = re.sub("[^A-Za-z0-9]+", "-", protocol)
+            drawn[f"ranking_{name}_{ending}"] = pictures.ranking_list(rows)
             query = rows[0].query
             ask = rows[0].ask
             if model.editing and query.path and not ask.picture:  # words edit an image

@@ -503,7 +503,7 @@ def build_model(config, classes, parts=PARTS):
         _, tokenizer = text_models.embedded_text_model()  # ALBEF has the same vocabulary
         report.append(f"text: ALBEF in {albef}")
         if "text queries" in parts:
-            cross = weights.load_albef_cross(albef)
+            cross = weights.load_albef_cross(albef, SIZES[config.size]["dim"])
             report.append(f"E_f of t2i: ALBEF in {albef}")
     elif config.text_model:
         bert, tokenizer = text_models.named_text_model(config.text_model)

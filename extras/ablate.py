@@ -377,9 +377,9 @@ def markdown(table):
         if row["figure"] == "mAP":
             lines.append([row[name] for name in heading] + [*map(cell_text, row["cells"])])
     minutes = [f"{number:.1f}" for number in table["minutes"]]
-    lines.append(["minutes", "", "", "", *minutes])
+    lines.append(["minutes", *[""] * (len(heading) - 1), *minutes])
 
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths)]

@@ -300,10 +300,16 @@ def load_albef_text(path, **config):
     return bert.eval()
 
 
-def load_albef_cross(path, **config):
-    """ALBEF's multimodal layers and matching head, a reid.text.CrossEncoder; `config`: as above."""
+def load_albef_cross(path, dim, **config):
+    """ALBEF's multimodal layers and matching head, a reid.text.CrossEncoder that attends to image
+    tokens of the width dim; `config`: as above. UserError if they have another width."""
     _, _, config, tensors = _albef_bert(path, config)
     image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
+    if image_width != dim:
+        raise UserError(
+            f"{path} attends to images of width {image_width}; the model has width {dim}: choose "
+            "another --size"
+        )
     cross = CrossEncoder(config, image_width)
     load_exactly(cross, tensors, path)
     return cross.eval()

@@ -91,7 +91,7 @@ def test_the_table_says_what_the_logs_say(cc, trained):
     for log in logs:
         said.append({compare.row_key(row): row for row in log[-1]["rows"] + log[-1]["matrix"]})
     assert [row["figure"] for row in table["rows"]] == [*compare.FIGURES] * len(said[0])
-    assert len(said[0]) == 3 + 4  # general, cc, sc; two targets under two sentences
+    assert len(said[0]) == 2 * 3 + 4  # general, cc, sc by F and F_out; two targets under two sentences
     for row in table["rows"]:
         first, second = row["cells"]
         expected = [rows[compare.row_key(row)][row["figure"]] for rows in said]
@@ -109,7 +109,7 @@ def test_the_table_says_what_the_logs_say(cc, trained):
     first, second = table["rows"][0]["cells"]
     shown = [f"{100 * number:.1f}" for number in (first["mean"], first["sd"], second["mean"], second["sd"])]
     shown += [f"{100 * second[name]:+.1f}" for name in ("difference", "low", "high")]
-    assert "| cc | LTCC | general | | {} ± {} | {} ± {}; {} ({} to {}) |".format(*shown) in re.sub(" +", " ", text)
+    assert "| cc | LTCC | general | F | | {} ± {} | {} ± {}; {} ({} to {}) |".format(*shown) in re.sub(" +", " ", text)
 
 
 def one_seed(mAP, task="li"):
@@ -131,7 +131,7 @@ def test_each_group_is_compared_with_its_own_first_where_the_queries_are_the_sam
     assert "difference" not in li["cells"][2]  # other queries
     assert [cell and cell["mean"] for cell in trad["cells"]] == [None, 0.9, None]
     lines = [re.sub(" +", " ", line) for line in ablate.markdown(table).splitlines()]
-    assert "| li | COCAS+ | strict | | 50.0 | 70.0; +20.0 (+20.0 to +20.0) | 40.0 |" in lines
+    assert "| li | COCAS+ | strict | | | 50.0 | 70.0; +20.0 (+20.0 to +20.0) | 40.0 |" in lines
     assert "| trad | COCAS+ | strict | | | 90.0 | |" in lines
 
     other_way, _ = ablate.table_of(["--a", ""], results, variants)["rows"][:2]

@@ -129,7 +129,7 @@ def changed(state, path, value):
     ("config", []), ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
     ("classes", MISSING), ("classes", ["a"]),
     ("classes", {"a.b": 2}), ("classes", {"market": 3, "ltcc": 12}), ("model", {5: 5}),
-    ("model/log_temperature", 5), ("model/log_temperature", MISSING),
+    ("model/neck.weight", 5), ("model/neck.weight", MISSING), ("parts", MISSING), ("parts", ["x"]),
     ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
     ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
     ("pooling", MISSING), ("cross", "[]"),
@@ -170,7 +170,7 @@ def test_a_text_model_inside_a_checkpoint_chooses_no_code(key, value, here, refu
         refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
 
 
-@pytest.mark.parametrize("note", ["data", "task", "feature", "flip", None])
+@pytest.mark.parametrize("note", ["data", "task", "parts", "flip", None])
 def test_features_that_nobody_saved(note, here, refused):
     if note is None:
         content = Path("f.safetensors").read_bytes()

@@ -100,11 +100,10 @@ def test_schedule_keeps_ratios_and_spreads_them():
 def world(toy, monkeypatch):
     """Two Market-like sets and one ctcc set with images on disk; instructions show the images'
     own pictures."""
-    def instruct(task, records, pool, rng):
+    def instruct(task, records, images_of, rng):
         for record in records:
-            assert record in pool[record.pid]
-        for pid, images in pool.items():
-            assert {image.pid for image in images} == {pid}, "others' images are in a pool"
+            assert record in images_of(record.pid)
+            assert {image.pid for image in images_of(record.pid)} == {record.pid}
         if task == "ctcc":
             return [Ask(picture=record.path) for record in records]
         return [Ask(f"{task} {rng.random()}")] * len(records)
@@ -172,25 +171,29 @@ def test_an_instruction_of_words_and_a_picture_is_of_one_image(toy, task):
                for words, number in zip(painted, batch.clothes.tolist()))
 
 
-def test_the_clothes_on_pictures_are_numbered_by_outfit():
+def test_the_clothes_on_pictures_are_numbered_by_outfit(toy):
     """A shop picture and a crop of the same clothes share a number, two outfits of a person do
-    not; captions that nobody knows the clothes of tell of people."""
+    not, and two people who wear what the same shop picture shows do; captions that nobody knows
+    the clothes of tell of people."""
     records = []
     for clothes in ("0:0", "0:1", "1:0", "1:1"):
         for k in range(2):
             paths = dict(template_path=f"shop {clothes}", crop_path=f"crop {clothes} {k}")
             record = Record("cocas", "train", f"{clothes} {k}.jpg", 0, clothes=clothes, **paths)
             records.append(record)
+        shop = "the same" if clothes in ("0:1", "1:1") else clothes
+        (toy / f"shop {clothes}").write_text(shop)
     for task, row in TASKS.items():
-        numbers = data.clothes_on(task, records)
+        dataset = Dataset("cocas", "COCAS+", task, toy, tuple(records))
+        numbers = data.clothes_on(dataset, records)
         if row.pictures:
             outfits = {(path.split()[1], number) for path, number in numbers.items()}
-            assert sorted(outfits) == [("0:0", 0), ("0:1", 1), ("1:0", 2), ("1:1", 3)]
+            assert sorted(outfits) == [("0:0", 0), ("0:1", 1), ("1:0", 2), ("1:1", 1)]
         elif row.text_only:
             found = [numbers[record.path] for record in records]
             assert found == [0, 0, 1, 1, 2, 2, 3, 3]
             unknown = [replace(record, clothes=None) for record in records]
-            assert data.clothes_on(task, unknown) == {}
+            assert data.clothes_on(dataset, unknown) == {}
         else:
             assert numbers == {}
 

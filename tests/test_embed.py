@@ -11,14 +11,14 @@ from torch import nn
 import evaluate
 from evaluate import Run
 from instructions import Ask
-from model import Instruction, InstructReID
+from model import PARTS, Instruction, InstructReID
 from reid import uninstructed
 from reid.cli import UserError
 from reid.features import load_features, save_features
 from reid.images import load_all, normalise
 from reid.records import Dataset, Record
 from reid.text import CrossEncoder, bert_config
-from reid.uninstructed import BODY, CLOTHES, UNINSTRUCTED
+from reid.uninstructed import BODY, CLOTHES
 from tests.explain import assert_close
 from tests.test_model import TINY, Letters
 
@@ -31,10 +31,10 @@ ASKS = {
     "none": [None] * 5,
 }
 KINDS = {  # kind of feature: the instructions that it may have
-    "person": ("shared", "words", "picture", "both", "none"),
+    "edit": ("shared", "words", "picture", "both", "none"),
+    "fused": ("shared", "words", "picture", "both"),
     "text": ("words",),
     "instruction": ("words", "picture", "both"),
-    UNINSTRUCTED: ("none",),
     CLOTHES: ("none",),
 }
 
@@ -72,7 +72,7 @@ def dataset(tmp_path_factory):
     return Dataset("x", "X", "t2i", root, tuple(records))
 
 
-def by_hand(model, dataset, kind, feature, path, ask, mirrored):
+def by_hand(model, dataset, kind, path, ask, mirrored):
     """One feature (1 d), by the parts of a model in evaluation mode."""
     def look(name, size):
         image = load_all(dataset.root, [name], size)
@@ -101,7 +101,7 @@ def by_hand(model, dataset, kind, feature, path, ask, mirrored):
     if kind == "text":
         return model.text_head(model.text_block(tokens)[:, 0])
     edited = model.editor(photo, tokens)
-    if feature == "edit":
+    if kind == "edit":
         return F.normalize(model.neck(edited[:, 0]), dim=1)
     no_padding = torch.ones(tokens.shape[:2], dtype=torch.bool)
     instr = Instruction(tokens, no_padding, tokens[:, 0], tokens)
@@ -115,24 +115,25 @@ def test_features_are_what_the_losses_saw(dataset, kind, form, flip):
     """In any batch; the model stays as it was. Where there is a photo, flip adds the feature of
     its mirror image, whose picture of clothes is mirrored too."""
     photos = dataset.split("gallery")
-    for feature in ("edit", "fused") if kind == "person" else ("edit",):
-        model = moved()
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        found = []
-        for batch in (2, 5):
-            run = Run(model, feature, flip, batch=batch)
-            found.append(run.features(dataset, photos, ASKS[form], kind))
-        assert model.training
-        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model = moved()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for batch in (2, 5):
+        run = Run(model, flip=flip, batch=batch)
+        found.append(run.features(dataset, photos, ASKS[form], kind))
+        if kind == "fused":  # F comes with it
+            edited = Run(model, flip=flip, batch=batch).features(dataset, photos, ASKS[form])
+            assert torch.equal(run.features(dataset, photos, ASKS[form], "edit"), edited)
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
-        model.eval()
-        flips = (False, True) if flip and kind not in ("text", "instruction") else (False,)
-        for i, (record, ask) in enumerate(zip(photos, ASKS[form])):
-            views = [by_hand(model, dataset, kind, feature, record.path, ask, view)
-                     for view in flips]
-            expected = F.normalize(sum(views), dim=1)[0]
-            for feats in found:
-                assert_close(feats[i], expected, {"flip is ignored": F.normalize(views[0])[0]})
+    model.eval()
+    flips = (False, True) if flip and kind not in ("text", "instruction") else (False,)
+    for i, (record, ask) in enumerate(zip(photos, ASKS[form])):
+        views = [by_hand(model, dataset, kind, record.path, ask, view) for view in flips]
+        expected = F.normalize(sum(views), dim=1)[0]
+        for feats in found:
+            assert_close(feats[i], expected, {"flip is ignored": F.normalize(views[0])[0]})
 
 
 @torch.inference_mode()
@@ -144,8 +145,6 @@ def test_the_loss_sees_what_is_ranked(dataset):
         instr = evaluate.instruct(model, dataset, asks)
         out = model(images, instr)
         assert torch.equal(F.normalize(out.neck), model.embed(images, instr))
-        if instr is not None:
-            assert torch.equal(F.normalize(out.fused_neck), model.embed(images, instr, "fused"))
 
 
 @pytest.mark.parametrize("albef", [False, True], ids=["own E_f", "ALBEF's"])
@@ -192,18 +191,18 @@ def test_captions_with_a_long_common_beginning_have_features_of_their_own(datase
 
     found = features(run, captions)
     assert len(set(map(tuple, found.tolist()))) == 7
-    of_kinds = [run.features(dataset, photos, [None] * 7, kind) for kind in ("person", CLOTHES)]
+    of_kinds = [run.features(dataset, photos, [None] * 7, kind) for kind in ("edit", CLOTHES)]
     assert not torch.equal(*of_kinds)
     save_features(tmp_path / "f.safetensors", run.known, {"task": "t2i"})
     known, notes = load_features(tmp_path / "f.safetensors", {"task"})
     assert notes == {"task": "t2i"}
-    saved = Run(known=known)
+    saved = Run(known=known, parts=PARTS)
     assert torch.equal(features(saved, captions), found)
     for others, changed in ((captions[::-1], {}), (captions, {"name": "y"})):
         with pytest.raises(UserError, match="other images or captions"):
             features(saved, others, **changed)
     with pytest.raises(UserError, match="other images or captions"):
-        saved.features(dataset, photos, [None] * 7, UNINSTRUCTED)
+        saved.features(dataset, photos, [None] * 7, "text")
 
 
 def test_a_file_without_features_is_a_user_error(tmp_path):

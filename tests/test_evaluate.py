@@ -11,9 +11,9 @@ from PIL import Image
 
 import evaluate
 import train
-from evaluate import Run, evaluate_task, instruction_matrix, rank
+from evaluate import FEATURES, Run, evaluate_task, instruction_matrix, rank
 from instructions import PERSON_SENTENCE, SENTENCES, TASKS, Ask
-from model import Instruction, InstructReID
+from model import PARTS, Instruction, InstructReID, Output
 from reid import checkpoints, cli
 from reid.cli import UserError
 from reid.images import normalise
@@ -42,10 +42,11 @@ class ColourModel(torch.nn.Module):
     a picture is the mean of both. `seen`: which image met which instruction."""
 
     size, picture_size = (16, 8), (8, 8)
+    parts = [part for part in PARTS if part != "fused"]
 
     def __init__(self, listen=0.0, editing=True):
         super().__init__()
-        self.log_temperature = torch.nn.Parameter(torch.tensor(0.1).log())
+        self.neck = torch.nn.Linear(1, 1)  # says on which device the model is
         self.listen = listen
         self.editing = editing
         self.seen = []
@@ -57,7 +58,7 @@ class ColourModel(torch.nn.Module):
         mask = torch.ones(len(colour), 1, dtype=torch.bool)
         return Instruction(colour[:, None], mask, colour, colour[:, None])
 
-    def embed(self, images, instr, feature="edit"):
+    def embed(self, images, instr=None):
         colour = images.mean((2, 3))
         wanted = torch.zeros(1, 3) if instr is None else instr.pooled
         self.seen += zip(colour, wanted.expand(len(images), 3))
@@ -73,7 +74,7 @@ class ColourModel(torch.nn.Module):
         return images.mean((2, 3))[:, None]
 
     def temperature(self):
-        return self.log_temperature.exp()
+        return torch.tensor(0.1)
 
     def match(self, tokens, instr):
         score = -(tokens[:, 0] - instr.pooled).norm(dim=1)
@@ -245,20 +246,37 @@ def test_each_of_the_sentences_is_ranked_and_their_figures_summarised(root):
 
 
 def test_feature_and_precision_reach_every_pass_of_the_model(root):
-    """--feature fused and --amp bf16, in both stages of t2i too."""
+    """--feature fused and --amp bf16, in both stages of t2i too. Tables rank by F and by F_out, the
+    matrix by the feature of the flag; t2i has F alone."""
     seen = set()
 
     class Spied(ColourModel):
-        def embed(self, images, instr, feature="edit"):
-            seen.add(("embed", feature, torch.is_autocast_enabled("cpu")))
+        parts = PARTS
+
+        def forward(self, images, instr):
+            seen.add(("F_out", torch.is_autocast_enabled("cpu")))
+            neck = self.embed(images, instr)
+            return Output(neck, neck, neck, neck[:, :1], None)
+
+        def embed(self, images, instr=None):
+            seen.add(("F", torch.is_autocast_enabled("cpu")))
             return super().embed(images, instr)
 
         def match(self, tokens, instr):
-            seen.add(("match", "fused", torch.is_autocast_enabled("cpu")))
+            seen.add(("match", torch.is_autocast_enabled("cpu")))
             return super().match(tokens, instr)
 
-    evaluate.evaluate_all(Run(Spied(), "fused", amp="bf16"), [ltcc(root), pedes(root)])
-    assert seen == {("embed", "fused", True), ("match", "fused", True)}
+    rows = evaluate.evaluate_all(Run(Spied(), amp="bf16"), [ltcc(root), pedes(root)])
+    assert seen == {("F_out", True), ("F", True), ("match", True)}
+    assert [row["feature"] for row in rows] == ["F", "F_out"] * 3 + ["F", "F"]
+    both = {feature: Run(Spied(), feature) for feature in FEATURES}
+    for run in both.values():
+        rows = {row["feature"]: row["mAP"] for row in evaluate_task(run, ltcc(root))}
+        assert rows["F"] != rows["F_out"]
+        [first, *_] = [row for row in instruction_matrix(run, ltcc(root))]
+        [same] = [row for row in evaluate_task(replace(run, protocol="cc"), ltcc(root))
+                  if row["feature"] == FEATURES[run.feature]]
+        assert first["mAP"] == same["mAP"]
 
 
 # ---- the instruction matrix ----
@@ -428,9 +446,8 @@ def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
     again, comparison = capsys.readouterr().out.split(f"{saved} (first)")
     assert table.strip() == again.strip()
     figures = [line.split()[-4:] for line in comparison.splitlines() if " mAP " in line]
-    assert [line[1:] for line in figures] == [["0.0", "0.0", "0.0"]]  # difference, low, high
-    mistakes = (({"flip": True}, "--flip"), ({"feature": "fused"}, "--feature"),
-                ({"instructions": "all"}, "saved features are not of this"))
-    for mistake, what in mistakes:
-        with pytest.raises(UserError, match=what):
-            evaluate.main(evaluate.Config(saved, device="cpu", **mistake))
+    assert [line[1:] for line in figures] == [["0.0", "0.0", "0.0"]] * 2  # difference, low, high
+    with pytest.raises(UserError, match="--flip"):
+        evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
+    evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
+    assert "saved features are not of this" in capsys.readouterr().err

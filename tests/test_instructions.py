@@ -84,7 +84,7 @@ def test_half_of_a_batch_asks_for_other_clothes(task):
     records = [record for group in pool.values() for record in group]
     names = [record.path.removesuffix(".jpg") for record in records]
     for seed in range(20):
-        asks = training_instructions(task, records, pool, random.Random(seed))
+        asks = training_instructions(task, records, pool.get, random.Random(seed))
         outfits = outfits_of(asks)
         assert [name[0] for name in outfits] == [name[0] for name in names]
         own = sum(a == b for a, b in zip(outfits, names))
@@ -99,7 +99,7 @@ def test_another_image_is_never_the_image_itself(task):
     pool = {record.pid: [record] for record in records}
     seen = set()
     for seed in range(20):
-        seen.add(training_instructions(task, records, pool, random.Random(seed))[0])
+        seen.add(training_instructions(task, records, pool.get, random.Random(seed))[0])
     assert seen == {query_instruction(task, records[0]), gallery_instruction(task, records[0])}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import SIZES, EditingAttention, Instruction, InstructReID, ViT
+from model import PARTS, SIZES, EditingAttention, Instruction, InstructReID, ViT
 from tests.explain import assert_close
 from tests.reference import attention_mistakes, golden
 
@@ -12,10 +12,13 @@ TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch",
             picture_size=(16, 16), picture_depth=1, fusion_depth=1)
 
 
+UNEDITED = [part for part in PARTS if part != "editing"]
+
+
 class Letters(nn.Module):
     """A text tower for tests: a token per word, drawn from the word's letters."""
 
-    width, trainable = 12, False
+    width, trainable, pooling = 12, False, "mean"
 
     def forward(self, sentences):
         words = [sentence.split() for sentence in sentences]
@@ -144,7 +147,7 @@ def test_the_instruction_matters_only_through_open_gates():
     cases = (
         (tiny_model(), True, "open gates, but the instruction does not change the feature"),
         (tiny_model(gates=False), False, "all gates 0, but the instruction is read"),
-        (tiny_model(editing=False), False, "editing=False, but the instruction is read"),
+        (tiny_model(parts=UNEDITED), False, "a model without editing, but the instruction is read"),
     )
     for model, matters, words in cases:
         a = model.embed(images, model.instruct(["ignore clothes"] * 2))

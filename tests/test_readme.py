@@ -286,7 +286,7 @@ pictures.main(pictures.Config(checkpoint="runs/a/last.pt"))
 def weights_of(printed, run):
     """{name: tensor} of the run's checkpoint, with which evaluation printed what training did."""
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
-    assert len(figures) == 2 and figures[0] == figures[1]
+    assert len(figures) == 4 and figures[:2] == figures[2:]  # by F and by F_out
     assert (run / "attention_cocas_li.png").exists()
     return checkpoints.load(run / "last.pt")["model"]
 

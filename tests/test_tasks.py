@@ -31,7 +31,7 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):  # n
     code, out, err = command(train, "--data", data, "--steps", 2, "--name", "all", *FAST)
     assert code == 0, err
     report = read_log("runs/all")[-1]
-    assert [row["task"] for row in report["rows"]] == ["cc"] * 3 + ["coat"] * 3
+    assert [row["task"] for row in report["rows"]] == ["cc"] * 6 + ["coat"] * 6
     wrong = TASKS["trad"].sentences[0]
     said = [row["instruction"] for row in report["matrix"] if row["task"] == "coat"]
     assert said == [COAT.sentences[0], wrong] * 2

@@ -59,7 +59,8 @@ def test_it_learns_to_find_people_it_has_not_seen(drawn, command, bert):
     flags = ("--data", drawn, "--text-model", bert, "--task", "trad", "--steps", 60, *FAST)
     code, out, err = command(train, *flags, "--name", "trad")
     assert code == 0, err
-    [row] = runs.read_log("runs/trad")[-1]["rows"]
+    row, fused = runs.read_log("runs/trad")[-1]["rows"]
+    assert (row["feature"], fused["feature"]) == ("F", "F_out")
     assert row["protocol"] == "general" and row["queries"] == 8
     assert row["mAP"] > 2 * row["chance mAP"]
     figure = f"{100 * row['mAP']:.1f}"
@@ -95,7 +96,7 @@ def test_what_cannot_be_ranked_is_left_out_and_said(train_tiny, monkeypatch):
     assert code == 0 and "id-only" in out and "strict" not in out
     assert "COCAS+ ctcc strict" in err and "nothing to rank" in err
     rows = [line["rows"] for line in runs.read_log("runs/a") if "rows" in line]
-    assert [[row["protocol"] for row in each] for each in rows] == [["id-only"], ["id-only"]]
+    assert [[row["protocol"] for row in each] for each in rows] == [["id-only"] * 2] * 2
 
 
 # ---- every flag does what it promises ----
@@ -155,8 +156,9 @@ def outcome(train_tiny, monkeypatch, known, request):
             did.compiled.append(call.__self__.size)
             return call
 
-        def evaluated(how, *_):
-            did.evaluated.append((how.feature, how.amp))
+        def evaluated(how, datasets, rows_of=None):
+            if rows_of is None:  # else the 20 sentences
+                did.evaluated.append((how.feature, how.amp))
             return []
 
         with monkeypatch.context() as patch:
@@ -167,6 +169,7 @@ def outcome(train_tiny, monkeypatch, known, request):
             patch.setattr(torch, "compile", compiled)
             patch.setattr(evaluate, "evaluate_all", evaluated)
             patch.setattr(evaluate, "matrix_of_all", lambda *_: [])
+            patch.setattr(evaluate, "draw", lambda *_: {})
             patch.setattr(weights, "load_vit", lambda vit, path: did.started.append(path) or "")
             did.code, *_ = train_tiny("--task", "ctcc", "--steps", 2, *flags)
         known[flags] = did

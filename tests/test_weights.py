@@ -76,9 +76,9 @@ def test_resized_positions_reference(file, mode, cls):
             near(weights.resize_grid(source, grid, target, mode), tables[name][:, cls:], 1e-6)
 
 
-def albef_bert(path, **config):
+def albef_bert(path, width, **config):
     """ALBEF's text tower and its multimodal layers, as a training run has them."""
-    return weights.load_albef_text(path, **config), weights.load_albef_cross(path, **config)
+    return weights.load_albef_text(path, **config), weights.load_albef_cross(path, width, **config)
 
 
 @pytest.mark.parametrize("precision,limit", [(torch.float32, 2e-5), (torch.float64, 1e-6)])
@@ -89,7 +89,7 @@ def test_albef_text_reference(precision, limit, tmp_path):
     image = torch.tensor(io["encoder_hidden_states"]).to(precision)
 
     path = albef_checkpoint(tmp_path / "ALBEF.pth")
-    text, cross = albef_bert(path, num_attention_heads=int(io["num_heads"]))
+    text, cross = albef_bert(path, image.shape[-1], num_attention_heads=int(io["num_heads"]))
     text.to(precision)
     cross.to(precision)
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_a_vit_of_the_hub_gives_the_tokens_of_transformers(kind, file, tmp_path)
 def test_albefs_bert_is_taken_apart_where_layers_begin_to_attend_to_the_image(
         width, layers, fusion, tmp_path):
     torch.save(albef_file(24, 1, 8, 2, width, layers, fusion, 50, seed=4), tmp_path / "ALBEF.pth")
-    text, cross = albef_bert(tmp_path / "ALBEF.pth")
+    text, cross = albef_bert(tmp_path / "ALBEF.pth", TOY["dim"])
     file = bert_file(width, layers, fusion, 50, 24, seed=5)
     heads = random_tensors({"itm_head.weight": (2, width), "itm_head.bias": (2,)}, seed=6)
 
@@ -401,7 +401,7 @@ def test_albef_is_text_tower_picture_encoder_and_matching(files):
     path = str(files["ALBEF"])
     config = train.Config(size="tiny", vit_weights=path, albef=path)
     model, report = train.build_model(config, {"market": 5})
-    text, cross = albef_bert(path)
+    text, cross = albef_bert(path, TOY["dim"])
     shape = SIZES["tiny"]
     picture = ViT(shape["picture_size"], shape["patch"], None, TOY["dim"], TOY["depth"], HEADS)
     weights.load_vit(picture, path)
@@ -413,7 +413,7 @@ def test_albef_is_text_tower_picture_encoder_and_matching(files):
     assert model.encoder.text.pooling == "cls"
     assert torch.equal(model.editor.embed.weight, picture.embed.weight)
 
-    assert [line.split(":")[0] for line in report] == ["text, and E_f of t2i", "pictures", "E_e"]
+    assert [line.split(":")[0] for line in report] == ["text", "E_f of t2i", "pictures", "E_e"]
     fixed = [model.encoder.text.bert, model.encoder.picture]
     assert not any(p.requires_grad for module in fixed for p in module.parameters())
     assert all(p.requires_grad for p in model.cross.parameters())
@@ -512,5 +512,6 @@ def test_a_wrong_file_ends_the_command(files, drawn, command, tmp_path):
             ({"layers": 2}, "attend to the image")):
         shape = {**TOY, "grid": 8, "width": 64, "layers": 3, "fusion": 2, "words": 30522, "seed": 5}
         torch.save(albef_file(**shape | change), tmp_path / "ALBEF.pth")
-        one_line(command(train, *flags, "--albef", "ALBEF.pth"), "ALBEF.pth", words)
+        command_of_t2i = command(train, *flags, "--task", "t2i", "--albef", "ALBEF.pth")
+        one_line(command_of_t2i, "ALBEF.pth", words)
     assert not (tmp_path / "runs").exists()

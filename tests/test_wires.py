@@ -179,7 +179,7 @@ def test_the_instruction_of_a_picture_begins_with_the_mean_of_its_patches():
     model = tiny_model()
     pictures = torch.randn(2, 3, 16, 16)
     for pooling in ("mean", "cls"):
-        model.encoder.picture_pooling = pooling
+        model.encoder.text.pooling = pooling
         instr = model.instruct(pictures=pictures)
         for i, picture in enumerate(pictures):
             tokens = model.encoder.picture(picture[None])[0]
