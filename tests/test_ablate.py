@@ -132,7 +132,7 @@ def test_each_group_is_compared_with_its_own_first_where_the_queries_are_the_sam
     assert [cell and cell["mean"] for cell in trad["cells"]] == [None, 0.9, None]
     lines = [re.sub(" +", " ", line) for line in ablate.markdown(table).splitlines()]
     assert "| li | COCAS+ | strict | | | 50.0 | 70.0; +20.0 (+20.0 to +20.0) | 40.0 |" in lines
-    assert "| trad | COCAS+ | strict | | | 90.0 | |" in lines
+    assert "| trad | COCAS+ | strict | | | | 90.0 | |" in lines
 
     other_way, _ = ablate.table_of(["--a", ""], results, variants)["rows"][:2]
     assert "difference" not in other_way["cells"][0]

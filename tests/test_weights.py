@@ -283,7 +283,7 @@ def test_a_vit_of_the_hub_gives_the_tokens_of_transformers(kind, file, tmp_path)
 def test_albefs_bert_is_taken_apart_where_layers_begin_to_attend_to_the_image(
         width, layers, fusion, tmp_path):
     torch.save(albef_file(24, 1, 8, 2, width, layers, fusion, 50, seed=4), tmp_path / "ALBEF.pth")
-    text, cross = albef_bert(tmp_path / "ALBEF.pth", TOY["dim"])
+    text, cross = albef_bert(tmp_path / "ALBEF.pth", 24)
     file = bert_file(width, layers, fusion, 50, 24, seed=5)
     heads = random_tensors({"itm_head.weight": (2, width), "itm_head.bias": (2,)}, seed=6)
 
