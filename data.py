@@ -5,6 +5,7 @@ A batch is a pure function of (seed, step), so a run resumes at any step without
 Letters: b batch, H W size of person images, h w size of instruction pictures.
 """
 
+import math
 import random
 import traceback
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, Streamed, column
 
+PATIENCE = 2  # seconds of waiting for a worker before signals are looked at
 CACHE_BYTES = 2**30  # decoded images kept in memory: enough for all drawn people, not for MSMT17
 
 
@@ -175,6 +177,8 @@ class Batches(torch.utils.data.Dataset):
         self.classes = {name: len(people[name]) for name in people if name in classified}
         ratios = ratios or {}
         self.cycle = task_cycle({task: ratios.get(task, 1) for task in self.streams})
+        images = ids_per_batch * images_per_id
+        self.bytes_of_a_batch = 3 * images * (math.prod(size) + math.prod(picture_size))
         self.cache = {}
         self.cached_bytes = 0
 
@@ -274,24 +278,42 @@ def clothes_on(dataset, records):
     return clothes_of
 
 
-def loader(batches, first, last, workers=0, pin=False):
+def loader(batches, first, last, workers=0, pin=False, stops=()):
     """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
-    with the cache. pin: in memory that a GPU copies from by itself. UserError as in Batches."""
+    with the cache. pin: in memory that a GPU copies from by itself. Where it waits for a worker and
+    `stops` is no longer empty, it ends. UserError as in Batches."""
     own = torch.Generator()  # else it draws from torch's default one, and a resumed run differs
-    steps = range(first, last)
+    loaded = iter(DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        generator=own,
+        pin_memory=pin,
+        timeout=PATIENCE if workers else 0,
+    ))
     try:
-        yield from DataLoader(
-            batches,
-            batch_size=None,
-            sampler=steps,
-            num_workers=workers,
-            generator=own,
-            pin_memory=pin,
-        )
+        for _ in range(first, last):
+            batch = next_batch(loaded, stops)
+            if batch is None:
+                return
+            yield batch
     except UserError as error:  # from a worker it comes inside a traceback, as the last line
         traceback.clear_frames(error.__traceback__)  # else the workers would take seconds to end
         message = str(error).strip().splitlines()[-1]
         raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+
+
+def next_batch(loaded, stops):
+    """The next Batch of a DataLoader's iterator; None if there is none before `stops` is filled."""
+    while True:
+        try:
+            return next(loaded)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            if stops:
+                return None
 
 
 # ---- augmentation: of a whole uint8 batch at once, on its device ----

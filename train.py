@@ -27,7 +27,17 @@ from instructions import TASKS, asked_tasks
 from model import PARTS, SIZES, Instruction, InstructReID
 from reid import checkpoints, files, pictures, processes, runs, weights
 from reid import text as text_models
-from reid.cli import Interrupted, UserError, exit_with, on_signals, option, progress, restore, run
+from reid.cli import (
+    Interrupted,
+    UserError,
+    collect,
+    exit_with,
+    on_signals,
+    option,
+    progress,
+    restore,
+    run,
+)
 from reid.compare import move_queries
 from reid.device import (
     allow_tf32,
@@ -69,7 +79,10 @@ class Config:
     name: str = option(
         None, "the run's folder under ./runs; None = the data, the task, and the flags that "
         "differ from the preset")
-    resume: str = option(None, "go on from this last.pt, with the flags of that run")
+    resume: str = option(
+        None, "go on from this last.pt, with the flags of that run; only --steps may be more")
+    start: str = option(
+        None, "begin with the weights of this last.pt, of whatever data; classifiers begin anew")
     preset: str = option(
         "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
         ("auto", "toy", "scratch", "paper"))
@@ -205,6 +218,8 @@ def main(config):
             model = evaluate.rebuild(saved)
     else:
         model, report = build_model(config, batches.classes, trained_parts(config, datasets))
+        if config.start:
+            report.append(checkpoints.start(model, config.start))
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
     model.editor.checkpointing = config.grad_checkpointing
     if model.encoder.picture:
@@ -225,6 +240,9 @@ def main(config):
     step = 0
     if saved:
         step = saved["step"]
+        if rank == 0 and given.steps:
+            print(f"on to step {config.steps}, at the rates of a cosine of so many steps: "
+                  f"{config.lr * schedule(step, config):.3g} now")
         with checkpoints.user_error_on(config.resume):
             checkpoints.restore_model(model, saved["model"], config.resume)
             optimiser.load_state_dict(saved["optimiser"])
@@ -264,10 +282,10 @@ def main(config):
             log.write_rows(step, rows)
 
     stops = []  # numbers of signals: finish the step, save, leave
-    handlers = on_signals(lambda number, frame: stops.append(number))
+    handlers = on_signals(collect(stops, f"stopped at once, the last steps are lost; {go_on}"))
     loss_of = processes.parallel(Loss(model, config, autocast(config.amp, device)))
-    workers = loader_workers(config.workers, device)
-    loader = data.loader(batches, step, config.steps, workers, pin=device.type == "cuda")
+    workers = loader_workers(config.workers, device, batches.bytes_of_a_batch, say=rank == 0)
+    loader = data.loader(batches, step, config.steps, workers, device.type == "cuda", stops)
     bar = progress(loader, "training", total=config.steps, initial=step, disable=rank > 0)
     if rank == 0:
         evaluate_between()  # what a run that was interrupted still owes
@@ -533,6 +551,8 @@ def is_loaded(name, config):
 
     A checkpoint holds the same config, so a resumed run answers alike without the files.
     """
+    if config.start and "classifiers." not in name:
+        return True
     if name.startswith(("encoder.picture.", "cross.")):
         return bool(config.albef)
     if name.startswith("editor."):
@@ -631,15 +651,19 @@ def settings(config):
 
 
 def resumed_config(config, saved):
-    """The config of a checkpoint; only the machine's flags may differ. UserError for others."""
+    """The config of a checkpoint; only the machine's flags may differ, and more steps be given.
+    UserError for others."""
     for field in fields(config):
         is_given = getattr(config, field.name) != field.default
-        if is_given and field.name not in ("resume", "device", "workers"):
+        if is_given and field.name not in ("resume", "device", "workers", "steps"):
             flag = field.name.replace("_", "-")
             raise UserError(f"--resume goes on with the flags of that run: drop --{flag}")
     values = saved["config"] | {"resume": config.resume, "device": config.device}
-    if config.workers is not None:
-        values["workers"] = config.workers
+    for flag in ("workers", "steps"):
+        if getattr(config, flag) is not None:
+            values[flag] = getattr(config, flag)
+    if values["steps"] < saved["step"]:
+        raise UserError(f"--steps {values['steps']}: the run has {saved['step']} already")
     return restore(Config, values, config.resume)
 
 

@@ -151,6 +151,28 @@ def restore_model(model, state, path):
         )
 
 
+def start(model, path):
+    """Gives the model what a checkpoint of another run knows, but for the classifiers; returns a
+    line that says so. UserError if nothing fits."""
+    theirs = load(path)["model"]
+    own = model.state_dict()
+    known, other = {}, []
+    for name, tensor in theirs.items():
+        if "classifiers." in name:
+            continue
+        if name in own and own[name].shape == tensor.shape:
+            known[name] = tensor
+        else:
+            other.append(name)
+    if not known:
+        raise UserError(f"--start {path}: a model of another size; give its --size")
+    model.load_state_dict(known, strict=False)
+    anew = [name for name in own if name not in known and is_kept(model, name)]
+    line = f"weights: {len(known)} tensors of {path}; {len(anew)} begin anew"
+    line += f", such as {anew[0]}" if anew else ""
+    return line + (f"; {len(other)} have no place here, such as {other[0]}" if other else "")
+
+
 def model_alone(state):
     """What an evaluation needs of a checkpoint: no optimiser, no classifiers, half precision."""
     model = {}

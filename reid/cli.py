@@ -6,10 +6,12 @@ import difflib
 import inspect
 import io
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -216,6 +218,11 @@ def run(main, config_class):
         _end(line, 128 + number)
     except ModuleNotFoundError as error:
         _end(f"error: {error.name} is not installed: pip install -r requirements.txt", 2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        _end("error: a loader process was killed, for want of memory? Give fewer --workers, or "
+             "a container more --shm-size; --resume goes on from the last checkpoint", 2)
     except OSError as error:  # a closed output, a full disk, no permission
         sys.stdout = open(os.devnull, "w")  # else the exit would try once more to write
         _end(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
@@ -223,6 +230,9 @@ def run(main, config_class):
 
 def _end(line, code):
     print(printable(line), file=sys.stderr)
+    for child in multiprocessing.active_children():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains of dead workers
+        child.kill()  # else one that was stopped would be waited for
     sys.exit(code)
 
 
@@ -246,6 +256,19 @@ def on_signals(handler):
             until.callback(signal.signal, number, before)
             signal.signal(number, handler)
     return until
+
+
+def collect(stops, message):
+    """A handler for `on_signals` that notes the number of a signal in the list `stops`; one that
+    comes a second after the first, or later, ends the program with this line."""
+    times = []
+
+    def handler(number, frame):
+        times.append(time.monotonic())
+        if times[-1] - times[0] > 1:
+            raise Interrupted(number, message)
+        stops.append(number)
+    return handler
 
 
 def exit_with(message):

@@ -1,13 +1,15 @@
 """What a model runs on, and in which precision."""
 
 import os
+import shutil
 from contextlib import contextmanager
 
 import torch
 
 from reid.cli import UserError
 
-WORKERS = 8  # they decode 3,000 to 20,000 images a second, see benchmarks/feed.py
+WORKERS = 8  # as many decode 3,000 to 20,000 images a second
+SHARED = "/dev/shm"  # where they put their batches
 
 
 def pick_device(name):
@@ -57,7 +59,7 @@ def full_precision_matmul():
     """Products of float32 matrices in float32, also where a GPU may take TF32.
 
     Squared distances of LayerNorm's outputs, differences of terms of about 1500, come out wrong by
-    0.02 on average with TF32, and by up to 0.1: a third of the paper's margin.
+    0.02 on average with TF32, and by up to 0.1.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -67,19 +69,27 @@ def full_precision_matmul():
         torch.set_float32_matmul_precision(before)
 
 
-def loader_workers(wanted, device):
-    """The number of loader processes: `wanted`, or where that is None what suits the device.
+def loader_workers(wanted, device, batch_bytes, say=True):
+    """The number of loader processes: `wanted`, or where that is None what suits the device, and no
+    more than have room in shared memory for their batches of `batch_bytes`, which a line says.
 
     None on the CPU, whose cores the model needs, and where decoded images stay in memory. On a GPU
     one for every core that its process has for itself, less the one that it runs on, up to WORKERS.
     """
-    if wanted is not None:
-        return wanted
-    if device.type == "cpu":
-        return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    own = cores() // processes - 1
-    return min(max(own, 1), WORKERS)
+    if wanted is None:
+        own = cores() // processes - 1
+        wanted = 0 if device.type == "cpu" else min(max(own, 1), WORKERS)
+    if not wanted or not os.path.isdir(SHARED):
+        return wanted
+    free = shutil.disk_usage(SHARED).free / processes
+    room = int(0.9 * free / batch_bytes - 2) // 2  # a worker keeps 2 ready, and 2 are being used
+    if room < wanted and say:
+        print(
+            f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {max(room, 0)} of "
+            f"{wanted} loader workers; a container gets more with --shm-size 8g"
+        )
+    return max(0, min(room, wanted))
 
 
 def cores():

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from reid.cli import UserError
 from reid.images import is_image, load_image
 from reid.layouts import LAYOUTS, recognise, tasks_of
+from reid.own_photos import is_own
 from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
@@ -36,15 +37,26 @@ def find_datasets(path):
                 deeper += [each for each in _subfolders(folder) if each.name not in own]
         level = deeper
 
+    if not found and is_own(Path(path), reserved_names()):
+        return [("own", Path(path))]
     if not found:
         there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
         looked_for = []  # LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A)
         for layout in LAYOUTS.values():
+            if not layout.signs:
+                continue
             signs = " or ".join(", ".join(sign) for sign in layout.signs)
             looked_for.append(f"{layout.title} ({signs})")
-        raise UserError(f"{path}: no known data set in it. "
+        raise UserError(f"{path}: no known data set in it, and no folder for each person. "
                         f"Looked for {'; '.join(looked_for)}. Found {there}")
     return found
+
+
+def reserved_names():
+    """Names of folders by which data sets are recognised: they are no names of people."""
+    signs = [sign for layout in LAYOUTS.values() for sign in layout.signs]
+    parts = {part for sign in signs for entry in sign for part in entry.split("/")}
+    return parts | {"bounding_box_train", "bounding_box_test", "query", "gallery", "test", "train"}
 
 
 def _subfolders(folder):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from reid.cli import UserError
 from reid.images import is_image
+from reid.own_photos import is_given, photos_of, read_own
 from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
 from reid.records import Record, as_captions
 from reid.synth_pedes import Entries
@@ -38,6 +39,8 @@ LAYOUTS = {}  # where signs are alike, the more particular comes first
 
 def recognise(folder):
     """The name of the layout that a folder has, or None."""
+    if is_given(folder) and photos_of(folder / "train"):
+        return "own"
     for name, layout in LAYOUTS.items():
         if any(all(glob(entry, root_dir=folder) for entry in sign) for sign in layout.signs):
             return name
@@ -47,6 +50,8 @@ def recognise(folder):
 def tasks_of(name, root, tasks):
     """Those of `tasks`, {name: row}, that a data set serves; several rows ask for all it has."""
     layout = LAYOUTS[name]
+    if name == "own" and not any(record.clothes for record in read_own(root, None)):
+        tasks = {task: row for task, row in tasks.items() if (row.data_of or task) != "cc"}
     if layout.lists:
         return _listed_tasks(root, tasks)
     served = [task for task, row in tasks.items() if (row.data_of or task) in layout.protocols]
@@ -630,4 +635,12 @@ LAYOUTS["omnireid"] = Layout(
     read=read_omnireid,
     protocols={},
     lists=True,
+)
+
+
+LAYOUTS["own"] = Layout(
+    title="Own photos",
+    signs=(),  # recognised where no data set is, see folders.find_datasets
+    read=read_own,
+    protocols={"trad": (GENERAL,), "cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
 )

@@ -133,9 +133,9 @@ def test_a_step_moves_its_batch_before_all_else(train_tiny, monkeypatch):
 def test_workers_are_chosen_from_the_cores(monkeypatch, cores, processes, workers):
     monkeypatch.setattr(device, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert device.loader_workers(None, GPU) == workers
-    assert device.loader_workers(None, CPU) == 0  # images stay in memory
-    assert device.loader_workers(3, GPU) == device.loader_workers(3, CPU) == 3
+    assert device.loader_workers(None, GPU, 1) == workers
+    assert device.loader_workers(None, CPU, 1) == 0  # images stay in memory
+    assert device.loader_workers(3, GPU, 1) == device.loader_workers(3, CPU, 1) == 3
 
 
 def test_a_batch_is_read_while_the_one_before_is_worked_on(monkeypatch, tmp_path):

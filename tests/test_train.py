@@ -241,7 +241,7 @@ DIFFERENT = {  # flag: flags of both runs, those of the second, what is compared
                        (1, 3)),
     "save_every": ((), ("--save-every", 1), lambda did: did.saved, (1, 3)),
 }
-ELSEWHERE = {"resume", "albef"}  # below, and in test_weights.py
+ELSEWHERE = {"resume", "albef", "start"}  # below, in test_weights.py and test_own.py
 SAME = {"grad_checkpointing", "compile", "workers", "feature", "save_every"}  # what they leave
 
 

@@ -1,0 +1,123 @@
+"""Photos of one's own: a folder for each person, and in it photos, or a folder for each outfit.
+
+    mine/anna/1.jpg                    people are divided by drawing, once: mine/split.json
+    mine/anna/coat/1_c3.jpg            with outfits, and the camera where names tell it
+    mine/train/anna/1.jpg              people are divided by hand: train, query and gallery
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from reid.cli import UserError
+from reid.files import read_json, write_text
+from reid.images import is_image
+from reid.records import Record
+
+GIVEN = ("train", "query", "gallery")
+SPLIT = "split.json"
+CAMERA = re.compile(r"(?:^|_)c(?:am)?(\d{1,4})(?=_|s\d|\.)", re.IGNORECASE)
+FEWEST = 4  # people with two photos: two to train on and two to test on
+
+
+def is_own(root, names):
+    """Whether folders of people lie in `root`, none of which has one of these names, by which data
+    sets are known."""
+    photos = photos_of(root)
+    folders = {part for path in photos for part in Path(path).parts[:-1]}
+    return bool(photos) and not folders & names
+
+
+def is_given(root):
+    return all((root / role).is_dir() for role in GIVEN)
+
+
+def photos_of(root):
+    """The paths below `root` of all photos in the folders of people, sorted: person/photo and
+    person/outfit/photo."""
+    paths = [*root.glob("*/*"), *root.glob("*/*/*")]
+    paths = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    return sorted(path for path in paths if is_image(path) and not path.startswith("."))
+
+
+def read_own(root, row):
+    """The Records of such a folder. Of somebody to be tested on, a photo of each outfit is a query
+    and the others are in the gallery. UserError if there are too few people."""
+    name = "own:given-split" if is_given(root) else "own:drawn-split"
+    if is_given(root):
+        paths = {role: photos_of(root / role) for role in GIVEN}
+        people = sorted({person_of(path) for some in paths.values() for path in some})
+        return [
+            record_of(name, role, f"{role}/{path}", people.index(person_of(path)), path)
+            for role in GIVEN for path in paths[role]
+        ]
+
+    photos = photos_of(root)
+    people = sorted({person_of(path) for path in photos})
+    trained = trained_people(root, photos)
+    pids = {person: pid for pid, person in enumerate(people)}
+    records = []
+    seen = set()  # (person, outfit) that has its query
+    for path in random.Random(0).sample(photos, len(photos)):
+        person = person_of(path)
+        role = "train" if person in trained else "gallery"
+        record = record_of(name, role, path, pids[person], path)
+        if role == "gallery" and (pids[person], record.clothes) not in seen:
+            seen.add((pids[person], record.clothes))
+            record = replace(record, role="query")
+        records.append(record)
+    return sorted(records, key=lambda record: record.path)
+
+
+def person_of(path):
+    return path.partition("/")[0]
+
+
+def record_of(name, role, path, pid, below):
+    """The Record of a photo; below: its path from the folder of people on."""
+    _, *outfit, photo = below.split("/")
+    camera = CAMERA.search(photo)
+    return Record(
+        name, role, path, pid,
+        cam=int(camera[1]) if camera else None,
+        clothes=f"{pid}:{outfit[0]}" if outfit else None,
+    )
+
+
+def trained_people(root, photos):
+    """The people to train on, as split.json has them; half of all, drawn and written there, if it
+    does not exist."""
+    path = root / SPLIT
+    people = Counter(map(person_of, photos))
+    several = sorted(person for person, count in people.items() if count > 1)
+    if path.exists():
+        split = read_json(path, dict, "write it as it was, or remove it to draw another")
+        try:
+            trained, tested = (set(split[part]) for part in ("train", "test"))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: expected lists of people, train and test") from error
+        unknown = set(people) - trained - tested
+        if unknown:
+            raise UserError(
+                f"{path}: {min(unknown)} is in neither list; add the name, or remove the file to "
+                "draw another split"
+            )
+        return trained
+
+    if len(several) < FEWEST:
+        raise UserError(
+            f"{root}: {len(several)} people with two photos or more; at least {FEWEST} are needed, "
+            "half of them to be tested on"
+        )
+    trained = set(random.Random(0).sample(several, len(several) // 2))
+    trained |= set(people) - set(several)  # somebody's only photo has no other to be found
+    split = {"train": sorted(trained), "test": sorted(set(people) - trained)}
+    try:
+        write_text(path, json.dumps(split, indent=1) + "\n")
+        print(f"{path}: half of the people are for training, the others for testing")
+    except UserError as error:
+        print(f"note: {error}; the same split is drawn the next time")
+    return trained

@@ -1,0 +1,164 @@
+"""Photos, weights and machines of one's own: a folder for each person, --start, --resume --steps,
+loader processes that have no room, are stopped, or die."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+import train
+from instructions import asked_tasks
+from reid import checkpoints, device, runs
+from reid.cli import Interrupted, UserError, collect
+from reid.folders import find_datasets, open_all
+from reid.own_photos import SPLIT
+from tests.commands import one_line
+
+NAMES = ("anna", "Bob Müller", "c.3", "李", "user_007", "x y")
+
+
+def photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((8, 16), 60).save(path)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Six people with two photos in each of two outfits, and one with a single photo."""
+    root = tmp_path / "mine"
+    for person in NAMES:
+        for outfit in ("coat", "dress"):
+            photo(root / person / outfit / "a_c1_x.JPG")
+            photo(root / person / outfit / "c2s1.png")
+    photo(root / "alone" / "1.jpeg")
+    return root
+
+
+def test_a_folder_for_each_person_with_outfits(mine, capsys):
+    trad, cc = open_all(mine, asked_tasks("all"))
+    assert (trad.task, cc.task) == ("trad", "cc") and trad.title == "Own photos drawn-split"
+    split = json.loads((mine / SPLIT).read_text())
+    assert len(split["train"]) == 4 and len(split["test"]) == 3 and "alone" in split["train"]
+    assert capsys.readouterr().out.count(SPLIT) == 1
+    for record in cc.records:
+        person, *_ = record.path.split("/")
+        assert (record.role == "train") == (person in split["train"])
+        assert record.cam == (None if person == "alone" else 1 if "c1" in record.path else 2)
+    queries = Counter(record.clothes for record in cc.split("query"))
+    assert len(queries) == 6 and set(queries.values()) == {1}  # one of each outfit
+    assert len(cc.split("gallery")) == 6
+
+    split["train"], split["test"] = split["test"], split["train"]
+    (mine / SPLIT).write_text(json.dumps(split))
+    again, _ = open_all(mine, asked_tasks("all"))
+    assert {record.pid for record in again.split("train")} == {
+        record.pid for record in trad.split("query")}
+    photo(mine / "zoe" / "1.jpg")
+    with pytest.raises(UserError, match=r"split\.json: zoe is in neither list"):
+        open_all(mine, asked_tasks("all"))
+
+
+def test_a_split_by_hand_without_outfits(tmp_path):
+    for role in ("train", "query", "gallery"):
+        for person in NAMES[:3]:
+            photo(tmp_path / role / person / "1.png")
+    [dataset] = open_all(tmp_path, asked_tasks("all"))
+    assert (dataset.task, dataset.title) == ("trad", "Own photos given-split")
+    assert Counter(record.role for record in dataset.records) == dict.fromkeys(
+        ("train", "query", "gallery"), 3)
+    assert {record.pid for record in dataset.records} == {0, 1, 2}
+    with pytest.raises(UserError, match="nothing there for --task cc"):
+        open_all(tmp_path, asked_tasks("cc"))
+
+
+def test_what_is_no_folder_of_people(tmp_path, mine):
+    """A data set of which a part is missing is not taken for people."""
+    for folder in ("bounding_box_train", "query"):
+        photo(tmp_path / "market" / folder / "0001_c1s1_000001_01.jpg")
+    with pytest.raises(UserError, match="no known data set in it, and no folder for each person"):
+        find_datasets(tmp_path / "market")
+    for person in NAMES[3:]:
+        shutil.rmtree(mine / person)
+    with pytest.raises(UserError, match="3 people with two photos or more; at least 4"):
+        open_all(mine, asked_tasks("trad"))
+
+
+def test_own_photos_are_trained_on_and_tested(mine, command, bert, train_tiny):
+    flags = ("--data", mine, "--steps", 2, "--preset", "toy", "--name", "mine")
+    code, out, err = train_tiny(*flags)
+    assert code == 0 and "Own photos drawn-split" in out, err
+    rows = runs.read_log("runs/mine")[-1]["rows"]
+    assert {row["task"] for row in rows} == {"trad", "cc"}
+
+
+# ---- weights of one's own ----
+
+def test_a_start_takes_all_but_the_classifiers(train_tiny, drawn):
+    assert train_tiny("--task", "li", "--steps", 2, "--name", "a")[0] == 0
+    old = checkpoints.load("runs/a/last.pt")["model"]
+    flags = ("--task", "cc", "--steps", 1, "--lr", 0, "--name", "b", "--start", "runs/a/last.pt")
+    code, out, err = train_tiny(*flags)
+    assert code == 0 and "tensors of runs/a/last.pt; 2 begin anew" in out, err
+    new = checkpoints.load("runs/b/last.pt")["model"]
+    for name in new.keys() & old.keys():
+        moves = "running" in name or "num_batches" in name
+        assert moves or torch.equal(new[name], old[name]), name
+    assert {name for name in new if name not in old} == {
+        "classifiers.ltcc.weight", "fused_classifiers.ltcc.weight"}
+    one_line(train_tiny("--task", "cc", "--steps", 1, "--start", "nowhere.pt"), "nowhere.pt")
+
+
+def test_a_finished_run_takes_more_steps(train_tiny, command):
+    assert train_tiny("--task", "cc", "--steps", 2, "--name", "a")[0] == 0
+    last = "runs/a/last.pt"
+    code, out, _ = command(train, "--resume", last, "--steps", 4)
+    assert code == 0 and "on to step 4, at the rates of a cosine" in out
+    saved = checkpoints.load(last)
+    assert saved["step"] == saved["config"]["steps"] == 4
+    one_line(command(train, "--resume", last, "--steps", 3), "--steps 3: the run has 4")
+
+
+# ---- machines ----
+
+def test_workers_are_as_many_as_shared_memory_holds(monkeypatch, capsys):
+    usage = SimpleNamespace(free=64 * 2**20)
+    monkeypatch.setattr(device.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(device, "SHARED", "/")
+    cpu = torch.device("cpu")
+    assert device.loader_workers(8, cpu, 10**5) == 8 and not capsys.readouterr().out
+    assert device.loader_workers(8, cpu, 10**7) == 2
+    assert "room for 2 of 8 loader workers" in capsys.readouterr().out
+    usage.free = 10**5
+    assert device.loader_workers(3, cpu, 10**6) == 0
+    assert "--shm-size" in capsys.readouterr().out
+
+
+class Slow:
+    def __getitem__(self, step):
+        time.sleep(2)
+        return step
+
+
+def test_a_signal_ends_the_wait_for_a_worker(monkeypatch):
+    monkeypatch.setattr(data, "PATIENCE", 0.5)
+    assert list(data.loader(Slow(), 0, 1, workers=1)) == [0]
+    assert list(data.loader(Slow(), 0, 1, workers=1, stops=[2])) == []
+
+
+def test_a_second_signal_ends_at_once(monkeypatch):
+    stops = []
+    handler = collect(stops, "at once")
+    for moment in (0, 0.5):  # a launcher may pass the same signal on
+        monkeypatch.setattr(time, "monotonic", lambda moment=moment: moment)
+        handler(2, None)
+    assert stops == [2, 2]
+    monkeypatch.setattr(time, "monotonic", lambda: 2)
+    with pytest.raises(Interrupted) as ended:
+        handler(15, None)
+    assert ended.value.args == (15, "at once")
