@@ -28,7 +28,7 @@ def is_own(root, names):
     sets are known."""
     photos = photos_of(root)
     folders = {part for path in photos for part in Path(path).parts[:-1]}
-    return bool(photos) and not folders & names
+    return len({person_of(path) for path in photos}) > 1 and not folders & names
 
 
 def is_given(root):
