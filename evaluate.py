@@ -36,7 +36,7 @@ from model import InstructReID
 from reid import checkpoints, cli, pictures, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
-from reid.device import allow_tf32, full_precision_matmul, inference, pick_device
+from reid.device import allow_tf32, amp_dtype, full_precision_matmul, inference, pick_device
 from reid.features import load_features, save_features
 from reid.folders import open_all
 from reid.images import batches, load_all, load_image, normalise
@@ -222,6 +222,8 @@ def rank(protocol, queries, gallery, query_feats, gallery_feats, ap_window=None,
     """
     query_feats = F.normalize(query_feats.float(), dim=1)
     gallery_feats = F.normalize(gallery_feats.float(), dim=1)
+    if query_feats.shape[1] != gallery_feats.shape[1]:
+        raise UserError(NOT_SAVED)
     if not (query_feats.sum().isfinite() and gallery_feats.sum().isfinite()):
         raise UserError(DIVERGED)
 
@@ -449,6 +451,8 @@ class Run:
                 raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
             for name, feats in embed(self, dataset, records, asks, kind).items():
                 self.known[fingerprint(dataset, records, asks, name)] = feats
+        if len(self.known[key]) != len(records):
+            raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
         return self.known[key]
 
     def matches(self, dataset, queries, gallery, asks, *feats):
@@ -459,6 +463,9 @@ class Run:
             if self.model is None:
                 raise UserError(f"{dataset.title} {dataset.task} (matching): {NOT_SAVED}")
             self.known[key] = match(self, dataset, gallery, asks, *feats)
+        nearest = self.known[key][0]
+        if len(nearest) != len(queries) or not ((0 <= nearest) & (nearest < len(gallery))).all():
+            raise UserError(f"{dataset.title} {dataset.task} (matching): {NOT_SAVED}")
         return self.known[key]
 
 
@@ -948,6 +955,8 @@ def load_model(path):
     state = checkpoints.load(path)
     with checkpoints.user_error_on(path):
         asked_tasks(state["config"]["task"])
+        amp_dtype(state["config"]["amp"], torch.device("cpu"))
+        FEATURES[state["config"]["feature"]]  # else a KeyError says so
         model = rebuild(state)
         checkpoints.restore_model(model, state["model"], path)
     return model.eval(), state["config"]

@@ -129,6 +129,9 @@ class Config:
         None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
     ids: int = option(None, "identities per batch", least=2, most=10**5)
     images: int = option(None, "images per identity", least=2, most=10**4)
+    optimiser: str = option(
+        None, "muon: Muon for the matrices of transformer layers, AdamW for the rest",
+        ("adamw", "muon"))
     lr: float = option(None, "learning rate after the warm-up; falls to 0 along a cosine", least=0)
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0)
@@ -159,9 +162,10 @@ VALUES = {  # flag: its value in the presets toy, scratch and paper (Sec. 5.1)
     "size": ("tiny", "tiny-128", "base"),
     "mining": ("even", "even", "all"),
     "margin": (5 / 128, 5 / 128, 5 / 128),  # see loss_terms
-    "steps": (3200, 1500, 24000),
+    "steps": (1600, 1500, 24000),
     "ids": (16, 16, 32),
     "images": (4, 4, 4),
+    "optimiser": ("muon", "muon", "adamw"),
     "lr": (1.5e-3, 1.5e-3, 1e-5),
     "warmup": (100, 100, 1000),
     "weight_decay": (0.05, 0.05, 5e-4),
@@ -227,14 +231,17 @@ def main(config):
     if config.compile:
         torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
         model.editor.compile()
-    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
+    optimisers = optimisers_of(model, config)
     is_fp16 = amp_dtype(config.amp, device) == torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
     if rank == 0:
         print_notes(datasets)
         print("\n".join([settings(config), *report, *map(counts_table, datasets)]))
-    model.encoder.text.remember(
-        sentences_of(datasets), partial(progress, title="sentences", disable=rank > 0))
+    sentences = sentences_of(datasets)
+    if rank == 0:
+        for line in model.encoder.text.unread(sentences):
+            print(f"note: {line}")
+    model.encoder.text.remember(sentences, partial(progress, title="sentences", disable=rank > 0))
 
     # begin, or go on
     step = 0
@@ -245,7 +252,8 @@ def main(config):
                   f"{config.lr * schedule(step, config):.3g} now")
         with checkpoints.user_error_on(config.resume):
             checkpoints.restore_model(model, saved["model"], config.resume)
-            optimiser.load_state_dict(saved["optimiser"])
+            for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
             scaler.load_state_dict(saved["scaler"])
             restore_rng(saved["rng"], device)
     folder, log = None, None
@@ -262,7 +270,7 @@ def main(config):
             "data": trained_on,
             "step": step,
             "history": log.state(),
-            "optimiser": optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
             "scaler": scaler.state_dict(),
             "rng": rng_state(),
             **evaluate.parts_of(model, batches.classes),
@@ -294,8 +302,9 @@ def main(config):
     lr = config.lr * schedule(step - 1, config)  # of the last step, if a resume has none to go
     for batch in bar:
         lr = config.lr * schedule(step, config)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * group["scale"]
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr * group["scale"]
 
         # the same augmentation for an image and its instruction picture, on the device
         batch = batch.to(device)
@@ -311,11 +320,13 @@ def main(config):
         with full_precision_matmul():  # distances need all bits in the backward pass too
             scaler.scale(sum(terms.values())).backward()
         processes.average_statistics(model)
-        scaler.unscale_(optimiser)
+        for optimiser in optimisers:
+            scaler.unscale_(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        scaler.step(optimiser)
+        for optimiser in optimisers:
+            scaler.step(optimiser)
         scaler.update()
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         step += 1
 
         # report, save, evaluate
@@ -471,10 +482,20 @@ def schedule(step, config):
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
+def optimisers_of(model, config):
+    """[AdamW], or with --optimiser muon AdamW and, for the matrices of transformer layers, Muon
+    (Jordan et al. 2024), whose updates have the size of AdamW's."""
+    of_adamw, of_muon = parameter_groups(model, config)
+    chosen = [torch.optim.AdamW(of_adamw, lr=config.lr, fused=True)]
+    if of_muon:
+        chosen.append(torch.optim.Muon(of_muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+    return chosen
+
+
 def parameter_groups(model, config):
-    """Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled
-    back to it; what no file brought moves at new_lr."""
-    groups = {}  # (weight decay, scale of the learning rate) -> parameters
+    """The groups of AdamW and those of Muon. Weight decay on matrices only; the gates, which start
+    at 0, move faster and are not pulled back to it; what no file brought moves at new_lr."""
+    groups = {False: {}, True: {}}  # Muon's? -> (weight decay, scale of the lr) -> parameters
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
@@ -483,10 +504,13 @@ def parameter_groups(model, config):
         if name.endswith("gate"):
             decay = 0.0
             scale = config.gate_lr
-        groups.setdefault((decay, scale), []).append(p)
+        in_layer = ".blocks." in name or "text_block." in name
+        is_muons = config.optimiser == "muon" and p.ndim == 2 and in_layer
+        groups[is_muons].setdefault((decay, scale), []).append(p)
     return [
-        dict(params=params, weight_decay=decay, scale=scale)
-        for (decay, scale), params in groups.items()
+        [dict(params=params, weight_decay=decay, scale=scale)
+         for (decay, scale), params in groups[is_muons].items()]
+        for is_muons in (False, True)
     ]
 
 
@@ -662,9 +686,10 @@ def resumed_config(config, saved):
     for flag in ("workers", "steps"):
         if getattr(config, flag) is not None:
             values[flag] = getattr(config, flag)
-    if values["steps"] < saved["step"]:
-        raise UserError(f"--steps {values['steps']}: the run has {saved['step']} already")
-    return restore(Config, values, config.resume)
+    resumed = restore(Config, values, config.resume)
+    if resumed.steps < saved["step"]:
+        raise UserError(f"--steps {resumed.steps}: the run has {saved['step']} already")
+    return resumed
 
 
 def task_ratios(config, datasets):

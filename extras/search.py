@@ -9,6 +9,7 @@ Letters in shapes: b batch, n photos, d feature width, H W size of a photo.
 
 import json
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -278,6 +279,8 @@ def main(config):
     model, noted = evaluate.load_model(checkpoint)
     run = evaluate.Run(model.to(pick_device(config.device)), noted["feature"])
     digest = digest_of(checkpoint)
+    for line in model.encoder.text.unread([ask.words] if ask and ask.words else []):
+        print(f"note: {line}", file=sys.stderr)
 
     trained = {sentence: "words", UNINSTRUCTED: "text queries", CLOTHES: "pictures"}
     kinds = [kind for kind, part in trained.items() if part in model.parts]
@@ -312,12 +315,17 @@ def check_flags(config):
     if not os.path.isdir(config.photos or ""):
         raise UserError(f"--photos {config.photos}: name the folder to search in")
     instruction = config.instruction
+    try:
+        (instruction or "").encode()
+    except UnicodeEncodeError as error:
+        raise UserError("--instruction: is not UTF-8; set a UTF-8 locale") from error
     if not config.query and instruction is None:
         raise UserError("nothing to look for: give --query a picture, --instruction words, or both")
     if instruction is not None and not instruction.strip():
         raise UserError("--instruction is empty: say what to look for, or leave the flag out")
-    if instruction and is_image(instruction) and not os.path.isfile(instruction):
-        raise UserError(f"--instruction {instruction}: no such picture")
+    is_file_name = re.fullmatch(r"\S+\.\w{2,5}", instruction or "")
+    if is_file_name and not (os.path.isfile(instruction) and is_image(instruction)):
+        raise UserError(f"--instruction {instruction}: no such picture, or of an unknown format")
 
     cli.check_output("--out", config.out, ".png")
     out = Path(realpath(config.out or ""))

@@ -33,7 +33,7 @@ RUN = {  # and to be resumed
     "step": int,
     "data": dict,
     "history": {"pending": list, "seconds": float},
-    "optimiser": {"state": dict, "param_groups": list},
+    "optimisers": [{"state": dict, "param_groups": list}],
     "scaler": dict,
     "rng": {"cpu": torch.Tensor, "cuda": list},
 }
@@ -69,6 +69,10 @@ def load(path, form=MODEL):
                 f"{path} is not a checkpoint of this version of train.py: its {key} is missing or "
                 "of another kind; take another checkpoint"
             )
+    for name, count in state["classes"].items():  # before a model allocates so many
+        if len(state["model"].get(f"classifiers.{name}.weight", ())) != count:
+            raise UserError(f"{path}: the classifier of {name} has no {count} people; take another "
+                            "checkpoint")
     return state
 
 

@@ -1,5 +1,7 @@
 """The file of --save-features: tensors by the fingerprint of what they were computed from."""
 
+from pathlib import Path
+
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,6 +22,8 @@ def load_features(path, notes, device="cpu"):
     """({fingerprint: tensor}, {name: string}) of a file that save_features wrote; notes: the names
     of those that must be there. UserError for another file."""
     try:
+        if not Path(path).is_file():  # a named pipe would be waited for
+            raise ValueError("no such file")
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             known = {key: file.get_tensor(key) for key in file.keys()}

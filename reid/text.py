@@ -88,6 +88,23 @@ class TextEncoder(nn.Module):
             for sentence, row, length in zip(chunk, tokens.half().cpu(), lengths):
                 self.memory[sentence] = row[:length].clone()
 
+    def unread(self, sentences):
+        """[why a part of these sentences is not understood], a line for each reason; the packaged
+        encoder reads English."""
+        cut, strange = [], []
+        for sentence in sentences:
+            tokens = self.tokenizer(sentence)["input_ids"]
+            if len(tokens) > self.MAX_TOKENS:
+                cut.append(sentence)
+            if self.tokenizer.unk_token_id in tokens:
+                strange.append(sentence)
+        lines = []
+        for some, why in ((cut, f"longer than {self.MAX_TOKENS} tokens, whose end is not read"),
+                          (strange, "with words that the text encoder does not know")):
+            if some:
+                lines.append(f"sentences {why}: {len(some)}, such as {min(some)!a:.60}")
+        return lines
+
     def _read(self, sentences):
         batch = self.tokenizer(
             list(sentences),

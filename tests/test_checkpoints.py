@@ -126,8 +126,9 @@ def changed(state, path, value):
 
 
 @pytest.mark.parametrize("path, value", [
-    ("config", []), ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
-    ("classes", MISSING), ("classes", ["a"]),
+    ("config", []), ("config/amp", "int8"), ("config/feature", "both"),
+    ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
+    ("classes", MISSING), ("classes", ["a"]), ("classes", {"market": 10**9}),
     ("classes", {"a.b": 2}), ("classes", {"market": 3, "ltcc": 12}), ("model", {5: 5}),
     ("model/neck.weight", 5), ("model/neck.weight", MISSING), ("parts", MISSING), ("parts", ["x"]),
     ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
 
 
 @pytest.mark.parametrize("path, value", [
-    ("step", MISSING), ("step", 1.0), ("optimiser", {}), ("optimiser/param_groups", []),
+    ("step", MISSING), ("step", 1.0), ("optimisers", {}), ("optimisers", [{}]), ("optimisers", []),
     ("scaler", MISSING), ("rng", {}), ("rng/cpu", torch.ones(5)), ("data", MISSING),
     ("history", {}), ("config/workers", MISSING), ("config/unknown", 5), ("config/steps", "x"),
     ("config/lr", None), ("config/lr", -1), ("config/val", "yes"), ("config/mining", "none"),

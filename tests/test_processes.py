@@ -170,8 +170,9 @@ def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on(
     expected = checkpoints.load(two_processes.folder / "runs/slow/last.pt", whole)
     assert resumed["step"] == expected["step"] == STEPS
     assert_same_weights(expected["model"], resumed["model"], "other weights after an interruption")
-    for number, moments in expected["optimiser"]["state"].items():
-        assert_same_weights(moments, resumed["optimiser"]["state"][number], "other moments")
+    for ours, theirs in zip(resumed["optimisers"], expected["optimisers"], strict=True):
+        for number, moments in theirs["state"].items():
+            assert_same_weights(moments, ours["state"][number], "other moments")
 
 
 @pytest.mark.parametrize("environment, words", [

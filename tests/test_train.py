@@ -221,6 +221,7 @@ DIFFERENT = {  # flag: flags of both runs, those of the second, what is compared
     "steps": ((), ("--steps", 3), lambda did: len(did.terms), (2, 3)),
     "ids": ((), ("--ids", 3), lambda did: len(did.batches[0].labels), (8, 6)),
     "images": ((), ("--images", 3), lambda did: len(did.batches[0].labels), (8, 12)),
+    "optimiser": ((), ("--optimiser", "adamw"), weight("blocks.0.mlp"), None),
     "lr": ((), ("--lr", 0.1), weight("editor"), None),
     "warmup": ((), ("--warmup", 1), weight("editor"), None),
     "weight_decay": ((), ("--weight-decay", 9), weight("editor"), None),
@@ -331,7 +332,7 @@ def recording(train_tiny, monkeypatch):
     code, _, err = train_tiny(
         "--task", "ctcc", "--name", "a", "--steps", STEPS, "--warmup", WARMUP, "--lr", LR,
         "--gate-lr", SCALES["gate"], "--new-lr", SCALES["new"], "--weight-decay", DECAY,
-        "--seed", 3, "--evaluate-every", 3, "--erase", 0.3)
+        "--seed", 3, "--evaluate-every", 3, "--erase", 0.3, "--optimiser", "adamw")
     assert code == 0, err
     return steps, parameters()
 
@@ -472,7 +473,7 @@ def test_a_resumed_run_equals_one_without_interruption(
     code, _, err = command(train, "--resume", "runs/parts/last.pt")
     assert code == 0, err
     whole, parts = last("whole"), last("parts")
-    for part in ("model", "optimiser", "scaler", "rng", "step", "data", "classes", "shape"):
+    for part in ("model", "optimisers", "scaler", "rng", "step", "data", "classes", "shape"):
         assert_same(whole[part], parts[part], part)
     lines = without_times(runs.read_log("runs/whole"))
     assert without_times(runs.read_log("runs/parts")) == lines
@@ -634,3 +635,17 @@ def test_a_resume_takes_the_flags_of_its_run(train_tiny, command):
     one_line(command(train, "--resume", "runs/a/last.pt", "--lr", 1), "--resume", "drop --lr")
     code, out, _ = command(train, "--resume", "runs/a/last.pt", "--device", "cpu", "--workers", 0)
     assert code == 0 and "1 steps in" in out
+
+
+def test_muon_moves_the_matrices_of_transformer_layers_and_nothing_else():
+    config = train.Config(**train.TOY)
+    model, _ = train.build_model(config, {"market": 5})
+    blocks = [module for module in model.modules() if isinstance(module, irm.Block)]
+    matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
+    adamw, muon = train.optimisers_of(model, config)
+    moved = [[p for group in optimiser.param_groups for p in group["params"]]
+             for optimiser in (adamw, muon)]
+    assert isinstance(muon, torch.optim.Muon) and set(moved[1]) == matrices
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert sorted(map(id, moved[0] + moved[1])) == sorted(map(id, learning))
+    assert len(train.optimisers_of(model, train.replace(config, optimiser="adamw"))) == 1

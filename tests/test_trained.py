@@ -49,7 +49,7 @@ def a_checkpoint(path):
     config = train.asdict(train.Config(data="./toy"))
     state = evaluate.parts_of(model, {"market": 5}) | {"config": config, "step": 3}
     state |= {"data": {}, "history": {"pending": [], "seconds": 0.0}, "scaler": {}}
-    state |= {"optimiser": {"state": {}, "param_groups": []}, "rng": device.rng_state()}
+    state |= {"optimisers": [], "rng": device.rng_state()}
     checkpoints.save(path, state)
     return model.eval()
 

@@ -88,7 +88,8 @@ def main():
         for name, p in nets[0].named_parameters():
             if p.grad is not None:
                 gradients[name] = p.grad.clone()
-        seen["gradients"].append(gradients)
+        if isinstance(optimiser, torch.optim.AdamW):  # the first of a step
+            seen["gradients"].append(gradients)
 
     train.loss_terms = watched_terms
     train.CLIP = math.inf  # the gradients as they are
