@@ -98,9 +98,9 @@ TASKS = {
         tag="cc",
         share=12,
     ),
-    "ctcc": Task(pictures=True, targets=WANTED, tag="ctcc", share=2),
+    "ctcc": Task(pictures=True, targets=WANTED, tag="ctcc", share=3),
     "vi": Task(SENTENCES["vi"], opposite="trad", tag="cross", share=2),
-    "t2i": Task(described=True, text_only=True, tag="t2i", share=5),
+    "t2i": Task(described=True, text_only=True, tag="t2i", share=4),
     "li": Task(described=True, targets=WANTED, tag="attr", share=6),
     "both": Task(described=True, pictures=True, targets=WANTED, share=0),
 }
