@@ -502,7 +502,8 @@ def matrix_of_all(run, datasets):
 
 
 def rows_or_reason(name, rows_of, *args):
-    """The rows that a function returns; none, and its reason on the screen, if it cannot."""
+    """The rows, or dict of them, that a function returns; none, and its reason on the screen, if it
+    cannot."""
     try:
         return rows_of(*args)
     except UserError as error:
@@ -797,7 +798,8 @@ def draw(run, datasets):
     drawn = {"gates": pictures.gates(model)} if model.editing else {}
     for dataset in datasets:
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
-        for protocol, rows in rankings(run, dataset).items():
+        found = rows_or_reason(f"{dataset.title} {dataset.task} pictures", rankings, run, dataset)
+        for protocol, rows in dict(found).items():
             ending = re.sub("[^A-Za-z0-9]+", "-", protocol)
             drawn[f"ranking_{name}_{ending}"] = pictures.ranking_list(rows)
             query = rows[0].query
