@@ -17,6 +17,14 @@ from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
+NOT_READ = {  # in the name of a folder: why it is not read
+    "duke": "DukeMTMC-reID was withdrawn by its authors: do not use it",
+    "sysu": "SYSU-MM01 is not read here: write a reader, docs/recipes.md shows how",
+    "regdb": "RegDB is not read here: write a reader, docs/recipes.md shows how",
+    "celeb": "Celeb-reID is not read here: write a reader, docs/recipes.md shows how",
+    "deepchange": "DeepChange is not read here: write a reader, docs/recipes.md shows how",
+}
+
 
 def find_datasets(path):
     """[(name, root)] of the known data sets at `path` or below; UserError if there are none."""
@@ -47,6 +55,9 @@ def find_datasets(path):
                 continue
             signs = " or ".join(", ".join(sign) for sign in layout.signs)
             looked_for.append(f"{layout.title} ({signs})")
+        for name, why in NOT_READ.items():
+            if name in there.lower() + str(path).lower():
+                raise UserError(f"{path}: {why}")
         raise UserError(f"{path}: no known data set in it, and no folder for each person. "
                         f"Looked for {'; '.join(looked_for)}. Found {there}")
     return found

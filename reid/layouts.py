@@ -617,8 +617,19 @@ def read_omnireid(root, row):
     return [record for role in roles for record in read_list(root, name, row, "", role)]
 
 
+RELEASED = {  # beginning of a folder's name in the released code's data -> the task of its lists
+    "market": "trad", "msmt": "trad", "cuhk_pedes": "t2i", "cuhk-pedes": "t2i", "cuhk": "trad",
+    "ltcc": "cc", "prcc": "cc", "vc": "cc", "llcm": "vi", "synth": "t2i",
+}
+
+
 def _listed_tasks(root, tasks):
-    """Those of the tasks that the names of the lists say; the one asked for if they say none."""
+    """Those of the tasks that the folder's name says, as the authors released it, or the names of
+    the lists; the one asked for if neither says any."""
+    name = root.absolute().name.lower()
+    released = [task for start, task in RELEASED.items() if name.startswith(start)]
+    if released:  # tags of LTCC's lists are protocols
+        return [task for task, row in tasks.items() if (row.data_of or task) == released[0]]
     tags = {task: row.tag for task, row in tasks.items() if row.tag}
     there = {tag for tag in TAGS.union(tags.values())
              if glob(f"*_{tag}.txt", root_dir=root / "datalist")}
