@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from data import Batch, augment
+from instructions import TASKS
 from model import InstructReID
 from reid import cli
 from reid.device import allow_tf32, autocast, pick_device
@@ -52,7 +53,7 @@ def main(config):
     allow_tf32(device)
     for amp in ("bf16", "fp16", "off"):
         for compiled in (False, True) if device.type == "cuda" else (False,):
-            flags = train.Config(amp=amp, compile=compiled, size=size, mining="all", margin=0.3)
+            flags = train.Config(**train.PAPER | dict(amp=amp, compile=compiled, size=size))
             flags.grad_checkpointing = config.grad_checkpointing
             print(row(flags, device, count, steps, known[:1]), flush=True)
 
@@ -61,7 +62,7 @@ def row(flags, device, count, steps, peak):
     """One line of figures; peak: [of the GPU], or [] where it is not known."""
     torch.manual_seed(0)
     text = TextEncoder(*embedded_text_model())
-    model = InstructReID(flags.size, {"market": CLASSES}, text=text).train()
+    model = InstructReID(flags.size, {"market": CLASSES}, TASKS["trad"].parts, text=text).train()
     model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == "fp16")

@@ -10,7 +10,7 @@ import data
 import toydata
 import train
 from extras.benchmarks import medians
-from instructions import asked_tasks
+from instructions import TASKS, asked_tasks
 from model import SIZES, InstructReID, ViT
 from reid import cli
 from reid.device import autocast
@@ -87,6 +87,11 @@ def memory(size, images=128):
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{size}: {learning / 1e6:.1f} million parameters learn, {16 * learning / GIB:.2f} GiB "
           "with gradients and AdamW")
+    for task, row in TASKS.items():
+        with torch.device("meta"):
+            alone = InstructReID(size, parts=row.parts, text=text)
+        learning = sum(p.numel() for p in alone.parameters() if p.requires_grad)
+        print(f"  {task} alone: {learning / 1e6:.1f} million")
     kept = {}
     for checkpointing in (False, True):
         model.editor.checkpointing = checkpointing
