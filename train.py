@@ -165,7 +165,7 @@ VALUES = {  # flag: its value in the presets toy, scratch and paper (Sec. 5.1)
     "steps": (1600, 1500, 24000),
     "ids": (16, 16, 32),
     "images": (4, 4, 4),
-    "optimiser": ("muon", "muon", "adamw"),
+    "optimiser": ("muon", "adamw", "adamw"),
     "lr": (1.5e-3, 1.5e-3, 1e-5),
     "warmup": (100, 100, 1000),
     "weight_decay": (0.05, 0.05, 5e-4),
