@@ -29,7 +29,7 @@ COMMANDS |= {f"extras.exercises {name}": f"extras.exercises.{name}" for name in 
 COMMANDS["toydata"] = "toydata.__main__"
 CONFIGS = {  # what a command line begins with -> its flags
     command: importlib.import_module(module).Config for command, module in COMMANDS.items()}
-OF_OTHERS = set("--help --index-url --nproc_per_node".split())
+OF_OTHERS = set("--help --index-url --nproc_per_node --shm-size".split())
 OF_OTHERS |= set("--rm --network --read-only --tmpfs --memory --pids-limit --user".split())
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
