@@ -300,6 +300,7 @@ def loader(batches, first, last, workers=0, pin=False, stops=()):
             yield batch
     except UserError as error:  # from a worker it comes inside a traceback, as the last line
         traceback.clear_frames(error.__traceback__)  # else the workers would take seconds to end
+        del loaded
         message = str(error).strip().splitlines()[-1]
         raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
 
