@@ -601,7 +601,7 @@ def compare(first, second, dataset):
     rows = []
     both = zip(evaluate_task(first, dataset), evaluate_task(second, dataset), strict=True)
     for ours, theirs in both:
-        heading = {key: ours[key] for key in ("task", "data", "protocol")}
+        heading = {key: ours[key] for key in ("task", "data", "protocol", "feature")}
         rows += [heading | row for row in differences(ours["each"], theirs["each"])]
     return rows
 

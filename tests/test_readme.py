@@ -23,7 +23,7 @@ RECIPES = (ROOT / "docs/recipes.md").read_text()
 SCRIPTS = ("model", "losses", "instructions", "data", "train", "evaluate")
 COMMANDS = {f"{name}.py": name for name in ("data", "train", "evaluate")}
 COMMANDS |= {f"extras.{name}": f"extras.{name}" for name in (
-    "search", "ablate", "curves", "pictures", "benchmarks.step", "benchmarks.evaluate",
+    "search", "ablate", "curves", "pictures", "taskfree", "benchmarks.step", "benchmarks.evaluate",
     "benchmarks.gpu")}
 COMMANDS |= {f"extras.exercises {name}": f"extras.exercises.{name}" for name in ("make", "grade")}
 COMMANDS["toydata"] = "toydata.__main__"

@@ -1,0 +1,121 @@
+"""One gallery for all tasks, and hits that agree with the instruction (Instruct-ReID++, He et al.
+2024, arXiv 2405.17790).
+
+    python -m extras.taskfree --checkpoint runs/all/last.pt
+
+Task-free: the gallery of a task is joined by the test images of all other data sets of the folder,
+which are of other people. They carry what a gallery image of the task carries: the task's sentence,
+nothing for t2i and, where each image has an instruction of its own and they have none, the sentence
+"change your clothes". What the source lets them carry is not known here.
+
+mAP at tau: a hit is an image of the person whose instruction has a cosine of at least tau with the
+query's, by E_i's pooled vectors. The source's own definition of its mAP_tau was not at hand: this
+reads its idea, that an answer must be consistent with the instruction.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+import evaluate
+import toydata
+from instructions import PERSON_SENTENCE, TASKS, Ask, gallery_instruction
+from reid import cli
+from reid.device import full_precision_matmul, pick_device
+from reid.protocols import columns, masks
+
+TAUS = (0.5, 0.7, 0.9)
+
+
+def task_free_rows(run, dataset, others):
+    """Rows of each protocol: the task's own gallery, and the one that images of `others`, Datasets
+    with other people, join."""
+    queries, gallery, _, query_feats, gallery_feats = evaluate.both_sides(run, dataset)
+    strangers = []
+    feats = [gallery_feats]
+    for other in others:
+        _, records = evaluate.sides(other)
+        records = [record for record in records if record.path]
+        feats.append(run.features(other, records, carried(dataset.task, records)))
+        strangers += records
+    first = 1 + max(record.pid for record in gallery + queries)
+    strangers = [replace(record, pid=first + i, cam=-1) for i, record in enumerate(strangers)]
+
+    rows = []
+    for protocol in evaluate.chosen_protocols(dataset):
+        heading = {"task": dataset.task, "data": dataset.title, "protocol": protocol.name}
+        own = evaluate.rank(protocol, queries, gallery, query_feats, gallery_feats)
+        free = evaluate.rank(
+            protocol, queries, gallery + strangers, query_feats, torch.cat(feats))
+        rows += [heading | {"gallery of": "the task"} | own]
+        rows += [heading | {"gallery of": "all tasks"} | free]
+    return rows
+
+
+def carried(task, records):
+    """The Ask of each image of another data set in the gallery of a task."""
+    if TASKS[task].text_only:
+        return [None] * len(records)
+    if TASKS[task].sentences:
+        return [gallery_instruction(task, record) for record in records]
+    return [Ask(PERSON_SENTENCE)] * len(records)
+
+
+@full_precision_matmul()
+def tau_rows(run, dataset, taus=TAUS):
+    """Rows of a task with an instruction for each image: mAP and R1 at each tau."""
+    queries, gallery, asks, *feats = evaluate.both_sides(run, dataset)
+    shown = [gallery_instruction(dataset.task, record) for record in gallery]
+    wanted = run.features(dataset, queries, asks, "instruction")
+    cosine = (wanted @ run.features(dataset, gallery, shown, "instruction").T).cpu().numpy()
+    dist = -(feats[0] @ feats[1].T).cpu().numpy()
+    protocol = dataset.protocols[-1]  # the person, in whatever clothes
+    same, removed = masks(protocol, *columns(queries, gallery))
+    rows = []
+    for tau in taus:
+        result = evaluate.ranking_metrics(dist, same & (cosine >= tau), removed)
+        row = {"task": dataset.task, "data": dataset.title, "tau": str(tau)}
+        row |= {"queries": result["queries"], "mAP": result["mAP"], "R1": float(result["cmc"][0])}
+        rows.append(row)
+    return rows
+
+
+@dataclass
+class Config:
+    """Ranks one gallery for all tasks, and by how well answers agree with the instruction.
+
+    python -m extras.taskfree --checkpoint runs/all/last.pt
+    """
+
+    checkpoint: str = cli.option(
+        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
+        "model of drawn people")
+    data: str = cli.option(None, "folder of data sets; None = that of the run")
+    device: str = cli.option("auto", "auto takes a GPU if it is there")
+
+
+def main(config):
+    checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
+    model, trained = evaluate.load_model(checkpoint)
+    run = evaluate.Run(model.to(pick_device(config.device)), trained["feature"], amp=trained["amp"])
+    data = config.data or trained["data"]
+    toydata.provide(data)
+    datasets = evaluate.tested_datasets(data, trained["task"])
+
+    tables = {"One gallery for all tasks": [], "Hits that agree with the instruction": []}
+    free, agreeing = tables.values()
+    for dataset in datasets:
+        roots = {dataset.root: None}  # a data set of several tasks joins once
+        others = [other for other in datasets if roots.setdefault(other.root, other) is other]
+        name = f"{dataset.title} {dataset.task}"
+        free += evaluate.rows_or_reason(name, task_free_rows, run, dataset, others)
+        row = TASKS[dataset.task]
+        if not row.sentences and not row.text_only:
+            agreeing += evaluate.rows_or_reason(name, tau_rows, run, dataset)
+    evaluate.show(tables)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "-m extras.taskfree"
+    cli.run(main, Config)

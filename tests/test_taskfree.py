@@ -1,0 +1,49 @@
+"""One gallery for all tasks, and hits that agree with the instruction, on painted images."""
+
+import numpy as np
+import pytest
+
+import evaluate
+import extras.taskfree as taskfree
+from evaluate import Run
+from instructions import Ask
+from tests.test_evaluate import ColourModel, cocas, ltcc, pedes, root  # noqa: F401
+
+
+@pytest.mark.parametrize("make", [lambda folder: cocas(folder, "li"), ltcc, pedes])
+def test_strangers_join_the_gallery_and_are_never_a_hit(root, make):  # noqa: F811
+    dataset = make(root)
+    others = [each for each in (cocas(root, "ctcc"), ltcc(root)) if each.name != dataset.name]
+    run = Run(ColourModel(listen=0.5))
+    rows = taskfree.task_free_rows(run, dataset, others)
+    count = sum(len(evaluate.sides(other)[1]) for other in others)
+    for own, free in zip(rows[::2], rows[1::2]):
+        assert (own["gallery of"], free["gallery of"]) == ("the task", "all tasks")
+        assert free["gallery"] == own["gallery"] + count and free["queries"] == own["queries"]
+        for one, two in zip(own["each"], free["each"]):
+            assert np.all((two["mAP"] <= one["mAP"]) | np.isnan(one["mAP"]))
+    nearer = any(free["mAP"] < own["mAP"] for own, free in zip(rows[::2], rows[1::2]))
+    assert nearer or dataset.task == "t2i"  # its captions name the colours exactly
+    carried = taskfree.carried(dataset.task, dataset.split("gallery"))
+    expected = {"li": Ask("change your clothes"), "cc": Ask("change your clothes"), "t2i": None}
+    assert set(carried) == {expected[dataset.task]}
+
+
+def test_a_hit_agrees_with_the_instruction_by_hand(root):  # noqa: F811
+    dataset = cocas(root, "li")
+    run = Run(ColourModel(listen=1.0))
+    queries, gallery, asks, *feats = evaluate.both_sides(run, dataset)
+    for row in taskfree.tau_rows(run, dataset, taus=(-1, 0.2, 0.99)):
+        aps = []
+        for query, ask, feat in zip(queries, asks, feats[0]):
+            order = (-(feats[1] @ feat)).argsort(stable=True).tolist()
+            hits = []
+            for j in order:
+                shown = run.model.instruct([gallery[j].captions[-1]]).pooled[0]
+                wanted = run.model.instruct([ask.words]).pooled[0]
+                cosine = shown @ wanted / shown.norm() / wanted.norm()
+                hits.append(gallery[j].pid == query.pid and cosine.item() >= float(row["tau"]))
+            places = [k for k, hit in enumerate(hits, 1) if hit]
+            if places:
+                aps.append(np.mean([(i + 1) / k for i, k in enumerate(places)]))
+        assert row["mAP"] == pytest.approx(np.mean(aps)) and row["queries"] == len(aps)
