@@ -126,7 +126,9 @@ def rng_state():
 
 
 def restore_rng(state, device):
-    """Undoes rng_state; the GPUs' where one is used."""
+    """Undoes rng_state; on a GPU, that of the same number where there was one: fewer may be visible
+    now."""
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    number = device.index or 0
+    if device.type == "cuda" and number < len(state["cuda"]):
+        torch.cuda.set_rng_state(state["cuda"][number], device)

@@ -188,3 +188,15 @@ def test_a_second_signal_ends_at_once(monkeypatch):
     with pytest.raises(Interrupted) as ended:
         handler(15, None)
     assert ended.value.args == (15, "at once")
+
+
+def test_a_resume_where_fewer_gpus_are_visible(monkeypatch):
+    """Each process takes back the random numbers of the GPU of its number, where there was one."""
+    restored = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: restored.append(arguments))
+    for saved in ([], ["first"], ["first", "second"]):
+        state = {"cpu": torch.get_rng_state(), "cuda": saved}
+        device.restore_rng(state, torch.device("cuda:1"))
+        device.restore_rng(state, torch.device("cuda"))
+    zero, one = torch.device("cuda"), torch.device("cuda:1")
+    assert restored == [("first", zero), ("second", one), ("first", zero)]
