@@ -228,7 +228,8 @@ def gates(model):
 
     Blue is negative, orange positive, white 0.
     """
-    values = [block.attn.gate.detach() for block in model.editor.blocks]
+    edited = edited_layers(model)
+    values = [attention.gate.detach() for attention in edited.values()]
     values = torch.stack(values).float().cpu().numpy()  # (l h)
     largest = max(np.abs(values).max(), 1e-6)
     headings = [f"head {head + 1}" for head in range(values.shape[1])] + ["mean |g|"]
@@ -244,8 +245,8 @@ def gates(model):
     for column, heading in enumerate(headings):
         _centred(draw, left + column * width + width // 2, top - LINE, heading)
 
-    for layer, row in enumerate(values):
-        y = top + layer * height
+    for place, (layer, row) in enumerate(zip(edited, values)):
+        y = top + place * height
         draw.text((GAP, y + 6), f"layer {layer + 1}", "black", TEXT)
         cells = [(f"{value:+.2f}", _shade(value / largest)) for value in row]
         cells.append((f"{np.abs(row).mean():.2f}", "white"))
@@ -254,6 +255,12 @@ def gates(model):
             draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
             _centred(draw, x + width // 2 - 1, y + 7, text)
     return picture
+
+
+def edited_layers(model):
+    """{number of a layer: its attention} of the layers that an instruction edits."""
+    attentions = {i: block.attn for i, block in enumerate(model.editor.blocks)}
+    return {i: attn for i, attn in attentions.items() if hasattr(attn, "gate")}
 
 
 def _shade(value):
@@ -304,8 +311,8 @@ def instruction_attention(model, image, instr):
         layers.append(to_instr.mean(1).float())
 
     with ExitStack() as hooks:
-        for block in model.editor.blocks:
-            hooks.enter_context(block.attn.register_forward_hook(keep))
+        for attention in edited_layers(model).values():
+            hooks.enter_context(attention.register_forward_hook(keep))
         model.edit(image, instr)
     return torch.stack(layers).sum(0)[0].cpu()
 

@@ -242,7 +242,9 @@ def test_every_tensor_of_a_layout_is_in_its_place(
     assert torch.equal(after.pop("prefix"), torch.cat(tokens, 1))
     assert torch.equal(after.pop("pos"), torch.cat([*places, patches], 1))
     editing = {name for name in after if re.search("gate|instr", name)}
-    assert after.keys() - editing == layers.keys() and len(editing) == 5 * depth
+    assert after.keys() - editing == layers.keys()
+    gates = sum(name.endswith("gate") for name in editing)
+    assert len(editing) == 5 * gates > 0  # a gate, K' and V' of every layer that is edited
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name] if name in editing else layers[name]), name
 
