@@ -79,7 +79,8 @@ def open_all(path, tasks, val=False):
     """[Dataset] of every data set at or below `path`, one for each of the tasks that it serves.
 
     tasks: {name: row} as instructions.asked_tasks gives them; more than one row asks for all that
-    is there. val: validation splits are trained on too.
+    is there. val: validation splits are trained on too. A data set that cannot be read is passed
+    over, with a note, if others can be; UserError if none can.
     """
     found = find_datasets(path)
     for name, root in found:
@@ -97,7 +98,17 @@ def open_all(path, tasks, val=False):
                 for name, _ in found]
         raise UserError(f"{path}: nothing there for --task {' '.join(tasks)}; "
                         f"found {', '.join(have)}")
-    return [_open(name, root, task, tasks[task], val) for name, root, task in chosen]
+    datasets, refused = [], []
+    for name, root, task in chosen:
+        try:
+            datasets.append(_open(name, root, task, tasks[task], val))
+        except UserError as error:
+            refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
+    if not datasets:
+        raise UserError(refused[0])
+    notes = [f"passed over, {line}" for line in refused]
+    datasets[0] = datasets[0]._replace(notes=(*datasets[0].notes, *notes))
+    return datasets
 
 
 def _open(name, root, task, row, val):

@@ -200,3 +200,19 @@ def test_a_resume_where_fewer_gpus_are_visible(monkeypatch):
         device.restore_rng(state, torch.device("cuda"))
     zero, one = torch.device("cuda"), torch.device("cuda:1")
     assert restored == [("first", zero), ("second", one), ("first", zero)]
+
+
+def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(mine, tmp_path):
+    """And refused alone, in a line that says what it was taken for."""
+    market = tmp_path / "both" / "market"
+    for folder in ("bounding_box_train", "bounding_box_test", "query"):
+        photo(market / folder / "anna.jpg")
+    words = r"taken for Market-1501 \(trad\): .*cannot read 'anna.jpg'"
+    with pytest.raises(UserError, match=words):
+        open_all(tmp_path / "both", asked_tasks("trad"))
+    for folder in ("train", "query", "test"):
+        for camera in (1, 2):
+            photo(tmp_path / "both" / "ltcc" / folder / f"000_1_c{camera}_000001.png")
+    [dataset] = open_all(tmp_path / "both", asked_tasks("all"))
+    assert dataset.task == "cc"
+    assert any("passed over, taken for Market-1501" in note for note in dataset.notes)
