@@ -18,10 +18,10 @@ from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
 NOT_READ = {  # in the name of a folder: why it is not read
-    "duke": "DukeMTMC-reID was withdrawn by its authors: do not use it",
-    "sysu": "SYSU-MM01 is not read here: write a reader, docs/recipes.md shows how",
+    "dukemtmc": "DukeMTMC-reID was withdrawn by its authors: do not use it",
+    "sysu-mm01": "SYSU-MM01 is not read here: write a reader, docs/recipes.md shows how",
     "regdb": "RegDB is not read here: write a reader, docs/recipes.md shows how",
-    "celeb": "Celeb-reID is not read here: write a reader, docs/recipes.md shows how",
+    "celeb-reid": "Celeb-reID is not read here: write a reader, docs/recipes.md shows how",
     "deepchange": "DeepChange is not read here: write a reader, docs/recipes.md shows how",
 }
 
@@ -45,6 +45,10 @@ def find_datasets(path):
                 deeper += [each for each in _subfolders(folder) if each.name not in own]
         level = deeper
 
+    names = " ".join([Path(path).resolve().name, *os.listdir(path)]).lower()
+    for name, why in NOT_READ.items():
+        if not found and name in names:
+            raise UserError(f"{path}: {why}")
     if not found and is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
     if not found:
@@ -55,9 +59,6 @@ def find_datasets(path):
                 continue
             signs = " or ".join(", ".join(sign) for sign in layout.signs)
             looked_for.append(f"{layout.title} ({signs})")
-        for name, why in NOT_READ.items():
-            if name in there.lower() + str(path).lower():
-                raise UserError(f"{path}: {why}")
         raise UserError(f"{path}: no known data set in it, and no folder for each person. "
                         f"Looked for {'; '.join(looked_for)}. Found {there}")
     return found

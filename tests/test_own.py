@@ -117,10 +117,14 @@ def test_a_folder_of_the_released_code_serves_its_task_alone(tmp_path, folder, t
                 open_all(tmp_path, {asked: row})
 
 
-def test_a_withdrawn_data_set_is_named(tmp_path):
-    photo(tmp_path / "DukeMTMC-reID" / "bounding_box_train" / "0001_c1_f0046182.jpg")
-    with pytest.raises(UserError, match="withdrawn by its authors"):
-        find_datasets(tmp_path)
+def test_a_data_set_that_is_not_read_is_named(tmp_path):
+    """And not taken for people with outfits."""
+    for camera in ("cam1", "cam2"):
+        photo(tmp_path / "SYSU-MM01" / camera / "0001" / "0001.jpg")
+    photo(tmp_path / "d" / "DukeMTMC-reID" / "bounding_box_train" / "0001_c1_f0046182.jpg")
+    for folder, words in (("SYSU-MM01", "SYSU-MM01 is not read"), ("d", "withdrawn by its")):
+        with pytest.raises(UserError, match=words):
+            find_datasets(tmp_path / folder)
 
 
 # ---- weights of one's own ----
