@@ -220,6 +220,7 @@ def main(config):
         checkpoints.refuse_other_data(saved["data"], trained_on, config.resume)
         with checkpoints.user_error_on(config.resume):
             model = evaluate.rebuild(saved)
+            checkpoints.restore_model(model, saved["model"], config.resume)
     else:
         model, report = build_model(config, batches.classes, trained_parts(config, datasets))
         if config.start:
@@ -251,7 +252,6 @@ def main(config):
             print(f"on to step {config.steps}, at the rates of a cosine of so many steps: "
                   f"{config.lr * schedule(step, config):.3g} now")
         with checkpoints.user_error_on(config.resume):
-            checkpoints.restore_model(model, saved["model"], config.resume)
             for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
                 optimiser.load_state_dict(state)
             scaler.load_state_dict(saved["scaler"])

@@ -456,6 +456,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
 
 
 @pytest.mark.parametrize("done, flags", [
+    (4, ("--task", "li", "--seed", 1)),  # its sentences, which a frozen text tower reads once
     (4, ("--task", "li", "--train-text")),  # its dropout
     (4, ("--task", "ctcc", "--amp", "fp16")),  # the scale of its loss
     (4, ("--task", "t2i", "--workers", "1")),  # its hard negatives
