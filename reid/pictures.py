@@ -6,6 +6,7 @@ Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l 
 
 import math
 from contextlib import ExitStack
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -81,14 +82,14 @@ def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
     gallery = [gallery[i] for i in places]
     asking = [i for i, record in enumerate(queries) if protocol.is_query(record)]
     has_hit = answerable(protocol, [queries[i] for i in asking], gallery)
-    asking = [i for i, hit in zip(asking, has_hit, strict=True) if hit]
+    asking = list(compress(asking, has_hit))
 
     rows = []
     for place in np.linspace(0, len(asking) - 1, min(people, len(asking))).astype(int):
         i = asking[place]
         [positive], [removed] = masks(protocol, *columns([queries[i]], gallery))
         verdicts = np.where(positive, HIT, MISS)
-        verdicts = np.where(removed, REMOVED, verdicts)
+        verdicts[removed] = REMOVED
         for name, (asks, distances) in variants.items():
             order = np.argsort(distances(i)[places], kind="stable")
             ranking = [(gallery[j], verdicts[j]) for j in top_of(order, verdicts)]
@@ -119,21 +120,20 @@ def ranking_list(rows):
     """
     left = QUERY[1] + 3 * GAP
     room = WIDTH - left - GAP
-    cells = max(len(row.ranking) + bool(row.clothes) for row in rows)
-    cell = min(CELL, (room - 2 * GAP) // cells - GAP)  # the longest row fits
+    longest = max(len(row.ranking) + bool(row.clothes) for row in rows)
+    cell = min(CELL, (room - 2 * GAP) // longest - GAP)
     titles = [_wrap(row.title, room) for row in rows]
-
     judged = any(verdict is not None for row in rows for _, verdict in row.ranking)
-    legend_height = LINE + 4 * GAP if judged else 2 * GAP
-    ranking_height = SMALL.size + 2 * cell + 5 * GAP
-    title_lines = sum(len(title) for title in titles)
-    height = legend_height + title_lines * LINE + len(rows) * ranking_height
-    picture = _blank(WIDTH, height)
-    draw = ImageDraw.Draw(picture)
 
-    if judged:
-        _legend(draw, left)
-    y = legend_height
+    y = LINE + 4 * GAP if judged else 2 * GAP
+    height = SMALL.size + 2 * cell + 5 * GAP  # of a ranking
+    picture = _blank(WIDTH, y + sum(len(title) * LINE + height for title in titles))
+    draw = ImageDraw.Draw(picture)
+    for verdict, (meaning, *_) in enumerate(FRAMES if judged else ()):
+        x = left + 110 * verdict
+        picture.paste(_framed(_blank(24, LINE), verdict), (x, GAP))
+        draw.text((x + 32, GAP + 1), meaning, "black", TEXT)
+
     query = None
     for row, title in zip(rows, titles):
         if row.query is not query:
@@ -142,26 +142,8 @@ def ranking_list(rows):
         _text(draw, left, y, title)
         y += len(title) * LINE
         _ranking(picture, row, left, y, cell)
-        y += ranking_height
+        y += height
     return picture
-
-
-def stack(pictures):
-    """Pictures one below the other."""
-    height = sum(picture.height for picture in pictures)
-    whole = _blank(WIDTH, height)
-    y = 0
-    for picture in pictures:
-        whole.paste(picture, (0, y))
-        y += picture.height
-    return whole
-
-
-def _legend(draw, x):
-    for verdict, (meaning, *_) in enumerate(FRAMES):
-        _frame(draw, x, GAP, 24, LINE, verdict)
-        draw.text((x + 32, GAP + 1), meaning, "black", TEXT)
-        x += 110
 
 
 def _query(picture, row, y):
@@ -169,12 +151,10 @@ def _query(picture, row, y):
     draw = ImageDraw.Draw(picture)
     above = y - GAP
     draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
-    if row.query.path is None:
-        return
-
-    draw.text((GAP, y), "query", "black", TEXT)
-    query = photo(row.dataset, row.query.path, QUERY)
-    picture.paste(query, (GAP, y + LINE))
+    if row.query.path is not None:
+        draw.text((GAP, y), "query", "black", TEXT)
+        photo = _photo(row, row.query.path, QUERY)
+        picture.paste(photo, (GAP, y + LINE))
 
 
 def _ranking(picture, row, x, y, width):
@@ -182,39 +162,41 @@ def _ranking(picture, row, x, y, width):
     draw = ImageDraw.Draw(picture)
     height = 2 * width
     top = y + SMALL.size + GAP
-
     if row.clothes:
-        clothes = photo(row.dataset, row.clothes, (width, width))
+        clothes = _photo(row, row.clothes, (width, width))
         picture.paste(clothes, (x, top + (height - width) // 2))
         x += width + 3 * GAP
 
     rank = 0
     for record, verdict in row.ranking:
-        image = photo(row.dataset, record.path, (height, width))
+        image = _photo(row, record.path, (height, width))
         if verdict == REMOVED:
             image = Image.blend(image, _blank(width, height), 0.5)
         else:
             rank += 1
             _centred(draw, x + width // 2, y, str(rank))
-        picture.paste(image, (x, top))
         if verdict is not None:
-            _frame(draw, x, top, width, height, verdict)
+            image = _framed(image, verdict)
+        picture.paste(image, (x, top))
         x += width + GAP
 
 
-def _frame(draw, left, top, width, height, verdict):
-    """The frame of a verdict, just inside the edges of what it frames."""
+def _photo(row, path, size):
+    """An image file of the row's data set as a picture of `size` (height, width)."""
+    return _picture(load_image(row.dataset.root / path, size))
+
+
+def _framed(picture, verdict):
+    """The picture with the frame of a verdict just inside its edges."""
     _, colour, dash, space = FRAMES[verdict]
-    right = left + width
-    bottom = top + height
-    for x in range(left, right, dash + space):
-        length = min(dash, right - x)
-        draw.rectangle(_corners(x, top, length, FRAME), fill=colour)
-        draw.rectangle(_corners(x, bottom - FRAME, length, FRAME), fill=colour)
-    for y in range(top, bottom, dash + space):
-        length = min(dash, bottom - y)
-        draw.rectangle(_corners(left, y, FRAME, length), fill=colour)
-        draw.rectangle(_corners(right - FRAME, y, FRAME, length), fill=colour)
+    pixels = np.array(picture)
+    height, width, _ = pixels.shape
+    down = np.arange(height) % (dash + space) < dash
+    across = np.arange(width) % (dash + space) < dash
+    for edge in (slice(FRAME), slice(-FRAME, None)):
+        pixels[edge, across] = colour
+        pixels[down, edge] = colour
+    return Image.fromarray(pixels)
 
 
 # ---- gates ----
@@ -229,8 +211,8 @@ def gates(model):
     Blue is negative, orange positive, white 0.
     """
     edited = edited_layers(model)
-    values = [attention.gate.detach() for attention in edited.values()]
-    values = torch.stack(values).float().cpu().numpy()  # (l h)
+    values = torch.stack([attention.gate.detach() for attention in edited.values()])
+    values = values.float().cpu().numpy()  # (l h)
     largest = max(np.abs(values).max(), 1e-6)
     headings = [f"head {head + 1}" for head in range(values.shape[1])] + ["mean |g|"]
 
@@ -238,21 +220,19 @@ def gates(model):
     left = 80
     top = 4 * LINE
     right = left + len(headings) * width + GAP
-    bottom = top + len(values) * height + GAP
-    picture = _blank(max(right, 480), bottom)  # 480: as wide as the title
+    picture = _blank(max(right, 480), top + len(values) * height + GAP)  # 480: as the title
     draw = ImageDraw.Draw(picture)
     draw.multiline_text((GAP, GAP), GATES_TITLE, "black", TEXT)
     for column, heading in enumerate(headings):
         _centred(draw, left + column * width + width // 2, top - LINE, heading)
 
-    for place, (layer, row) in enumerate(zip(edited, values)):
-        y = top + place * height
+    for y, layer, row in zip(range(top, picture.height, height), edited, values):
         draw.text((GAP, y + 6), f"layer {layer + 1}", "black", TEXT)
         cells = [(f"{value:+.2f}", _shade(value / largest)) for value in row]
         cells.append((f"{np.abs(row).mean():.2f}", "white"))
         for column, (text, colour) in enumerate(cells):
             x = left + column * width
-            draw.rectangle(_corners(x, y, width - 2, height - 2), outline=GREY, fill=colour)
+            draw.rectangle((x, y, x + width - 3, y + height - 3), outline=GREY, fill=colour)
             _centred(draw, x + width // 2 - 1, y + 7, text)
     return picture
 
@@ -288,10 +268,14 @@ def word_attention(model, image, sentence):
     person = _person(image)
     dark = person.convert("L").point(lambda value: value // 2).convert("RGB")
     yellow = Image.new("RGB", person.size, YELLOW)
+
     cells = [(person, ["query"])]
-    captions = _captions(model, sentence, attention[0], patches.mean(0))
-    for word_heat, caption in zip(heat, captions):
-        mask = _map_size(Image.fromarray(word_heat.numpy()))
+    words = _words(model, sentence)
+    cls = attention[0] / attention[0].sum()
+    patch = patches.mean(0) / patches.mean(0).sum()
+    for j, word in enumerate(words):
+        mask = _map_size(Image.fromarray(heat[j].numpy()))
+        caption = (word, f"CLS {cls[j]:.0%}", f"patches {patch[j]:.0%}")
         cells.append((Image.composite(yellow, dark, mask), caption))
     return _table(f"Where each word is read: {sentence}", cells)
 
@@ -317,17 +301,11 @@ def instruction_attention(model, image, instr):
     return torch.stack(layers).sum(0)[0].cpu()
 
 
-def _captions(model, sentence, cls, patch):
-    """The lines below each map: a word, and its shares. cls, patch (t,): how much they attend."""
+def _words(model, sentence):
+    """What each instruction token stands for."""
     text = model.encoder.text
-    encoded = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)
-    words = text.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
-    words = ["(whole)", *words]  # the first token stands for the whole sentence
-
-    cls_shares = (cls / cls.sum()).tolist()
-    patch_shares = (patch / patch.sum()).tolist()
-    for word, cls_share, patch_share in zip(words, cls_shares, patch_shares):
-        yield word, f"CLS {cls_share:.0%}", f"patches {patch_share:.0%}"
+    tokens = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)["input_ids"]
+    return ["(whole)", *text.tokenizer.convert_ids_to_tokens(tokens)]
 
 
 def _person(image):
@@ -350,31 +328,21 @@ def _table(title, cells):
     width = map_width + 3 * GAP
     height = map_height + 3 * SMALL_LINE + 2 * GAP
     across = (WIDTH - GAP) // width
-    down = math.ceil(len(cells) / across)
 
     top = len(lines) * LINE + 3 * GAP
-    table = _blank(WIDTH, top + down * height)
+    table = _blank(WIDTH, top + math.ceil(len(cells) / across) * height)
     draw = ImageDraw.Draw(table)
     _text(draw, GAP, GAP, lines)
-
     for k, (picture, caption) in enumerate(cells):
         x = GAP + k % across * width
         y = top + k // across * height
         table.paste(picture, (x, y))
-        y += map_height + 2
-        for line in caption:
-            _centred(draw, x + map_width // 2, y, line)
-            y += SMALL_LINE
+        for i, line in enumerate(caption):
+            _centred(draw, x + map_width // 2, y + map_height + 2 + i * SMALL_LINE, line)
     return table
 
 
 # ---- images, text, files ----
-
-def photo(dataset, path, size):
-    """An image file of a data set as a picture of `size` (height, width)."""
-    pixels = load_image(dataset.root / path, size)
-    return _picture(pixels)
-
 
 def save(picture, path):
     """Writes a .png with 256 colours; UserError if it cannot."""
@@ -384,17 +352,11 @@ def save(picture, path):
 
 def _picture(pixels):
     """uint8 (3 H W) -> Pillow."""
-    channels_last = rearrange(pixels, "c h w -> h w c")
-    return Image.fromarray(channels_last.numpy())
+    return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())
 
 
 def _blank(width, height):
     return Image.new("RGB", (width, height), "white")
-
-
-def _corners(x, y, width, height):
-    """Of a rectangle, as Pillow wants them: it draws the last pixel too."""
-    return x, y, x + width - 1, y + height - 1
 
 
 def _text(draw, x, y, lines):
