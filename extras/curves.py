@@ -119,8 +119,7 @@ class Config:
 
 
 def main(config):
-    if not config.out.endswith(".png"):
-        raise UserError(f"--out {config.out}: name a .png")
+    cli.check_output("--out", config.out, ".png")
     logs = {folder: read_log(folder) for folder in config.runs}
     for folder, log in logs.items():
         if not any(tasks_of(log)):

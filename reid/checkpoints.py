@@ -12,13 +12,12 @@ import sys
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from reid import cli
 from reid.cli import UserError
-from reid.files import replacing
+from reid.files import check_file, replacing
 from reid.records import column
 from reid.runs import fits
 
@@ -53,8 +52,7 @@ def load(path, form=MODEL):
 
     UserError if the file is missing, damaged, of another program, or would execute code.
     """
-    if not Path(path).is_file():
-        raise UserError(f"no checkpoint at {path}: give the path of a last.pt that train.py wrote")
+    check_file(path, "give the path of a last.pt that train.py wrote")
     damaged = None
     with user_error_on(path):
         if zipfile.is_zipfile(path):

@@ -1,13 +1,11 @@
 """The file of --save-features: tensors by the fingerprint of what they were computed from."""
 
-from pathlib import Path
-
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from reid.cli import UserError
-from reid.files import replacing
+from reid.files import check_file, replacing
 
 
 def save_features(path, known, notes):
@@ -21,9 +19,8 @@ def save_features(path, known, notes):
 def load_features(path, notes, device="cpu"):
     """({fingerprint: tensor}, {name: string}) of a file that save_features wrote; notes: the names
     of those that must be there. UserError for another file."""
+    check_file(path, "give a file that --save-features wrote")
     try:
-        if not Path(path).is_file():  # a named pipe would be waited for
-            raise ValueError("no such file")
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             known = {key: file.get_tensor(key) for key in file.keys()}

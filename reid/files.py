@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,14 +41,14 @@ def replacing(path):
     UserError as `writing`; a crash or a full disk leaves the previous file as it was.
     """
     with writing(path):
-        whole = Path(os.path.realpath(path))
-        part = whole.with_name(f"{whole.name}.part")
+        target = Path(os.path.realpath(path))
+        part = target.with_name(f"{target.name}.part")
         try:
             with open(part, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, whole)
+            os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
 
@@ -73,12 +74,6 @@ def filling(out):
             part.replace(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def digest_of(path):
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path, text):
@@ -107,12 +102,30 @@ def lock(folder):
     return file
 
 
-# ---- reading JSON ----
+# ---- reading ----
+
+def check_file(path, fix):
+    """UserError, `path: what it is; fix`, unless the path is that of a file. Nothing is opened: a
+    named pipe would be waited for."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:  # not there, a link to itself, a name that cannot be
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: {reason.lower()}; {fix}") from error
+    if kind != stat.S_IFREG:
+        found = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}.get(kind, "a device")
+        raise UserError(f"{path}: {found}, not a file; {fix}")
+
+
+def digest_of(path):
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 def read_json(path, kind, fix):
     """What a JSON file in UTF-8 holds; the rest as in parse_json."""
-    if not Path(path).is_file():  # a named pipe would be waited for
-        raise UserError(f"{path}: no such file; {fix}")
+    check_file(path, fix)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -126,9 +139,7 @@ def parse_json(text, kind, where, fix):
     UserError, `where: what is wrong; fix`, for all else.
     """
     try:
-        content = json.loads(
-            text, parse_int=_integer, parse_float=_finite, parse_constant=_finite
-        )
+        content = json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error}); {fix}") from error
     if not isinstance(content, kind):
@@ -138,12 +149,8 @@ def parse_json(text, kind, where, fix):
 
 
 def _finite(word):
-    """The number; ValueError for NaN, Infinity and 1e999."""
-    if not math.isfinite(float(word)):
+    """The int or float; ValueError for NaN, Infinity, 1e999 and integers as large."""
+    number = float(word)
+    if not math.isfinite(number):
         raise ValueError(f"{word:.20} is not a finite number")
-    return float(word)
-
-
-def _integer(word):
-    _finite(word)
-    return int(word)
+    return int(word) if word.lstrip("-").isdigit() else number

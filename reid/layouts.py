@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from reid.cli import UserError
+from reid.files import check_file
 from reid.images import is_image
 from reid.own_photos import is_given, photos_of, read_own
 from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
@@ -161,8 +162,7 @@ def read_json(path, kind):
 
 def read_text(path):
     """The text of a file in UTF-8, with or without a byte order mark."""
-    if not path.is_file():
-        raise UserError(f"{path}: file is missing; it comes with the data set's lists and captions")
+    check_file(path, "it comes with the data set's lists and captions")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from reid.cli import UserError, folder_name
-from reid.files import parse_json, write_text, writing
+from reid.files import check_file, parse_json, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
 
@@ -172,8 +172,9 @@ def read_log(folder):
     """The lines of a run's log.jsonl as dicts, [] without one. UserError that names the file, and
     the line, if it is no log."""
     path = Path(folder) / "log.jsonl"
-    if not path.is_file():  # a named pipe would be waited for
+    if not path.exists():
         return []
+    check_file(path, "name the folder of a run")
     try:
         texts = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

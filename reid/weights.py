@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from reid.checkpoints import read
 from reid.cli import UserError
+from reid.files import check_file
 from reid.text import CrossEncoder
 
 # ---- choosing ----
@@ -63,8 +64,7 @@ def read_published(path):
     UserError if there is no such file, or if it holds no weights.
     """
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of weights; docs/weights.md says where to get it")
+    check_file(path, "docs/weights.md says where to get it")
 
     try:
         state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)

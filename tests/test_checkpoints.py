@@ -102,7 +102,7 @@ def test_a_file_that_is_no_checkpoint(content, here, refused):
         torch.save({"model": {}, "config": Payload()}, "x.pt")
     elif content is not None:
         Path("x.pt").write_bytes(content)
-    words = {Payload: "refused", None: "no checkpoint", b"<html>404": "web page"}
+    words = {Payload: "refused", None: "no such file", b"<html>404": "web page"}
     word = words.get(content, "not a checkpoint")
     refused(evaluate, ("--checkpoint", "x.pt"), "x.pt", word)
     refused(train, ("--resume", "x.pt"), "x.pt", word)

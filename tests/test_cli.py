@@ -316,12 +316,14 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
 @pytest.mark.parametrize("content", [
     b"", b"{", b"5", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": -Infinity}', b'{"a": "\xff"}',
-    b'{"a": 1' + b"0" * 400 + b"}", b'{"a": ' + b"[" * 10**5, "pipe", None,
+    b'{"a": 1' + b"0" * 400 + b"}", b'{"a": ' + b"[" * 10**5, "pipe", "loop", None,
 ])
 def test_json_that_is_none(content, tmp_path):
     path = tmp_path / "a.json"
     if content == "pipe":
         os.mkfifo(path)
+    elif content == "loop":
+        path.symlink_to(path)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.json: .*; mend it") as error:

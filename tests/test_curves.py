@@ -110,7 +110,8 @@ def test_a_line_that_no_run_wrote_is_one_sentence(line, tmp_path):
     assert f"{folder}/{where}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_log_that_is_absent_or_a_named_pipe_is_empty(tmp_path):
+def test_a_log_that_is_absent_is_empty_and_a_named_pipe_is_refused(tmp_path):
     assert read_log(tmp_path) == []
     os.mkfifo(tmp_path / "log.jsonl")
-    assert read_log(tmp_path) == []
+    with pytest.raises(UserError, match="log.jsonl: a pipe, not a file"):
+        read_log(tmp_path)

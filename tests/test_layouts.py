@@ -294,7 +294,7 @@ BAD = (  # (tree, task, a piece, what it holds, what is said)
         "bounding_box_train", "query", "bounding_box_test")),
     (trees.llcm, "vi", "test_nir", None, "test_nir/.*: empty split"),
     (trees.prcc, "cc", "rgb/test/C", None, "rgb/test/C/.*: empty split"),
-    (trees.msmt17, "trad", "list_gallery.txt", None, "list_gallery.txt: file is missing"),
+    (trees.msmt17, "trad", "list_gallery.txt", None, "list_gallery.txt: no such file"),
     (trees.llcm, "vi", "idx/train_nir.txt", "\n", "train_nir.txt: empty split"),
     (trees.msmt17, "trad", "list_query.txt", f"{PHOTO}20_1.jpg x", "list_query.txt:1: .*integers"),
     (trees.msmt17, "trad", "list_query.txt", f"{PHOTO}77_1.jpg 0", "list_query.txt:1: .*V1 and V2"),

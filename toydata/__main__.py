@@ -26,8 +26,7 @@ class Config:
 
 def main(config):
     if config.sheet:
-        if not config.sheet.endswith(".png"):
-            raise cli.UserError(f"--sheet {config.sheet}: name a .png")
+        cli.check_output("--sheet", config.sheet, ".png")
         with files.replacing(config.sheet) as file:
             contact_sheet(config.seed).save(file, "PNG")
     else:
