@@ -952,23 +952,25 @@ def open_run(path, config, device):
     return Run(None, config.feature or "edit", flip, known=known, parts=parts, **how), notes
 
 
-def load_model(path):
-    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config."""
+def load_model(path, text=None):
+    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config. text: a
+    TextEncoder in place of the packaged one."""
     state = checkpoints.load(path)
     with checkpoints.user_error_on(path):
         asked_tasks(state["config"]["task"])
         amp_dtype(state["config"]["amp"], torch.device("cpu"))
         FEATURES[state["config"]["feature"]]  # else a KeyError says so
-        model = rebuild(state)
+        model = rebuild(state, text)
         checkpoints.restore_model(model, state["model"], path)
     return model.eval(), state["config"]
 
 
-def rebuild(state):
-    """The model of a checkpoint, its weights yet to be restored: undoes `parts_of`."""
-    config = state["config"]
-    bert, tokenizer = from_plain(state["text"]) if state["text"] else embedded_text_model()
-    text = TextEncoder(bert, tokenizer, state["pooling"], config["train_text"])
+def rebuild(state, text=None):
+    """The model of a checkpoint, its weights yet to be restored: undoes `parts_of`. text: a
+    TextEncoder in place of the packaged one."""
+    if text is None:
+        bert, tokenizer = from_plain(state["text"]) if state["text"] else embedded_text_model()
+        text = TextEncoder(bert, tokenizer, state["pooling"], state["config"]["train_text"])
     cross = None
     if state["cross"]:
         cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import reid  # noqa: F401  before torch: how its threads wait
@@ -33,12 +34,15 @@ from reid.features import load_features, save_features
 from reid.files import digest_of, parse_json
 from reid.images import DECODERS, is_image, load_image, normalise
 from reid.records import Dataset, Record
+from reid.text import TextEncoder
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
 UNREADABLE = "cannot be read"  # why files are left out
 OTHER = "hidden, a linked folder or not named as an image"
+TOKENS = "tokens of "  # begins the name of a tensor in an index, a sentence follows
+MOST = 100  # sentences in an index
 
 
 # ---- features: all L2-normalised, on the CPU ----
@@ -76,17 +80,18 @@ def embed_photos(run, images, kind):
     return embed(run, normalise(images), Ask(kind), run.feature)
 
 
-def photo_features(run, folder, kinds, index, checkpoint):
+def photo_features(run, folder, kinds, index):
     """([Photo] that can be read, {kind: (n d)} of them).
 
-    Features in the file `index` are reused; new ones are added to it, even if the program is
-    interrupted. checkpoint: the digest of the model's file. UserError if no photo can be read.
+    Features in the Index are reused; new ones are added to its file, even if the program is
+    interrupted. UserError if no photo can be read.
     """
-    photos, left_out = find_photos(folder, index)
-    known_kinds, known = read_index(run, index, checkpoint)
-    if not set(kinds) <= set(known_kinds):  # each photo of an index has all its kinds
+    photos, left_out = find_photos(folder, index.path)
+    check_widths(run, index)
+    known = index.photos
+    if not set(kinds) <= set(index.kinds):  # each photo of an index has all its kinds
         known = {}
-    kinds = list(dict.fromkeys([*known_kinds, *kinds]))
+    kinds = list(dict.fromkeys([*index.kinds, *kinds]))
 
     new = [photo for photo in photos if photo not in known]
     kept = len(known)
@@ -98,8 +103,9 @@ def photo_features(run, folder, kinds, index, checkpoint):
         photos = [photo for photo in photos if photo in known]
         columns = zip(*[known[photo] for photo in photos])
         feats = {kind: torch.stack(column) for kind, column in zip(kinds, columns)}
-        if len(known) > kept:
-            write_index(index, checkpoint, photos, feats)
+        sentences = sentences_read(run.model.encoder.text, index.sentences)
+        if len(known) > kept or len(sentences) > len(index.sentences):
+            write_index(index._replace(photos=photos, sentences=sentences), feats)
 
     counts = [f"; {len(some)} {why}, such as {some[0]}" for why, some in left_out.items() if some]
     left_out = printable("".join(counts))
@@ -154,34 +160,83 @@ def load_readable(folder, photos, size, batch, left_out):
                 yield loaded, torch.stack(list(loaded.values()))
 
 
-# ---- the index: a tensor (n d) of each kind, the notes name photos and checkpoint ----
+# ---- the index: what earlier searches computed ----
 
-def read_index(run, path, checkpoint):
-    """([kind], {Photo: a feature (d) of each kind}) of an index; both empty if it is of another
-    checkpoint, or if there is none. UserError if the file is something else."""
+class Index(NamedTuple):
+    """A file with a tensor (n d) of each kind and the tokens (t k) of each sentence; its notes name
+    the photos and the checkpoint."""
+    path: str
+    checkpoint: str  # the digest of the model's file
+    kinds: list = []
+    photos: dict = {}  # {Photo: a feature (d) of each kind}
+    sentences: dict = {}  # {sentence: its tokens, half precision}
+
+
+def read_index(path, checkpoint):
+    """The Index in a file; an empty one if that is of another checkpoint, or if there is none.
+    UserError if the file is something else."""
     if not os.path.exists(path):
-        return [], {}
+        return Index(path, checkpoint)
     try:
         feats, notes = load_features(path, {"photos", "checkpoint"})
         if notes["checkpoint"] != checkpoint:
-            return [], {}
+            return Index(path, checkpoint)
         photos = [Photo(*photo) for photo in parse_json(notes["photos"], list, path, "")]
-        blank = torch.zeros(1, 3, *run.model.size, dtype=torch.uint8)
-        for kind, of_kind in feats.items():
-            if of_kind.shape != (len(photos), embed_photos(run, blank, kind).shape[1]):
-                raise ValueError(f"{kind:.60} is of shape {tuple(of_kind.shape)}")
-        return list(feats), dict(zip(photos, zip(*feats.values())))
+        tokens = {key: feats.pop(key).half() for key in list(feats) if key.startswith(TOKENS)}
+        sizes = {tensor.shape[1:] for tensor in tokens.values()}
+        if {len(of_kind) for of_kind in feats.values()} - {len(photos)} or len(sizes) > 1:
+            raise ValueError("tensors of other shapes")
+        known = dict(zip(photos, zip(*feats.values())))
     except (UserError, TypeError, ValueError) as error:
-        reason = f"no index that a search wrote ({error.__cause__ or error})"
-        raise UserError(f"{path}: {reason}; move it or name another --index") from error
+        raise no_index(path, error.__cause__ or error) from error
+    sentences = {key.removeprefix(TOKENS): rows for key, rows in tokens.items()}
+    return Index(path, checkpoint, list(feats), known, sentences)
 
 
-def write_index(path, checkpoint, photos, feats):
+def no_index(path, reason):
+    return UserError(
+        f"{path}: no index that a search wrote ({reason}); move it or name another --index")
+
+
+def check_widths(run, index):
+    """UserError unless the features of an Index are as wide as those that the model gives."""
+    blank = torch.zeros(1, 3, *run.model.size, dtype=torch.uint8)
+    for feats in list(index.photos.values())[:1]:
+        for kind, feat in zip(index.kinds, feats):
+            if feat.shape != embed_photos(run, blank, kind)[0].shape:
+                raise no_index(index.path, f"{kind:.60} has another width")
+
+
+def write_index(index, feats):
     """Writes an index atomically; where that fails, one line says so, and the search goes on."""
+    notes = {"checkpoint": index.checkpoint, "photos": json.dumps(index.photos)}
+    tokens = {f"{TOKENS}{key}": rows.float() for key, rows in index.sentences.items()}
     try:
-        save_features(path, feats, {"checkpoint": checkpoint, "photos": json.dumps(photos)})
+        save_features(index.path, feats | tokens, notes)
     except UserError as error:
         print(printable(f"the features are not kept: {error}"), file=sys.stderr)
+
+
+def sentences_read(text, known):
+    """The sentences of an index and those that the packaged BERT has read since, of which nothing
+    is to be noted; the latest."""
+    if not getattr(text.bert, "embedded", False) or text.trainable:
+        return known
+    new = {key: rows for key, rows in text.memory.items() if key not in known}
+    new = {key: rows for key, rows in new.items() if not text.unread([key])}
+    return dict([*known.items(), *new.items()][-MOST:])
+
+
+def reader_of(known, device):
+    """A TextEncoder of the packaged BERT for sentences whose tokens are known, {sentence: (t k)}.
+    To import transformers and to load the BERT takes longer than all else in a search."""
+    bert = torch.nn.Module()
+    bert.embedded = True
+    bert.device = device
+    bert.config = SimpleNamespace(hidden_size=next(iter(known.values())).shape[1])
+    text = TextEncoder(bert, tokenizer=None)
+    text.memory.update(known)
+    return text
 
 
 # ---- the hits ----
@@ -276,20 +331,26 @@ def main(config):
     check_flags(config)
     sentence, ask = understand(config)
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
-    model, noted = evaluate.load_model(checkpoint)
-    run = evaluate.Run(model.to(pick_device(config.device)), noted["feature"])
-    digest = digest_of(checkpoint)
-    for line in model.encoder.text.unread([ask.words] if ask and ask.words else []):
-        print(f"note: {line}", file=sys.stderr)
+    path = config.index or Path(config.photos, "index.safetensors")
+    index = read_index(path, digest_of(checkpoint))
+    device = pick_device(config.device)
 
     trained = {sentence: "words", UNINSTRUCTED: "text queries", CLOTHES: "pictures"}
+    words = {ask.words} if ask and ask.words else set()
+    sentences = words.union(trained, index.kinds) - {UNINSTRUCTED, CLOTHES}
+    are_known = sentences <= index.sentences.keys()
+    text = reader_of(index.sentences, device) if are_known else None
+    model, noted = evaluate.load_model(checkpoint, text)
+    run = evaluate.Run(model.to(device), noted["feature"])
+    for line in model.encoder.text.unread(words - index.sentences.keys()):
+        print(f"note: {line}", file=sys.stderr)
+
     kinds = [kind for kind, part in trained.items() if part in model.parts]
-    index = config.index or Path(config.photos, "index.safetensors")
     with inference(model, noted["amp"]):
         images = [load_image(path, model.size)[None] for path in config.query]
         people = [embed_photos(run, image, sentence)[0] for image in images]
         wanted = ask and embed(run, None, ask, "instruction" if ask.picture else "text")[0]
-        photos, feats = photo_features(run, config.photos, kinds, index, digest)
+        photos, feats = photo_features(run, config.photos, kinds, index)
 
     person = instruction = torch.zeros(len(photos))
     w = 0

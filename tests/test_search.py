@@ -60,7 +60,7 @@ def run(tmp_path, monkeypatch, capsys, model):
         paint(Path(name), seed)
     Path("a.pt").write_text("weights")
     loaded = model, {"feature": "fused", "amp": "off"}
-    monkeypatch.setattr(evaluate, "load_model", lambda path: loaded)
+    monkeypatch.setattr(evaluate, "load_model", lambda path, text: loaded)
     monkeypatch.setattr(evaluate, "Run", partial(evaluate.Run, batch=2))
 
     def call(*flags):
@@ -252,6 +252,28 @@ def test_another_sentence_index_or_checkpoint(hits, read):
     assert len(read) == len(NAMES)
 
 
+def test_a_sentence_that_is_known_needs_no_bert(hits, model, monkeypatch):
+    """One that was not read whole is read again, and said again."""
+    whole = model.encoder.text
+    monkeypatch.setitem(model.encoder._modules, "text", whole)  # it is again after the test
+    readers = []
+
+    def load(path, text):
+        readers.append(text)
+        model.encoder.text = text or whole
+        return model, {"feature": "fused", "amp": "off"}
+
+    monkeypatch.setattr(evaluate, "load_model", load)
+    words = ("--query", "anna.png", "--instruction", WORDS)
+    first = hits(*words)
+    assert hits(*words) == first
+    hits("--query", "ben.png", "--instruction", "coat.png")
+    for _ in range(2):
+        hits("--instruction", "in 赤 red")
+    hits(*words)
+    assert [reader is None for reader in readers] == [True, False, False, True, True, False]
+
+
 def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatch):
     def interrupted(path, size):
         if len(read) == 3:
@@ -277,6 +299,7 @@ def test_an_index_that_cannot_be_written_costs_no_answer(run):
 @pytest.mark.parametrize("photos, change", (
     ("5", None), ("[NaN]", None), ("[5]", None), ("[[[], 1, 1]]", None), ("[]", None),
     (None, lambda feats: feats[:, 1:].contiguous()), (None, lambda feats: feats.half()),
+    (None, lambda feats: feats[None]),
 ))
 def test_an_index_of_other_content_is_one_line(photos, change, run, read):
     path = Path("photos/index.safetensors")
