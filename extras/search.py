@@ -40,7 +40,7 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
 UNREADABLE = "cannot be read"  # why files are left out
-OTHER = "hidden, a linked folder or not named as an image"
+LEFT_OUT = (UNREADABLE, "hidden", "linked folders", "not named as images")
 TOKENS = "tokens of "  # begins the name of a tensor in an index, a sentence follows
 MOST = 100  # sentences in an index
 
@@ -127,7 +127,7 @@ class Photo(NamedTuple):
 def find_photos(folder, index):
     """([Photo] in a folder and its subfolders, by path; {reason: [path]} of what is left out)."""
     photos = []
-    left_out = {UNREADABLE: [], OTHER: []}
+    left_out = {why: [] for why in LEFT_OUT}
     for where, folders, names in os.walk(folder, onerror=left_out[UNREADABLE].append):
         closed = [name for name in folders if name[0] == "." or Path(where, name).is_symlink()]
         folders[:] = set(folders).difference(closed)
@@ -137,8 +137,18 @@ def find_photos(folder, index):
                 name = str(path.relative_to(folder))
                 photos.append(Photo(name, stat.st_size, stat.st_mtime_ns))
             elif path != Path(index):
-                left_out[UNREADABLE if is_image(path) else OTHER].append(str(path))
+                left_out[why_left_out(path)].append(str(path))
     return sorted(photos), left_out
+
+
+def why_left_out(path):
+    """The one of LEFT_OUT that holds for what is no photo."""
+    unreadable, hidden, linked, other = LEFT_OUT
+    if path.name.startswith("."):
+        return hidden
+    if path.is_dir():
+        return linked
+    return unreadable if is_image(path) else other
 
 
 def load_readable(folder, photos, size, batch, left_out):

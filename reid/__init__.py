@@ -7,7 +7,7 @@ device        what a model runs on, and in which precision
 processes     several processes of one run, one for each GPU
 records       one record per image, and the data set that they make up
 layouts       the data sets as they lie on disk: one reader and one row each
-synth_pedes   the one data set that is too large to be in memory
+streamed      JSON lists too long to be in memory
 protocols     which queries, which gallery, what is left out of a ranking, what is a hit
 folders       finding, counting and checking data sets
 images        image files into tensors

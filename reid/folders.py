@@ -17,19 +17,18 @@ from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-NOT_READ = {  # in the name of a folder: why it is not read
-    "dukemtmc": "DukeMTMC-reID was withdrawn by its authors: do not use it",
-    "sysu-mm01": "SYSU-MM01 is not read here: write a reader, docs/recipes.md shows how",
-    "regdb": "RegDB is not read here: write a reader, docs/recipes.md shows how",
-    "celeb-reid": "Celeb-reID is not read here: write a reader, docs/recipes.md shows how",
-    "deepchange": "DeepChange is not read here: write a reader, docs/recipes.md shows how",
-}
+WITHDRAWN = "DukeMTMC"  # by its authors
+NOT_READ = ("SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in the name of a folder
 
+
+# ---- finding ----
 
 def find_datasets(path):
     """[(name, root)] of the known data sets at `path` or below; UserError if there are none."""
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such folder")
+    try:
+        inside = sorted(os.listdir(path))
+    except OSError as error:
+        raise UserError(f"{path}: no such folder ({error.strerror}); correct --data") from error
 
     found = []
     level = [Path(path)]
@@ -44,24 +43,24 @@ def find_datasets(path):
             if parts or not name:  # else all folders in it are its own
                 deeper += [each for each in _subfolders(folder) if each.name not in own]
         level = deeper
+    if found:
+        return found
 
-    names = " ".join([Path(path).resolve().name, *os.listdir(path)]).lower()
-    for name, why in NOT_READ.items():
-        if not found and name in names:
-            raise UserError(f"{path}: {why}")
-    if not found and is_own(Path(path), reserved_names()):
+    names = " ".join([Path(path).resolve().name, *inside]).lower()
+    if WITHDRAWN.lower() in names:
+        raise UserError(f"{path}: {WITHDRAWN}-reID was withdrawn by its authors: do not use it")
+    for name in NOT_READ:
+        if name.lower() in names:
+            raise UserError(
+                f"{path}: {name} is not read here: write a reader, docs/recipes.md shows how")
+    if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
-    if not found:
-        there = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
-        looked_for = []  # LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A)
-        for layout in LAYOUTS.values():
-            if not layout.signs:
-                continue
-            signs = " or ".join(", ".join(sign) for sign in layout.signs)
-            looked_for.append(f"{layout.title} ({signs})")
-        raise UserError(f"{path}: no known data set in it, and no folder for each person. "
-                        f"Looked for {'; '.join(looked_for)}. Found {there}")
-    return found
+    looked_for = []  # LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A)
+    for layout in LAYOUTS.values():
+        if layout.signs:
+            looked_for.append(f"{layout.title} ({' or '.join(map(', '.join, layout.signs))})")
+    raise UserError(f"{path}: no known data set in it, and no folder for each person. Looked for "
+                    f"{'; '.join(looked_for)}. Found {', '.join(inside[:8]) or 'nothing'}")
 
 
 def reserved_names():
@@ -75,6 +74,8 @@ def _subfolders(folder):
     return [each for each in sorted(folder.iterdir())
             if each.is_dir() and not each.name.startswith((".", "__MACOSX"))]
 
+
+# ---- opening ----
 
 def open_all(path, tasks, val=False):
     """[Dataset] of every data set at or below `path`, one for each of the tasks that it serves.
@@ -91,22 +92,20 @@ def open_all(path, tasks, val=False):
             raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
                             f"({', '.join(twins)}); name one of them")
 
-    chosen = []
+    datasets, refused = [], []
     for name, root in found:
-        chosen += [(name, root, task) for task in tasks_of(name, root, tasks)]
-    if not chosen:
+        for task in tasks_of(name, root, tasks):
+            try:
+                datasets.append(_open(name, root, task, tasks[task], val))
+            except UserError as error:
+                refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
+    if not datasets and refused:
+        raise UserError(refused[0])
+    if not datasets:
         have = [f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].protocols) or 'of other tasks'})"
                 for name, _ in found]
         raise UserError(f"{path}: nothing there for --task {' '.join(tasks)}; "
                         f"found {', '.join(have)}")
-    datasets, refused = [], []
-    for name, root, task in chosen:
-        try:
-            datasets.append(_open(name, root, task, tasks[task], val))
-        except UserError as error:
-            refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
-    if not datasets:
-        raise UserError(refused[0])
     notes = [f"passed over, {line}" for line in refused]
     datasets[0] = datasets[0]._replace(notes=(*datasets[0].notes, *notes))
     return datasets
@@ -120,19 +119,20 @@ def _open(name, root, task, row, val):
         for record in records:
             check_record(record, root)
 
-    key = row.data_of or task
-    protocols = usual_protocols(row) if layout.lists else layout.protocols.get(key, ())
+    protocols = layout.protocols.get(row.data_of or task, ())
+    if layout.lists:
+        protocols = usual_protocols(row)
     is_extra = task in layout.extra  # tested under its own tasks alone
     dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
-    dataset = dataset._replace(title=f"{dataset.title} {dataset.variant}".rstrip())
-    notes = [f"{dataset.title} in {root}: {odd}" for odd in oddities(dataset) + _unread(dataset)]
-    dataset = dataset._replace(notes=tuple(notes))
+    title = f"{layout.title} {dataset.variant}".rstrip()
+    dataset = dataset._replace(title=title)
+    notes = tuple(f"{title} in {root}: {odd}" for odd in oddities(dataset) + _unread(dataset))
 
     if val and dataset.split("val"):
         trained_on = [replace(record, role="train") for record in dataset.split("val")]
         others = [record for record in records if record.role != "val"]
-        dataset = dataset._replace(records=(*trained_on, *others))
-    return dataset
+        records = (*trained_on, *others)
+    return dataset._replace(records=records, notes=notes)
 
 
 def is_drawn(root):
@@ -166,6 +166,8 @@ def without_overlap(datasets):
     return kept
 
 
+# ---- what is odd, and counts ----
+
 def print_notes(datasets):
     """What is odd about the data sets, a line each on stderr."""
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
@@ -181,19 +183,18 @@ def oddities(dataset):
         return []
     layout = LAYOUTS[dataset.layout]
     people = {}
-    is_as_published = []
+    compared = 0
     odd = []
     for role in ("train", "val", "query", "gallery", "test"):
         records = dataset.split(role)
         people[role] = _values(records, "pid")
         counted = len(records), len(people[role])
         wanted = layout.published.get(f"{dataset.variant} {role}", layout.published.get(role))
-        if records and wanted:
-            is_as_published.append(counted == wanted)
+        compared += bool(records and wanted)
         if records and wanted and counted != wanted:
             odd.append(f"{role} has {counted[0]} images or captions of {counted[1]} ids, "
                        f"published are {wanted[0]} of {wanted[1]}")
-    if len(is_as_published) > 1 and not any(is_as_published):
+    if len(odd) == compared > 1:
         odd = []
     both = people["train"] & (people["query"] | people["gallery"] | people["test"])
     if both and not layout.lists and not layout.parts:  # lists may number the two apart
@@ -204,12 +205,10 @@ def oddities(dataset):
 def _unread(dataset):
     """[how many image files lie among those of the records, or below, without a record]."""
     layout = LAYOUTS[dataset.layout]
-    is_listed = dataset.streamed or layout.lists or layout.parts  # a list may leave some out
-    known = set()
-    folders = set()
-    for record in () if is_listed else dataset.records:
-        known |= {record.path, record.template_path, record.crop_path}
-        folders.add(os.path.dirname(record.path or ""))
+    if dataset.streamed or layout.lists or layout.parts:  # a list may leave some out
+        return []
+    known = _files(dataset.records)
+    folders = {os.path.dirname(record.path or "") for record in dataset.records}
     unread = set()
     for folder in folders - {""}:
         files = glob(f"{folder}/**", root_dir=dataset.root, recursive=True)
@@ -217,6 +216,14 @@ def _unread(dataset):
     if not unread:
         return []
     return [f"{len(unread)} image files, such as {min(unread)}, are in no record"]
+
+
+def _files(records):
+    """The paths of all images of the records."""
+    paths = set()
+    for record in records:
+        paths |= {record.path, record.template_path, record.crop_path}
+    return paths - {None}
 
 
 def _values(records, name):
@@ -228,16 +235,13 @@ def _values(records, name):
 def counts_table(dataset):
     """Ids, images, cameras and outfits of each split as text."""
     line = "{:28}{:>9}{:>9}{:>9}{:>9}{}".format
-    title = f"{dataset.title} ({dataset.task})"
-    lines = [line(title, "ids", "images", "cameras", "clothes", "")]
+    lines = [line(f"{dataset.title} ({dataset.task})", "ids", "images", "cameras", "clothes", "")]
     for role in dict.fromkeys(column(dataset.records, "role")):
         records = dataset.split(role)
         junk = sum(column(records, "junk"))
         captions = column(records, "modality").count("text")
         ids, cameras, clothes = (len(_values(records, name)) for name in ("pid", "cam", "clothes"))
-        images = len(records) - junk - captions
-        counts = [count or "-" for count in (ids, images, cameras, clothes)]
-
+        counts = [count or "-" for count in (ids, len(records) - junk - captions, cameras, clothes)]
         notes = f"  + {junk} junk" if junk else ""
         notes += f"  + {captions} captions" if captions else ""
         lines.append(line(f"  {role}", *counts, notes))
@@ -251,13 +255,11 @@ def check(datasets):
     with ThreadPoolExecutor() as pool, tqdm(total=total, desc="opening images") as bar:
         for dataset in datasets:
             for start in range(0, len(dataset.records), 1024):
-                end = min(start + 1024, len(dataset.records))
-                paths = set()
-                for record in (dataset.records[i] for i in range(start, end)):
-                    paths |= {record.path, record.template_path, record.crop_path}
-                files = [dataset.root / path for path in sorted(paths - {None})]
-                bad |= dict.fromkeys(filter(None, pool.map(_complaint, files)))
-                bar.update(end - start)
+                places = range(start, min(start + 1024, len(dataset.records)))
+                paths = sorted(_files(dataset.records[i] for i in places))
+                complaints = pool.map(_complaint, [dataset.root / path for path in paths])
+                bad |= dict.fromkeys(filter(None, complaints))
+                bar.update(len(places))
     return list(bad)
 
 

@@ -1,11 +1,10 @@
-"""The data sets as they lie on disk: each is a reader and a row of LAYOUTS, side by side.
+"""The data sets as they lie on disk: a row of LAYOUTS each, and a reader for each kind of files.
 
-A reader is a file-name pattern and a split rule. It is passed the task's row of
-instructions.TASKS. The row here says how the data set is recognised, which protocols its tasks are
-tested under, and what was published of it. What no source confirms is marked UNVERIFIED.
+A reader is passed the folder and the task's row of instructions.TASKS. A row says how the data set
+is recognised, which protocols its tasks are tested under, and what was published of it. What no
+source confirms is marked UNVERIFIED.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from reid.cli import UserError
-from reid.files import check_file
+from reid.files import check_file, read_json
 from reid.images import is_image
 from reid.own_photos import is_given, photos_of, read_own
 from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
 from reid.records import Record, as_captions
-from reid.synth_pedes import Entries
+from reid.streamed import Entries
+
+AGAIN = "fetch it again"
 
 
 class Layout(NamedTuple):
@@ -28,7 +29,7 @@ class Layout(NamedTuple):
     signs: tuple[tuple[str, ...], ...]  # a folder that holds all names of one of these is this set
     read: Callable  # (root, the task's row) -> Records
     protocols: dict  # task -> its protocols, the default first; these are the set's tasks
-    published: dict = {}  # role, or "variant role" -> (images or captions, identities or None)
+    published: dict = {}  # role, or "variant role" -> (images or captions, identities)
     extra: dict = {}  # task that it trains where several are trained -> the folder that this takes
     lists: bool = False  # of any task, said by their names; several such sets may be there
     parts: tuple[str, ...] = ()  # its folders, if other data sets may lie among them
@@ -51,27 +52,27 @@ def recognise(folder):
 def tasks_of(name, root, tasks):
     """Those of `tasks`, {name: row}, that a data set serves; several rows ask for all it has."""
     layout = LAYOUTS[name]
-    if name == "own" and not any(record.clothes for record in read_own(root, None)):
-        tasks = {task: row for task, row in tasks.items() if (row.data_of or task) != "cc"}
     if layout.lists:
         return _listed_tasks(root, tasks)
-    served = [task for task, row in tasks.items() if (row.data_of or task) in layout.protocols]
+    data_of = {task: row.data_of or task for task, row in tasks.items()}
+    served = [task for task in tasks if data_of[task] in layout.protocols]
+    if name == "own" and not any(record.clothes for record in read_own(root, None)):
+        served = [task for task in served if data_of[task] != "cc"]
     if len(tasks) > 1:
         served += [task for task, folder in layout.extra.items() if (root / folder).exists()]
     return served
 
 
-# ---- pieces of readers ----
+# ---- names of files that say who is shown ----
 
 def read_images(root, row, name, folders, rule, example, inside="", captions=None):
     """Records of images whose file names say who is on them, sorted by path within a folder.
 
-    A reader by itself: functools.partial with all but root and row.
     folders: {folder below root / inside, or pattern of some: role}; rule, example: of
     `named_record`. captions: a JSON of {image's path: its sentence, or list of sentences}; those of
     a query (li) are what it asks for and then what it shows.
     """
-    texts = read_json(root / captions, dict) if captions else {}
+    texts = read_json(root / captions, dict, AGAIN) if captions else {}
     records = []
     for folder, role in folders.items():
         paths = sorted(filter(is_image, glob(f"{inside}{folder}/*", root_dir=root)))
@@ -92,7 +93,7 @@ def named_record(name, role, path, rule, example, where):
     """The Record of an image whose name says who is on it; UserError if it cannot be read.
 
     rule: a regular expression for the beginning of the name, or of folders before it, with the
-    groups `pid` and, as far as they are known, `cam`, `outfit`, `view`, `modality`.
+    groups `pid` and, as far as they are known, `cam`, `outfit`, `modality`.
     example: a name that it reads. pid -1 is junk, a bad detection.
     """
     match = re.search(rf"(?:^|/)(?:{rule})[^/]*$", path)
@@ -106,7 +107,6 @@ def named_record(name, role, path, rule, example, where):
         cam=int(known["cam"]) if "cam" in known else None,
         clothes=f"{pid}:{int(known['outfit'])}" if "outfit" in known else None,
         modality="ir" if known.get("modality") == "nir" else "rgb",
-        view=known.get("view"),
         junk=pid == -1,
     )
 
@@ -119,20 +119,67 @@ def caption_queries(records):
     ]
 
 
-def read_rows(path, widths):
-    """[("file:line", fields)] of a list file, split at blanks.
+# ---- JSON ----
 
-    widths: the numbers of fields allowed.
+def read_entries(path, kinds):
+    """The dicts that a JSON file lists. kinds: {key that each has: the type of its value}."""
+    entries = read_json(path, list, AGAIN)
+    for entry in entries:
+        for key, kind in kinds.items():
+            if not isinstance(entry, dict) or type(entry.get(key)) is not kind:
+                raise UserError(f"{path}: no {key} in {entry!a:.60}; {AGAIN}")
+    if not entries:
+        raise UserError(f"{path}: empty split, the list holds no entry; {AGAIN}")
+    return entries
+
+
+def read_captioned(root, row, name, file, image="file_path", others=None):
+    """Records of a JSON list `[{split, id, file_path, captions}]`; a test caption is a query.
+
+    file: its name, or a pattern; image: its word for file_path, a path below imgs/; others: a JSON
+    of captions for the images without one, whose ids are others.
     """
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        fields = line.split()
-        if fields and len(fields) not in widths:
+    path = min(root.glob(file), default=root / file)
+    entries = read_entries(path, {image: str})
+    elsewhere = {}
+    if others and not all(entry.get("captions") for entry in entries):
+        for entry in read_entries(root / others, {image: str}):
+            elsewhere[entry[image]] = entry.get("captions")
+
+    roles = {"train": "train", "val": "val", "test": "gallery"}
+    records = []
+    for entry in entries:
+        shown = entry[image]
+        role = roles.get(str(entry.get("split")))
+        if role is None:
+            raise UserError(f"{path}: {shown!a} has no split train, val or test; {AGAIN}")
+        captions = as_captions(entry.get("captions") or elsewhere.get(shown))
+        if not captions:
+            raise UserError(f"{path}: no captions of {shown!a}; {AGAIN}")
+        records.append(Record(name, role, f"imgs/{shown}", entry.get("id"), captions=captions))
+
+    if not {"train", "gallery"} <= {record.role for record in records}:
+        raise UserError(f"{path}: empty split, train and test are both needed; {AGAIN}")
+    return records + caption_queries(records)
+
+
+# ---- lists ----
+
+def read_rows(path, *widths):
+    """[("file:line", fields)] of a list file, split at blanks. widths: how many fields may be."""
+    check_file(path, "it comes with the data set's lists and captions")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
+
+    rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
+    rows = [(where, fields) for where, fields in rows if fields]
+    for where, fields in rows:
+        if len(fields) not in widths:
             wanted = " or ".join(map(str, widths))
-            raise UserError(f"{path}:{number}: {len(fields)} columns, expected {wanted} "
-                            "without blanks in a path")
-        if fields:
-            rows.append((f"{path}:{number}", fields))
+            raise UserError(
+                f"{where}: {len(fields)} columns, expected {wanted} without blanks in a path")
     if not rows:
         raise UserError(f"{path}: empty split, the list holds no row")
     return rows
@@ -143,30 +190,6 @@ def whole_number(text, where):
         return int(text)
     except ValueError as error:
         raise UserError(f"{where}: pid and camera must be integers, not '{text:.60}'") from error
-
-
-def read_json(path, kind):
-    """What a JSON file holds: a dict, or a list of dicts with a file_path."""
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from error
-    if not isinstance(content, kind):
-        found = type(content).__name__
-        raise UserError(f"{path}: holds a {found}, expected a {kind.__name__}; fetch it again")
-    for entry in content if kind is list else ():
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
-            raise UserError(f"{path}: no file_path in {entry!a:.60}; fetch it again")
-    return content
-
-
-def read_text(path):
-    """The text of a file in UTF-8, with or without a byte order mark."""
-    check_file(path, "it comes with the data set's lists and captions")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
 
 
 def read_list(root, name, row, part, role):
@@ -180,11 +203,11 @@ def read_list(root, name, row, part, role):
     if not path.exists():
         path = folder / f"{role}.txt"
     texts = {}
-    for file in sorted(glob("*.json", root_dir=folder)) if row.described else ():
-        texts |= read_json(folder / file, dict)
+    for file in sorted(folder.glob("*.json")) if row.described else ():
+        texts |= read_json(file, dict, AGAIN)
 
     records = []
-    for where, (image, instr, *numbers) in read_rows(path, (4, 5)):
+    for where, (image, instr, *numbers) in read_rows(path, 4, 5):
         record = _listed_record(name, row, role, part, image, numbers, where)
         if row.pictures:
             record = _with_picture(record, root, part, instr)
@@ -236,10 +259,9 @@ def _merged(rows):
     records = {}
     for record in rows:
         known = records.get(record.path, record)
-        new = tuple(text for text in record.captions if text not in known.captions)
         records[record.path] = replace(
             record,
-            captions=known.captions + new,
+            captions=tuple(dict.fromkeys(known.captions + record.captions)),
             template_path=known.template_path or record.template_path,
             crop_path=known.crop_path or record.crop_path,
         )
@@ -254,24 +276,22 @@ def read_msmt17(root, row):
     The third field of the name is the camera. V2 has masked faces; its numbers are not V1's.
     Labels begin at 0 in training and in test: here test people follow the 1,041 training people.
     """
-    is_v2 = (root / "mask_train_v2").is_dir()
-    if is_v2 and (root / "train").is_dir():
-        raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
-                        "keep each with its own lists")
-    name = "msmt17:V2" if is_v2 else "msmt17:V1"
-    train, test = ("mask_train_v2", "mask_test_v2") if is_v2 else ("train", "test")
-
+    rule, example = r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_", "0000_000_01_0303morning_0008_0.jpg"
+    name, train, test = "msmt17:V1", "train", "test"
+    if (root / "mask_train_v2").is_dir():
+        name, train, test = "msmt17:V2", "mask_train_v2", "mask_test_v2"
+        if (root / "train").is_dir():
+            raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
+                            "keep each with its own lists")
     records = []
-    for role in ("train", "val", "query", "gallery"):
-        folder, first_pid = (train, 0) if role in ("train", "val") else (test, 1041)
+    for role, folder, first_pid in (
+            ("train", train, 0), ("val", train, 0), ("query", test, 1041), ("gallery", test, 1041)):
         there = set(glob("*/*", root_dir=root / folder))
-        for where, (path, label) in read_rows(root / f"list_{role}.txt", (2,)):
+        for where, (path, label) in read_rows(root / f"list_{role}.txt", 2):
             if path not in there:
                 raise UserError(f"{where}: {path} is not in {root / folder}; take the lists that "
                                 "came with these folders (V1 and V2 differ)")
-            record = named_record(
-                name, role, f"{folder}/{path}", r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_",
-                "0000_000_01_0303morning_0008_0.jpg", where)
+            record = named_record(name, role, f"{folder}/{path}", rule, example, where)
             records.append(replace(record, pid=first_pid + whole_number(label, where)))
     return records
 
@@ -283,7 +303,6 @@ LAYOUTS["msmt17"] = Layout(
     protocols={"trad": (GENERAL,)},
     published={"train": (30248, 1041), "query": (11659, 3060), "gallery": (82161, 3060)},
 )
-
 
 MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
 
@@ -327,15 +346,16 @@ LAYOUTS["market"] = Layout(
     published={"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 751)},
 )
 
-# Pid, outfit of that person, camera. `test` is the gallery.
-LTCC_NAME = {
-    "rule": r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_", "example": "094_1_c9_015923.png"}
-LTCC_FOLDERS = {"train": "train", "query": "query", "test": "gallery"}
-
+LTCC = {
+    "folders": {"train": "train", "query": "query", "test": "gallery"},
+    # Pid, outfit of that person, camera.
+    "rule": r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_",
+    "example": "094_1_c9_015923.png",
+}
 LAYOUTS["ltcc"] = Layout(
     title="LTCC",
     signs=(("train", "query", "test"),),
-    read=partial(read_images, name="ltcc", folders=LTCC_FOLDERS, **LTCC_NAME),
+    read=partial(read_images, name="ltcc", **LTCC),
     protocols={"cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
     published={"train": (9576, 77), "query": (493, 75), "gallery": (7050, 75)},
 )
@@ -350,11 +370,11 @@ def read_ltcc_clothes(root, row):
     """
     name = "ltcc-clothes"
     if not row.pictures:
-        return read_images(root, row, name, LTCC_FOLDERS, **LTCC_NAME, inside="LTCC_ReID/")
-
+        return read_images(root, row, name, **LTCC, inside="LTCC_ReID/")
     records = []
     for record in read_list(root, name, row, "", "train"):
-        named = named_record(name, "train", record.path, where=record.path, **LTCC_NAME)
+        named = named_record(
+            name, "train", record.path, LTCC["rule"], LTCC["example"], record.path)
         records.append(replace(record, pid=named.pid, cam=named.cam, clothes=named.clothes))
     if (root / f"datalist/query_{row.tag}.txt").exists():
         records += read_list(root, name, row, "", "query")
@@ -377,18 +397,17 @@ def read_prcc(root, row):
     is A; val shows the people of train.
     """
     rgb = "rgb/" if (root / "rgb").is_dir() else ""
-    folders = {"train/*": "train", "val/*": "val"}
-    found = read_images(root, row, "prcc", folders, r"(?P<pid>\d+)/(?P<view>[ABC])_cropped_rgb\d",
-                        "092/A_cropped_rgb010.jpg", rgb)
-
-    folders = {"test/A/*": "gallery", "test/B/*": "query", "test/C/*": "query"}
-    found += read_images(root, row, "prcc", folders, r"(?P<view>[ABC])/(?P<pid>\d+)/cropped_rgb\d",
-                         "A/001/cropped_rgb010.jpg", rgb)
+    found = read_images(
+        root, row, "prcc", {"train/*": "train", "val/*": "val"},
+        r"(?P<pid>\d+)/[ABC]_cropped_rgb\d", "092/A_cropped_rgb010.jpg", rgb)
+    found += read_images(
+        root, row, "prcc", {"test/A/*": "gallery", "test/B/*": "query", "test/C/*": "query"},
+        r"[ABC]/(?P<pid>\d+)/cropped_rgb\d", "A/001/cropped_rgb010.jpg", rgb)
     records = []
     for record in found:
-        outfit = "C" if record.view == "C" else "AB"
-        clothes = f"{record.pid}:{outfit}"
-        records.append(replace(record, cam="ABC".index(record.view), clothes=clothes))
+        [letter] = re.findall("/([ABC])[/_]", record.path)
+        clothes = f"{record.pid}:{'C' if letter == 'C' else 'AB'}"
+        records.append(replace(record, cam="ABC".index(letter), clothes=clothes))
     return records
 
 
@@ -436,11 +455,11 @@ def read_llcm(root, row):
 
     vis/ and nir/ hold test people, too; who is trained on is in idx/.
     """
-    rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s(?P<view>\d+)_f\d+_(?P<modality>vis|nir)"
+    rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s\d+_f\d+_(?P<modality>vis|nir)"
     example = "0001_c01_s185535_f7010_nir.jpg"
     records = []
     for folder in ("vis", "nir"):
-        for where, (path, *_) in read_rows(root / f"idx/train_{folder}.txt", (1, 2)):
+        for where, (path, *_) in read_rows(root / f"idx/train_{folder}.txt", 1, 2):
             records.append(named_record("llcm", "train", path, rule, example, where))
         tested = {f"test_{folder}/cam*/*": "test"}
         records += read_images(root, row, "llcm", tested, rule, example)
@@ -466,43 +485,11 @@ LAYOUTS["llcm"] = Layout(
 )
 
 
-def read_cuhk_pedes(root, row):
-    """`reid_raw.json` holds split, id, file and captions. A test caption is a query.
-
-    Captions that it lacks come from `caption_all.json`, by file; the ids there are others.
-    """
-    path = root / "reid_raw.json"
-    if not path.exists():
-        raise UserError(f"{root}: captions in caption_all.json have no split; "
-                        "put reid_raw.json, which has, beside it")
-    entries = read_json(path, list)
-    elsewhere = {}
-    if not all(entry.get("captions") for entry in entries):
-        for entry in read_json(root / "caption_all.json", list):
-            elsewhere[entry["file_path"]] = entry.get("captions")
-
-    roles = {"train": "train", "val": "val", "test": "gallery"}
-    records = []
-    for entry in entries:
-        file = entry["file_path"]
-        role = roles.get(str(entry.get("split")))
-        if role is None:  # caption_all.json under another name
-            raise UserError(f"{path}: {file!a} has no split train, val or test")
-        captions = as_captions(entry.get("captions") or elsewhere.get(file))
-        if not captions:
-            raise UserError(f"{root}: no captions of {file!a} in reid_raw.json or caption_all.json")
-        records.append(
-            Record("cuhk-pedes", role, f"imgs/{file}", entry.get("id"), captions=captions))
-
-    if not {"train", "gallery"} <= {record.role for record in records}:
-        raise UserError(f"{path}: empty split, train and test are both needed; fetch all of it")
-    return records + caption_queries(records)
-
-
 LAYOUTS["cuhk-pedes"] = Layout(
     title="CUHK-PEDES",
     signs=(("imgs", "reid_raw.json"), ("imgs", "caption_all.json")),
-    read=read_cuhk_pedes,
+    read=partial(
+        read_captioned, name="cuhk-pedes", file="reid_raw.json", others="caption_all.json"),
     protocols={"t2i": (TEXT,)},
     published={
         "train": (34054, 11003), "val": (3078, 1000),
@@ -511,18 +498,90 @@ LAYOUTS["cuhk-pedes"] = Layout(
     taken_from={"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"},
 )
 
+LAYOUTS["icfg-pedes"] = Layout(
+    title="ICFG-PEDES",
+    signs=(("imgs", "ICFG[-_]PEDES.json"),),
+    read=partial(read_captioned, name="icfg-pedes", file="ICFG[-_]PEDES.json"),
+    protocols={"t2i": (TEXT,)},
+    published={"train": (34674, 3102), "query": (19848, 1000), "gallery": (19848, 1000)},
+    taken_from={"msmt17": "imgs/"},
+)
 
-def read_synth_pedes(root, row):
-    """A JSON list of 4.8 million `{id, file_path, captions, prompt_caption}`, all to train on."""
-    return Entries(min(root.glob("synthpedes[-_]dataset.json")))
+LAYOUTS["rstpreid"] = Layout(
+    title="RSTPReid",
+    signs=(("imgs", "data_captions.json"),),
+    read=partial(read_captioned, name="rstpreid", file="data_captions.json", image="img_path"),
+    protocols={"t2i": (TEXT,)},
+    published={
+        "train": (18505, 3701), "val": (1000, 200), "query": (2000, 200), "gallery": (1000, 200),
+    },
+    taken_from={"msmt17": "imgs/"},
+)
+
+
+def synth_pedes(entry):
+    captions = as_captions(entry.get("captions")) + as_captions(entry.get("prompt_caption"))
+    path = entry.get("file_path")
+    return [Record("synth-pedes", "train", path, entry.get("id"), captions=captions)]
 
 
 LAYOUTS["synth-pedes"] = Layout(
     title="SYNTH-PEDES",
     signs=(("synthpedes[-_]dataset.json",),),
-    read=read_synth_pedes,
+    read=lambda root, row: Entries(min(root.glob("synthpedes[-_]dataset.json")), synth_pedes),
     protocols={"t2i": ()},  # training only
     published={"train": (4791711, 312321)},
+)
+
+
+def syncpr(entry):
+    """Of a triplet the image with which one asks, and the one that is asked for, by the edit."""
+    records = []
+    for side, captions in (("reference", ()), ("target", (entry.get("edit_caption"),))):
+        captions += (entry.get(f"{side}_caption"),)  # the last says what the image shows
+        path = entry.get(f"{side}_image_path")
+        records.append(Record("syncpr", "train", path, entry.get("cpr_id"), captions=captions))
+    return records
+
+
+LAYOUTS["syncpr"] = Layout(
+    title="SynCPR",
+    signs=(("SynCPR.json",),),
+    read=lambda root, row: Entries(root / "SynCPR.json", syncpr, each=2),
+    protocols={"li": ()},  # training only: 1,153,230 triplets
+)
+
+
+def read_itcpr(root, row):
+    """`query.json` has captions of what is wanted, `gallery.json` the images in `instance_id` of
+    which a query has its hits, -1 for nobody's.
+
+    A person_id counts within one of the `datasets` that the images come from.
+    """
+    kinds = {"file_path": str, "datasets": str, "person_id": int, "instance_id": int}
+    people = {}  # (data set, person_id) -> pid
+    records = []
+    for role, more in (("query", {"caption": str}), ("gallery", {})):
+        for entry in read_entries(root / f"{role}.json", kinds | more):
+            pid = people.setdefault((entry["datasets"], entry["person_id"]), len(people))
+            instance = entry["instance_id"]
+            clothes = None if instance == -1 else f"{pid}:{instance}"
+            field = "target_clothes" if more else "clothes"
+            records.append(Record(
+                "itcpr", role, entry["file_path"], pid, **{field: clothes},
+                captions=(entry.get("caption", NO_WORDS),),
+            ))
+    return records
+
+
+NO_WORDS = "a person"  # the gallery of ITCPR has no captions, li asks for one: it tells nothing
+
+LAYOUTS["itcpr"] = Layout(
+    title="ITCPR",
+    signs=(("query.json", "gallery.json"),),
+    read=read_itcpr,
+    protocols={"li": (STRICT._replace(name="composed"),)},
+    published={"query": (2202, 1199)},  # of 20,510 gallery images the people are not published
 )
 
 
@@ -581,14 +640,12 @@ def read_cocas_real2(root, row):
     would carry the very file that its query asks with.
     """
     records = []
-    for where, (image, template, *numbers) in read_rows(root / "query.txt", (5,)):
-        record = _listed_record("cocas-real2", row, "query", "", image, numbers, where)
-        template = str(PurePosixPath(template))
-        records.append(replace(record, template_path=template, crop_path=record.path))
-
-    for where, (image, *numbers) in read_rows(root / "gallery.txt", (4,)):
-        record = _listed_record("cocas-real2", row, "gallery", "", image, numbers, where)
-        records.append(replace(record, crop_path=record.path))
+    for role, width in (("query", 5), ("gallery", 4)):
+        for where, (image, *template, pid, clothes, cam) in read_rows(root / f"{role}.txt", width):
+            numbers = (pid, clothes, cam)
+            record = _listed_record("cocas-real2", row, role, "", image, numbers, where)
+            asked = str(PurePosixPath(*template)) if template else None
+            records.append(replace(record, template_path=asked, crop_path=record.path))
     return records
 
 

@@ -10,6 +10,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 from reid.cli import UserError
@@ -38,50 +39,50 @@ def is_given(root):
 def photos_of(root):
     """The paths below `root` of all photos in the folders of people, sorted: person/photo and
     person/outfit/photo."""
-    paths = [*root.glob("*/*"), *root.glob("*/*/*")]
-    paths = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
-    return sorted(path for path in paths if is_image(path) and not path.startswith("."))
-
-
-def read_own(root, row):
-    """The Records of such a folder. Of somebody to be tested on, a photo of each outfit is a query
-    and the others are in the gallery. UserError if there are too few people."""
-    name = "own:given-split" if is_given(root) else "own:drawn-split"
-    if is_given(root):
-        paths = {role: photos_of(root / role) for role in GIVEN}
-        people = sorted({person_of(path) for some in paths.values() for path in some})
-        return [
-            record_of(name, role, f"{role}/{path}", people.index(person_of(path)), path)
-            for role in GIVEN for path in paths[role]
-        ]
-
-    photos = photos_of(root)
-    people = sorted({person_of(path) for path in photos})
-    trained = trained_people(root, photos)
-    pids = {person: pid for pid, person in enumerate(people)}
-    records = []
-    seen = set()  # (person, outfit) that has its query
-    for path in random.Random(0).sample(photos, len(photos)):
-        person = person_of(path)
-        role = "train" if person in trained else "gallery"
-        record = record_of(name, role, path, pids[person], path)
-        if role == "gallery" and (pids[person], record.clothes) not in seen:
-            seen.add((pids[person], record.clothes))
-            record = replace(record, role="query")
-        records.append(record)
-    return sorted(records, key=lambda record: record.path)
+    paths = glob("*/*", root_dir=root) + glob("*/*/*", root_dir=root)
+    return sorted(path for path in paths if is_image(path) and (root / path).is_file())
 
 
 def person_of(path):
     return path.partition("/")[0]
 
 
-def record_of(name, role, path, pid, below):
-    """The Record of a photo; below: its path from the folder of people on."""
-    _, *outfit, photo = below.split("/")
+def read_own(root, row):
+    """The Records of such a folder. Of somebody to be tested on, a photo of each outfit is a query
+    and the others are in the gallery. UserError if there are too few people."""
+    if is_given(root):
+        photos = [(role, path) for role in GIVEN for path in photos_of(root / role)]
+        people = numbered(path for _, path in photos)
+        return [record_of("given", role, path, people, f"{role}/") for role, path in photos]
+
+    photos = photos_of(root)
+    people = numbered(photos)
+    trained = trained_people(root, photos)
+    records = []
+    seen = set()  # (person, outfit) that has its query
+    for path in random.Random(0).sample(photos, len(photos)):
+        role = "train" if person_of(path) in trained else "gallery"
+        record = record_of("drawn", role, path, people)
+        if role == "gallery" and (record.pid, record.clothes) not in seen:
+            seen.add((record.pid, record.clothes))
+            record = replace(record, role="query")
+        records.append(record)
+    return sorted(records, key=lambda record: record.path)
+
+
+def numbered(paths):
+    """{person: pid}"""
+    people = sorted({person_of(path) for path in paths})
+    return {person: pid for pid, person in enumerate(people)}
+
+
+def record_of(split, role, path, people, above=""):
+    """The Record of a photo; path: from the folder of people on, which is `above` the root's."""
+    person, *outfit, photo = path.split("/")
+    pid = people[person]
     camera = CAMERA.search(photo)
     return Record(
-        name, role, path, pid,
+        f"own:{split}-split", role, above + path, pid,
         cam=int(camera[1]) if camera else None,
         clothes=f"{pid}:{outfit[0]}" if outfit else None,
     )
@@ -92,7 +93,6 @@ def trained_people(root, photos):
     does not exist."""
     path = root / SPLIT
     people = Counter(map(person_of, photos))
-    several = sorted(person for person, count in people.items() if count > 1)
     if path.exists():
         split = read_json(path, dict, "write it as it was, or remove it to draw another")
         try:
@@ -101,22 +101,18 @@ def trained_people(root, photos):
             raise UserError(f"{path}: expected lists of people, train and test") from error
         unknown = set(people) - trained - tested
         if unknown:
-            raise UserError(
-                f"{path}: {min(unknown)} is in neither list; add the name, or remove the file to "
-                "draw another split"
-            )
+            raise UserError(f"{path}: {min(unknown)} is in neither list; add the name, or remove "
+                            "the file to draw another split")
         return trained
 
+    several = sorted(person for person, count in people.items() if count > 1)
     if len(several) < FEWEST:
-        raise UserError(
-            f"{root}: {len(several)} people with two photos or more; at least {FEWEST} are needed, "
-            "half of them to be tested on"
-        )
-    trained = set(random.Random(0).sample(several, len(several) // 2))
-    trained |= set(people) - set(several)  # somebody's only photo has no other to be found
-    split = {"train": sorted(trained), "test": sorted(set(people) - trained)}
+        raise UserError(f"{root}: {len(several)} people with two photos or more; at least {FEWEST} "
+                        "are needed, half of them to be tested on")
+    tested = set(several) - set(random.Random(0).sample(several, len(several) // 2))
+    trained = set(people) - tested  # also somebody's only photo: it has no other to be found
     try:
-        write_text(path, json.dumps(split, indent=1) + "\n")
+        write_text(path, json.dumps({"train": sorted(trained), "test": sorted(tested)}, indent=1))
         print(f"{path}: half of the people are for training, the others for testing")
     except UserError as error:
         print(f"note: {error}; the same split is drawn the next time")

@@ -25,7 +25,6 @@ class Record:
     template_path: str | None = None  # shop picture of clothes
     crop_path: str | None = None  # clothes cropped from a photo of the person
     target_clothes: str | None = None  # what a query asks for, if it asks for clothes
-    view: str | None = None  # the data set's own tag: PRCC's camera letter, LLCM's session
     junk: bool = False  # deleted from every ranking; distractors are not junk
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from instructions import asked_tasks
-from reid import synth_pedes as synth
+import evaluate
+from instructions import asked_tasks, gallery_instruction, query_instruction
+from reid import streamed as synth
 from reid.cli import UserError
 from reid.folders import open_all
-from reid.layouts import LAYOUTS
-from reid.protocols import ID_ONLY, STRICT, TEXT
+from reid.layouts import LAYOUTS, NO_WORDS
+from reid.protocols import ID_ONLY, STRICT, TEXT, columns, masks
 from reid.records import Record, column
 from tests import trees
-from tests.trees import PEDES, SYNTH, TREES, opened, put, text
+from tests.trees import PEDES, SYNTH, TREES, TRIPLETS, opened, put, text
 
 
 def test_every_layout_has_a_tree_here():
@@ -82,17 +83,20 @@ def test_names_of_more_cameras_and_any_suffix(toy):
 
 # ---- captions ----
 
-def test_each_test_caption_of_cuhk_pedes_is_a_query(toy):
-    dataset = opened(trees.pedes(toy / "CUHK-PEDES"), "t2i")
+@pytest.mark.parametrize("name", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
+def test_each_test_caption_is_a_query(name, toy):
     def record(role, file, pid, *captions):
-        return Record("cuhk-pedes", role, file and f"imgs/{file}", pid, captions=captions,
+        return Record(name, role, file and f"imgs/{file}", pid, captions=captions,
                       modality="rgb" if file else "text")
-    assert dataset.records == (
+    wanted = [
         record("train", "train_query/p1.jpg", 11003, "a", "b"),
         record("val", "CUHK03/299_4.jpg", 11004, "a woman"),
         record("gallery", "test_query/p6.jpg", 12004, "red", "old"),
         record("query", None, 12004, "red"),
-        record("query", None, 12004, "old"))
+        record("query", None, 12004, "old")]
+    if name == "icfg-pedes":
+        del wanted[1]
+    assert opened(TREES[name](toy / "x"), "t2i").records == tuple(wanted)
 
 
 def test_captions_that_reid_raw_lacks_are_joined_by_file(toy):
@@ -105,6 +109,30 @@ def test_captions_that_reid_raw_lacks_are_joined_by_file(toy):
     text(root, "caption_all.json", other[:-1])
     with pytest.raises(UserError, match="no captions of 'train_query/p1.jpg'"):
         opened(root, "t2i")
+
+
+def test_a_query_of_itcpr_has_its_hits_where_the_instance_is_the_same(toy):
+    dataset = opened(trees.itcpr(toy / "ITCPR"), "li")
+    assert [protocol.name for protocol in dataset.protocols] == ["composed"]
+    assert [(r.role, r.pid, r.clothes, r.target_clothes, r.captions) for r in dataset.records] == [
+        ("query", 0, None, "0:7", ("Wearing 7.",)), ("query", 1, None, "1:8", ("Wearing 8.",)),
+        ("gallery", 0, "0:7", None, (NO_WORDS,)), ("gallery", 0, None, None, (NO_WORDS,)),
+        ("gallery", 1, "1:8", None, (NO_WORDS,))]
+    hits, removed = masks(dataset.protocols[0], *columns(*evaluate.sides(dataset)))
+    assert hits.tolist() == [[True, False, False], [False, False, True]] and not removed.any()
+
+
+def test_a_triplet_of_syncpr_is_asked_by_its_edit(toy):
+    dataset = opened(trees.syncpr(toy / "SynCPR"), "li")
+    assert dataset.streamed and not dataset.tested and list(dataset.records) == [
+        Record("syncpr", "train", path, pid, captions=captions) for pid in (3, 5)
+        for path, captions in (
+            (f"test2/sub_img/img_left/{pid}-1_left.png", (f"Left {pid}.",)),
+            (f"test2/sub_img/img_right/{pid}-1_right.png", (f"Edit {pid}.", f"Right {pid}.")))]
+    assert column(dataset.records, "pid") == [3, 3, 5, 5] and len(dataset.records) == 4
+    target = dataset.records[3]
+    assert query_instruction("li", target).words == "Edit 5."
+    assert gallery_instruction("li", target).words == "Right 5."
 
 
 @pytest.mark.parametrize("name,piece", [
@@ -135,7 +163,7 @@ def test_the_index_is_kept_and_made_anew_for_another_file(toy, monkeypatch, caps
         assert not list(toy.rglob("*.npy*")) and pids() == [7, 78923]
     assert pids() == [7, 78923]
     with monkeypatch.context() as patch:
-        patch.setattr(synth, "_places", lambda path: pytest.fail("read again"))
+        patch.setattr(synth.Entries, "_places", lambda entries: pytest.fail("read again"))
         assert pids() == [7, 78923]
     text(root, file.name, SYNTH[1:])
     os.utime(file, (0, 0))  # unpacked with an older date
@@ -318,6 +346,15 @@ BAD = (  # (tree, task, a piece, what it holds, what is said)
         "[", PEDES[:2], [PEDES[0] | {"split": None}], [PEDES[0] | {"split": ["train"]}])),
     *((trees.pedes, "t2i", "reid_raw.json", [PEDES[0] | change, *PEDES[1:]], "x.*; ")
       for change in ODD_ENTRIES),
+    (trees.rstpreid, "t2i", "data_captions.json", PEDES, "data_captions.json: no img_path in"),
+    *((trees.itcpr, "li", "gallery.json", [{
+        "file_path": "a.jpg", "datasets": "PRCC", "person_id": 1, "instance_id": -1} | change],
+       "gallery.json: no ") for change in (
+           {"person_id": "1"}, {"instance_id": None}, {"datasets": []}, {"file_path": None})),
+    (trees.itcpr, "li", "query.json", [], "query.json: empty split"),
+    *((trees.syncpr, "li", "SynCPR.json", [TRIPLETS[0] | change], "SynCPR.json: the entry at byte")
+      for change in ({"cpr_id": None}, {"edit_caption": None}, {"target_image_path": None},
+                     {"reference_caption": ["a"]})),
     *((trees.synth_pedes, "t2i", "synthpedes-dataset.json", content, "dataset.json: not a JSON")
       for content in ("<html>", "[]", '[{"captions": ' + "[" * 10_000, json.dumps(SYNTH)[:150])),
     *((trees.synth_pedes, "t2i", "synthpedes-dataset.json", [SYNTH[0], SYNTH[1] | change],

@@ -121,9 +121,47 @@ PEDES = [
 ]
 
 
-def pedes(root):
-    put(root, *("imgs/" + entry["file_path"] for entry in PEDES))
-    text(root, "reid_raw.json", PEDES)
+def pedes(root, file="reid_raw.json", image="file_path", entries=PEDES):
+    put(root, *("imgs/" + entry["file_path"] for entry in entries))
+    text(root, file, [entry | {image: entry["file_path"]} for entry in entries])
+    return root
+
+
+def rstpreid(root):
+    return pedes(root, "data_captions.json", "img_path")
+
+
+def icfg_pedes(root):
+    return pedes(root, "ICFG_PEDES.json", entries=PEDES[::2])  # no images for validation
+
+
+def itcpr(root):
+    """Two people with the number 1, from two sources."""
+    images = {"query": "Celeb-reID/001/1_1_0.jpg PRCC/train/001/A.jpg".split(),
+              "gallery": "Celeb-reID/001/1_2_0.jpg Celeb-reID/001/1_3_0.jpg PRCC/test/1.jpg".split()}
+    for role, instances in (("query", (7, 8)), ("gallery", (7, -1, 8))):
+        entries = []
+        for image, instance in zip(images[role], instances):
+            put(root, image)
+            entry = {"file_path": image, "datasets": image.split("/")[0], "person_id": 1}
+            entry |= {"caption": f"Wearing {instance}."} if role == "query" else {}
+            entries.append(entry | {"instance_id": instance})
+        text(root, f"{role}.json", entries)
+    return root
+
+
+TRIPLETS = [
+    {"cpr_id": pid, "edit_caption": f"Edit {pid}.",
+     "reference_image_path": f"test2/sub_img/img_left/{pid}-1_left.png",
+     "target_image_path": f"test2/sub_img/img_right/{pid}-1_right.png",
+     "reference_caption": f"Left {pid}.", "target_caption": f"Right {pid}."}
+    for pid in (3, 5)]
+
+
+def syncpr(root):
+    for entry in TRIPLETS:
+        put(root, entry["reference_image_path"], entry["target_image_path"])
+    text(root, "SynCPR.json", TRIPLETS)
     return root
 
 
@@ -182,6 +220,7 @@ def omnireid(root):
 TREES = {
     "market": market, "msmt17": msmt17, "cuhk03": cuhk03, "ltcc": ltcc,
     "ltcc-clothes": ltcc_clothes, "prcc": prcc, "vc-clothes": vc_clothes, "llcm": llcm,
-    "cuhk-pedes": pedes, "synth-pedes": synth_pedes, "cocas": cocas, "cocas-real2": real2,
-    "omnireid": omnireid,
+    "cuhk-pedes": pedes, "icfg-pedes": icfg_pedes, "rstpreid": rstpreid,
+    "synth-pedes": synth_pedes, "syncpr": syncpr, "itcpr": itcpr, "cocas": cocas,
+    "cocas-real2": real2, "omnireid": omnireid,
 }

@@ -12,7 +12,7 @@ In LTCC and COCAS+ the outfits come from a small wardrobe that people share: nei
 the clothes alone tell which picture is asked for.
 
     python -m toydata --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
-    python -m toydata --out ./toy-all --sets all  # eight more, with a quarter of the people each
+    python -m toydata --out ./toy-all --sets all  # twelve more, a quarter of the people each
     python -m toydata --sheet sheet.png  # only a contact sheet
 """
 

@@ -155,24 +155,35 @@ def llcm(job):
             job.enter(f"idx/{job.role}_{modality}.txt", f"{listed} {job.label}")
 
 
-def cuhk_pedes(job):
-    """imgs and the captions; the seven source folders say nothing about the split."""
+CAPTIONED = {  # data set -> its list, and the word for an image's path there
+    "cuhk-pedes": ("reid_raw.json", "file_path"),
+    "icfg-pedes": ("ICFG-PEDES.json", "file_path"),
+    "rstpreid": ("data_captions.json", "img_path"),
+}
+
+
+def captioned(job):
+    """imgs and the captions; the source folders of CUHK-PEDES say nothing about the split."""
+    list_file, image = CAPTIONED[job.data_set]
     sources = ("cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query")
     source = sources[job.pid % 7]
     pictures = 3 if job.role == "test" else 4
 
     for k, cam in enumerate(job.rng.sample(range(1, 9), pictures)):
         path = f"{source}/{job.pid}_{k}.jpg"
-        if "query" in source:
+        if job.data_set != "cuhk-pedes":
+            path = f"{job.role}/{job.pid:04d}_c{cam}_{k:04d}.jpg"
+        elif "query" in source:
             path = f"{source}/p{job.pid}_s{job.pid * 10 + k}.jpg"
         shot = job.photograph(f"imgs/{path}", 0, cam)
 
         captions = {}  # two that differ
         while len(captions) < 2:
             captions[describe(shot.attributes, job.rng)] = None
-        entry = {"id": job.pid, "file_path": path, "captions": list(captions)}
-        job.enter("reid_raw.json", {"split": job.role} | entry)
-        job.enter("caption_all.json", entry)
+        entry = {"id": job.pid, image: path, "captions": list(captions)}
+        job.enter(list_file, {"split": job.role} | entry)
+        if job.data_set == "cuhk-pedes":
+            job.enter("caption_all.json", entry)
 
 
 def cocas(job):
@@ -264,6 +275,41 @@ def cocas_real2(job):
         wanted = (outfit + shift) % 3
         asked = f"{_cocas_template(job, wanted)} {job.pid} {job.pid * 3 + wanted} {cam}"
         job.enter("query.txt", f"{query} {asked}")
+
+
+def _edit(job, outfit):
+    """A sentence of the clothes and things that belong to an outfit, of no picture."""
+    worn = job.outfits[outfit].attributes
+    return describe({key: worn[key] for key in worn if key != "glass style"}, job.rng)
+
+
+def itcpr(job):
+    """Each query asks for another outfit of the person by a sentence; nobody asks for the first
+    one. People of three sources, each of which numbers them anew."""
+    source = ("Celeb-reID", "PRCC", "LAST")[job.pid % 3]
+    person = job.pid // 3
+    for outfit, wanted in enumerate((1, 2, 1)):
+        for k, cam in enumerate(job.rng.sample(range(1, 9), 3)):
+            path = f"{source}/{person:03d}/{person}_{outfit + 1}_{k}.jpg"
+            job.photograph(path, outfit, cam)
+            entry = {"file_path": path, "datasets": source, "person_id": person}
+            if k == 0:
+                entry |= {"instance_id": job.pid * 3 + wanted, "caption": _edit(job, wanted)}
+            else:
+                entry |= {"instance_id": job.pid * 3 + outfit if outfit else -1}
+            job.enter("gallery.json" if k else "query.json", entry)
+
+
+def syncpr(job):
+    """Triplets: a picture, a sentence of another outfit, and a picture of the person in that."""
+    for outfit in range(3):
+        entry = {"cpr_id": job.pid, "edit_caption": _edit(job, (outfit + 1) % 3)}
+        for side, half, worn in (("reference", "left", outfit), ("target", "right", outfit + 1)):
+            path = f"test1/sub_img/img_{half}/{job.pid}-{outfit}_{half}.png"
+            shot = job.photograph(path, worn % 3, job.rng.randint(1, 9))
+            entry[f"{side}_image_path"] = path
+            entry[f"{side}_caption"] = describe(shot.attributes, job.rng)
+        job.enter("SynCPR.json", entry)
 
 
 def msmt17(job):
@@ -364,7 +410,7 @@ TREES = {
     # six outfits are too many to be learned by heart
     "ltcc": Tree(ltcc, "LTCC_ReID", 0, {"train": 6, "test": 3}, unchanging=15),
     "llcm": Tree(llcm, "LLCM", 1, {"train": 1, "test": 1}),
-    "cuhk-pedes": Tree(cuhk_pedes, "CUHK-PEDES", 1, {"train": 1, "val": 1, "test": 1}),
+    "cuhk-pedes": Tree(captioned, "CUHK-PEDES", 1, {"train": 1, "val": 1, "test": 1}),
     "real1": Tree(cocas, "COCAS/real1", 1, {"train": 3}),
     "real2": Tree(cocas, "COCAS/real2", 1, {"test": 3}),
     # the other layouts
@@ -376,5 +422,9 @@ TREES = {
     "omnireid": Tree(cocas, "OmniReID", 1, {"train": 3, "test": 3}),
     "ltcc-clothes": Tree(ltcc, "ltcc", 0, {"train": 6, "test": 3}, unchanging=15),
     "cocas-real2": Tree(cocas_real2, "COCAS-Real2", 1, {"test": 3}),
+    "icfg-pedes": Tree(captioned, "ICFG-PEDES", 1, {"train": 1, "test": 1}),
+    "rstpreid": Tree(captioned, "RSTPReid", 1, {"train": 1, "val": 1, "test": 1}),
+    "itcpr": Tree(itcpr, "ITCPR", 1, {"test": 3}),
+    "syncpr": Tree(syncpr, "SynCPR", 1, {"train": 3}),
 }
 FIVE = ("market", "ltcc", "llcm", "cuhk-pedes", "real1", "real2")  # Real1 and Real2 count as one
