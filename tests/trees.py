@@ -137,11 +137,12 @@ def icfg_pedes(root):
 
 def itcpr(root):
     """Two people with the number 1, from two sources."""
-    images = {"query": "Celeb-reID/001/1_1_0.jpg PRCC/train/001/A.jpg".split(),
-              "gallery": "Celeb-reID/001/1_2_0.jpg Celeb-reID/001/1_3_0.jpg PRCC/test/1.jpg".split()}
-    for role, instances in (("query", (7, 8)), ("gallery", (7, -1, 8))):
+    images = {"query": {"Celeb-reID/001/1_1_0.jpg": 7, "PRCC/train/001/A.jpg": 8},
+              "gallery": {"Celeb-reID/001/1_2_0.jpg": 7, "Celeb-reID/001/1_3_0.jpg": -1,
+                          "PRCC/test/A/001/1.jpg": 8}}
+    for role in images:
         entries = []
-        for image, instance in zip(images[role], instances):
+        for image, instance in images[role].items():
             put(root, image)
             entry = {"file_path": image, "datasets": image.split("/")[0], "person_id": 1}
             entry |= {"caption": f"Wearing {instance}."} if role == "query" else {}
