@@ -36,6 +36,7 @@ def test_the_figure_of_the_model(tmp_path, monkeypatch):
 
 def assert_alike(name):
     """What was drawn here is what docs/ shows, but for the fonts of another version."""
-    drawn, shown = [np.asarray(Image.open(path).convert("RGB"), int) for path in (name, DOCS / name)]
+    pictures = [Image.open(path).convert("RGB") for path in (name, DOCS / name)]
+    drawn, shown = [np.asarray(picture, int) for picture in pictures]
     assert drawn.shape == shown.shape
     assert np.abs(drawn - shown).mean() < 1, f"docs/{name} is of an earlier state"
