@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import NamedTuple
 
+import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+
+# isort: split
+
 import torch
 from einops import rearrange
 from torch.utils.data import DataLoader, get_worker_info

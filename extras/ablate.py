@@ -22,6 +22,10 @@ from functools import cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 
+import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+
+# isort: split
+
 import torch
 
 import toydata

@@ -16,6 +16,10 @@ reads its idea, that an answer must be consistent with the instruction.
 import sys
 from dataclasses import dataclass, replace
 
+import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+
+# isort: split
+
 import torch
 
 import evaluate

@@ -21,12 +21,18 @@ runs          a run's folder and its log
 checkpoints   everything that a resume needs, in one file
 weights       published weights: PASS, DeiT, HAP, ALBEF
 text          the BERT that reads the sentences, and its tokenizer
+quick_help    --help without the imports that take seconds
 """
 
 import os
+
+from reid import quick_help
 
 # Threads of torch that wait for each other look out for a moment, then sleep. By default they look
 # out for so long that, beside another busy program, they keep the core from the very thread they
 # wait for. Read once, when torch is imported: so reid is imported first.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if quick_help.is_asked_for():
+    quick_help.start()

@@ -17,7 +17,7 @@ import data
 import evaluate
 import train
 from extras import ablate
-from reid import cli, device, files
+from reid import cli, device, files, quick_help
 from reid.cli import UserError
 from tests.commands import ROOT, start
 
@@ -159,6 +159,27 @@ def test_it_ends_with_examples_that_are_understood(command, capsys):
         line = example.strip().removeprefix(f"python {command}")
         assert line != example.strip()
         cli.parse(COMMANDS[command].Config, shlex.split(re.split(r" {3,}(?=[a-z])", line)[0]))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "-m extras.search"])
+def test_help_says_the_same_without_the_imports_that_take_seconds(command):
+    words = ["-X", "importtime", *command.split(), "--help"]
+    quick, slow = (
+        subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+        for env in (os.environ, {**os.environ, quick_help.SLOWLY: "1"}))
+    assert quick.stdout == slow.stdout and quick.returncode == 0
+    assert "torch._C" in slow.stderr
+    assert not re.search(r"torch\._C|numpy\._core|transformers|safetensors_rust", quick.stderr)
+
+
+def test_help_without_imports_gives_way_where_a_module_needs_more(tmp_path):
+    (tmp_path / "own.py").write_text(
+        f"import sys; sys.argv[0] = {str(ROOT / 'own.py')!r}\nimport reid, torch\n"
+        "print('torch._C' in sys.modules, flush=True)\nprint(2 * torch.pi)")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, tmp_path / "own.py", "--help"], env=environment,
+                          capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "6.283185307179586"], done.stderr
 
 
 # ---- what ends a command ----

@@ -1,0 +1,61 @@
+"""`--help` in a fraction of a second: packages whose import takes seconds, and which no flag needs,
+are not imported for it. What modules ask of them while they are imported, such as a base class, a
+decorator or an annotation, is a stand-in.
+"""
+
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+HEAVY = {"torch", "numpy", "safetensors"}
+SLOWLY = "REID_SLOW_HELP"  # in the environment: import everything
+
+
+def is_asked_for():
+    """Whether this program is a command of the repository and its flags ask for --help."""
+    is_ours = Path(__file__).parents[1] in Path(sys.argv[0]).resolve().parents
+    is_first = not HEAVY & sys.modules.keys() and SLOWLY not in os.environ
+    return is_ours and is_first and "--help" in sys.argv
+
+
+class _Anything(type):
+    """The type of the stand-in: each of its attributes is itself, and so is a call of it, except
+    that a call with an argument gives that back, as a decorator would."""
+
+    def __getattr__(cls, name):
+        return cls
+
+    def __call__(cls, *args, **options):
+        return args[0] if args else cls
+
+
+class _Finder:
+    """Finds the heavy packages and whatever is in them, empty."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            return ModuleSpec(name, _Finder, is_package=True)
+
+    @staticmethod
+    def create_module(spec):
+        module = ModuleType(spec.name)
+        stand_in = type.__new__(_Anything, "StandIn", (), {})
+        module.__getattr__ = lambda name: stand_in
+        return module
+
+    @staticmethod
+    def exec_module(module):
+        pass
+
+
+def start():
+    """From here on the heavy packages are stand-ins. If one does not do, the command begins again
+    with all that it imports."""
+    def again(*error):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, SLOWLY: "1"})
+
+    sys.meta_path.insert(0, _Finder)
+    sys.excepthook = again
