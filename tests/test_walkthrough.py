@@ -25,7 +25,8 @@ def test_every_block_prints_what_is_shown(drawn, tmp_path, monkeypatch, capsys):
             exec(compile(code, "walkthrough.md", "exec"), names)
             assert capsys.readouterr().out == shown
 
-    assert_alike("walkthrough.png")
+    assert_alike("walkthrough_rankings.png")
+    assert_alike("walkthrough_words.png")
 
 
 def test_the_figure_of_the_model(tmp_path, monkeypatch):
