@@ -9,8 +9,8 @@ import math
 import random
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle, islice
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import reid  # noqa: F401  before torch: how its threads wait, and --help withou
 # isort: split
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -28,7 +29,7 @@ from reid.cli import UserError
 from reid.files import digest_of
 from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
-from reid.records import Dataset, Streamed, column
+from reid.records import Dataset, column
 
 PATIENCE = 2  # seconds of waiting for a worker before signals are looked at
 CACHE_BYTES = 2**30  # decoded images kept in memory: enough for all drawn people, not for MSMT17
@@ -57,6 +58,7 @@ class PKSampler:
                 f"--ids {ids_per_batch}: the training split has {len(self.people)} identities; "
                 f"lower it ({records[0].dataset})"
             )
+        self.records = records
         self.clothes = column(records, "clothes")
         self.ids_per_batch = ids_per_batch
         self.images_per_id = images_per_id
@@ -79,18 +81,18 @@ class PKSampler:
             batch += self._images_of(pid, rng)
         return batch
 
-    def indices_of(self, pid):
-        """Of all images of a person."""
-        return [index for group in self.people[pid] for index in group]
+    def records_of(self, pid):
+        """The Records of all images of a person."""
+        return [self.records[index] for group in self.people[pid] for index in group]
 
     def _images_of(self, pid, rng):
         """K images, divided evenly among the modalities that a person has."""
         groups = self.people[pid]
-        favoured = rng.randrange(len(groups))  # which groups get what cannot be divided
+        first = rng.randrange(len(groups))  # chooses the groups that get the remainder
         images = []
         for i, group in enumerate(groups):
-            turn = (i - favoured) % len(groups)
-            count = (self.images_per_id + turn) // len(groups)
+            place = (i - first) % len(groups)
+            count = (self.images_per_id + place) // len(groups)
             images += self._pick(group, count, rng)
         return images
 
@@ -110,11 +112,11 @@ class PKSampler:
 
 def task_cycle(ratios):
     """The tasks in turn, each evenly spread: {"trad": 2, "cc": 1} -> ("trad", "cc", "trad")."""
-    places = []
+    turns = []
     for task, count in ratios.items():
-        places += [((i + 0.5) / count, task) for i in range(count)]
-    places.sort(key=lambda place: place[0])
-    return tuple(task for _, task in places)
+        turns += [((i + 0.5) / count, task) for i in range(count)]
+    turns.sort(key=lambda turn: turn[0])
+    return tuple(task for _, task in turns)
 
 
 # ---- batches ----
@@ -122,11 +124,10 @@ def task_cycle(ratios):
 class Batch(NamedTuple):
     images: torch.Tensor  # (b 3 H W) uint8
     labels: torch.Tensor  # (b) long, 0.. within the data set
-    pids: torch.Tensor  # (b) long, as the data set numbers them
     dataset: str  # whose classifier
     task: str
-    sentences: list[str] | None  # the words of the instructions
-    pictures: torch.Tensor | None  # (b 3 h w) uint8, their pictures of clothes
+    sentences: list[str] | None  # of the instructions
+    pictures: torch.Tensor | None  # (b 3 h w) uint8, of clothes, of the instructions
     clothes: torch.Tensor | None = None  # (b) long, which clothes the pictures or captions show
 
     def to(self, device):
@@ -142,7 +143,6 @@ class Stream(NamedTuple):
     """The training images of one data set under one task."""
 
     dataset: Dataset
-    records: Sequence
     sampler: PKSampler
     clothes: dict  # path of a picture -> number of the clothes on it
 
@@ -162,16 +162,16 @@ class Batches(torch.utils.data.Dataset):
         self.size = size
         self.picture_size = picture_size
         self.seed = seed
-        self.streams = {}  # task -> its Streams
+        self.streams = defaultdict(list)  # task -> its Streams
         people = defaultdict(set)  # data set -> pids
         classified = set()  # data sets whose people an identity loss tells apart
         for dataset in with_training_images(datasets):
             records = dataset.split("train")
             stream_seed = f"{seed}:{dataset.name}:{dataset.task}"
             sampler = PKSampler(records, ids_per_batch, images_per_id, stream_seed)
-            stream = Stream(dataset, records, sampler, clothes_on(dataset, records))
-            self.streams.setdefault(dataset.task, []).append(stream)
-            people[dataset.name] |= set(sampler.people)
+            stream = Stream(dataset, sampler, clothes_on(dataset, records))
+            self.streams[dataset.task].append(stream)
+            people[dataset.name].update(sampler.people)
             if not TASKS[dataset.task].text_only:
                 classified.add(dataset.name)
 
@@ -188,43 +188,34 @@ class Batches(torch.utils.data.Dataset):
 
     def where(self, step):
         """step -> (Stream, step within that stream)."""
-        cycles, place = divmod(step, len(self.cycle))
+        rounds, place = divmod(step, len(self.cycle))
         task = self.cycle[place]
-        per_cycle = self.cycle.count(task)
-        so_far = self.cycle[:place].count(task)
+        step_of_task = rounds * self.cycle.count(task) + self.cycle[:place].count(task)
         streams = self.streams[task]
-        inner_step, turn = divmod(cycles * per_cycle + so_far, len(streams))
-        return streams[turn], inner_step
+        step_of_stream, turn = divmod(step_of_task, len(streams))
+        return streams[turn], step_of_stream
 
     def __getitem__(self, step):
-        stream, inner_step = self.where(step)
-        dataset, records, sampler, clothes_of = stream
-        chosen = [records[index] for index in sampler.batch(inner_step)]
-
-        def images_of(pid):
-            return [records[index] for index in sampler.indices_of(pid)]
-
+        (dataset, sampler, clothes_of), step_of_stream = self.where(step)
+        records = [sampler.records[index] for index in sampler.batch(step_of_stream)]
         rng = random.Random(f"{self.seed}:{step}")
-        asks = training_instructions(dataset.task, chosen, images_of, rng)
+        asks = training_instructions(dataset.task, records, sampler.records_of, rng)
+
+        def load(paths, size):
+            return torch.stack([self._load(dataset.root / path, size) for path in paths])
+
         sentences = [ask.words for ask in asks] if asks[0].words else None
         pictures = None
         if asks[0].picture:
-            paths = [dataset.root / ask.picture for ask in asks]
-            pictures = torch.stack([self._load(path, self.picture_size) for path in paths])
-
+            pictures = load([ask.picture for ask in asks], self.picture_size)
         clothes = None
         if clothes_of:
-            shown = [ask.picture or record.path for ask, record in zip(asks, chosen)]
-            clothes = torch.tensor([clothes_of[path] for path in shown])
-
-        paths = [dataset.root / record.path for record in chosen]
-        images = torch.stack([self._load(path, self.size) for path in paths])
-        pids = [record.pid for record in chosen]
-        labels = [self.labels[dataset.name][pid] for pid in pids]
+            paths = [ask.picture or record.path for ask, record in zip(asks, records)]
+            clothes = torch.tensor([clothes_of[path] for path in paths])
+        labels = [self.labels[dataset.name][record.pid] for record in records]
         return Batch(
-            images,
+            load([record.path for record in records], self.size),
             torch.tensor(labels),
-            torch.tensor(pids),
             dataset.name,
             dataset.task,
             sentences,
@@ -262,63 +253,52 @@ def clothes_on(dataset, records):
     Templates of the same bytes show the same clothes, whoever wears them.
     """
     row = TASKS[dataset.task]
+    if dataset.streamed or not (row.pictures or row.text_only):
+        return {}
+    looks = cache(lambda template: digest_of(dataset.root / template))
     clothes_of = {}
-    if isinstance(records, Streamed) or not (row.pictures or row.text_only):
-        return clothes_of
-    looks = {}  # template -> its digest
-    numbers = {}  # clothes -> number
     for record in records:
         clothes = record.clothes
-        template = record.template_path
-        paths = [template, record.crop_path]
+        paths = [record.template_path, record.crop_path]
         if row.text_only:
             paths = [record.path] if clothes else []
-        elif template:
-            if template not in looks:
-                looks[template] = digest_of(dataset.root / template)
-            clothes = looks[template]
-        for path in filter(None, paths):
-            clothes_of[path] = numbers.setdefault(clothes, len(numbers))
-    return clothes_of
+        elif record.template_path:
+            clothes = looks(record.template_path)
+        clothes_of |= dict.fromkeys(filter(None, paths), clothes)
+    numbers = {clothes: number for number, clothes in enumerate(dict.fromkeys(clothes_of.values()))}
+    return {path: numbers[clothes] for path, clothes in clothes_of.items()}
 
 
 def loader(batches, first, last, workers=0, pin=False, stops=()):
     """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
     with the cache. pin: in memory that a GPU copies from by itself. Where it waits for a worker and
     `stops` is no longer empty, it ends. UserError as in Batches."""
-    own = torch.Generator()  # else it draws from torch's default one, and a resumed run differs
     loaded = iter(DataLoader(
         batches,
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
-        generator=own,
+        generator=torch.Generator(),  # with torch's default one a resumed run would differ
         pin_memory=pin,
         timeout=PATIENCE if workers else 0,
     ))
-    try:
-        for _ in range(first, last):
-            batch = next_batch(loaded, stops)
-            if batch is None:
-                return
-            yield batch
-    except UserError as error:  # from a worker it comes inside a traceback, as the last line
-        traceback.clear_frames(error.__traceback__)  # else the workers would take seconds to end
-        del loaded
-        message = str(error).strip().splitlines()[-1]
-        raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
-
-
-def next_batch(loaded, stops):
-    """The next Batch of a DataLoader's iterator; None if there is none before `stops` is filled."""
-    while True:
+    while first < last:
         try:
-            return next(loaded)
+            batch = next(loaded)
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise
             if stops:
-                return None
+                return
+            continue
+        except UserError as error:  # from a worker it comes inside a traceback, as the last line
+            traceback.clear_frames(error.__traceback__)  # else the workers take seconds to end
+            del loaded
+            message = str(error).strip().splitlines()[-1]
+            message = message.removeprefix(f"{UserError.__module__}.UserError: ")
+            raise UserError(message) from None
+        first += 1
+        yield batch
 
 
 # ---- augmentation: of a whole uint8 batch at once, on its device ----
@@ -333,11 +313,14 @@ def augment(images, pictures, pad=10, erase_prob=0.5, generator=None):
     the mean colour.
     """
     b, device = len(images), images.device
+    height, width = images.shape[2:]
     flip = torch.rand(b, generator=generator, device=device) < 0.5
-    offset = torch.randint(-pad, pad + 1, (2, b), generator=generator, device=device)
-    moved, outside = shift(mirror(images, flip), offset)
-    erased = erasing(b, images.shape[2:], erase_prob, device, generator)
-    images = normalise(moved).masked_fill_(outside | erased, 0)
+    top, left = torch.randint(2 * pad + 1, (2, b), generator=generator, device=device)
+    padded = F.pad(normalise(mirror(images, flip)), [pad] * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (b 3 tops lefts H W), a view
+    images = windows[torch.arange(b, device=device), :, top, left]
+    erased = erasing(b, (height, width), erase_prob, device, generator)
+    images = images.masked_fill_(erased, 0)
 
     if pictures is not None:
         pictures = normalise(mirror(pictures, flip))
@@ -350,26 +333,6 @@ def mirror(images, flip):
     return torch.where(flip, images.flip(3), images)
 
 
-def shift(images, offset):
-    """Pad-and-crop: windows of images (b 3 h w) that begin at row offset[0], column offset[1], (b).
-
-    Returns the windows (b 3 h w) and where they lie outside the image, bool (b 1 h w).
-    """
-    height, width = images.shape[2:]
-    rows = torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    rows = rearrange(offset[0], "b -> b 1 1") + rearrange(rows, "h -> h 1")
-    columns = rearrange(offset[1], "b -> b 1 1") + columns
-    above_or_below = (rows < 0) | (rows >= height)
-    beside = (columns < 0) | (columns >= width)
-    outside = above_or_below | beside
-
-    pixel = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-    pixel = rearrange(pixel, "b h w -> b 1 (h w)").expand(-1, 3, -1)
-    windows = images.flatten(2).gather(2, pixel)
-    return windows.view_as(images), rearrange(outside, "b h w -> b 1 h w")
-
-
 def erasing(b, size, prob, device=None, generator=None):
     """Random erasing (Zhong et al. 2017): bool (b 1 H W), True in a rectangle of 2-33 % of the
     area, aspect 0.3-3.3.
@@ -379,7 +342,8 @@ def erasing(b, size, prob, device=None, generator=None):
     """
     h, w = size
     draws = torch.rand(5, b, 1, 1, generator=generator, device=device)
-    chance, area, aspect, top, left = draws
+    selected = draws[0] < prob
+    area, aspect, top, left = draws[1:]
     area = h * w * (0.02 + 0.31 * area)
     lowest = (area / w**2).clamp(min=0.3)
     highest = (h**2 / area).clamp(max=3.3)
@@ -394,8 +358,7 @@ def erasing(b, size, prob, device=None, generator=None):
     columns = torch.arange(w, device=device) - left
     in_rows = (rows >= 0) & (rows < height)
     in_columns = (columns >= 0) & (columns < width)
-    erased = in_rows & in_columns & (chance < prob)
-    return rearrange(erased, "b h w -> b 1 h w")
+    return rearrange(in_rows & in_columns & selected, "b h w -> b 1 h w")
 
 
 # ---- command line ----

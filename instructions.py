@@ -51,7 +51,6 @@ SENTENCES = {
     ),
 }
 
-
 PERSON_SENTENCE = SENTENCES["cc"][0]  # under which a person is found in any clothes
 
 
@@ -65,8 +64,7 @@ class Ask(NamedTuple):
 
 
 class Task(NamedTuple):
-    """All that differs between tasks. A row has `sentences`, or is `described`, or has `pictures`.
-    """
+    """All that differs between tasks."""
 
     sentences: tuple[str, ...] = ()  # one of them is given to query and gallery image alike
     described: bool = False  # an Ask has words, the record's own
@@ -107,8 +105,7 @@ TASKS = {
 
 
 def asked_tasks(name):
-    """{task: its row} of --task: "all" is every one with a share, else it is the one of that name.
-    """
+    """{task: its row} of --task: "all" stands for every task with a share."""
     if name != "all":
         return {name: TASKS[name]}
     return {task: row for task, row in TASKS.items() if row.share}
@@ -142,10 +139,10 @@ def gallery_instruction(task, record, sentence=0):
 
 
 def training_instructions(task, records, images_of, rng):
-    """The Ask of each image of a training batch.
+    """The Ask of each Record of a training batch.
 
-    records: the b Records of the batch; images_of(pid): that person's training Records, asked for
-    where they are needed only; rng: random.Random. Returns b Asks.
+    images_of(pid): that person's training Records, read only where they are needed; rng:
+    random.Random.
     """
     row = TASKS[task]
     if row.sentences:  # "we randomly choose one ... when training each mini-batch" (Supp. 5.1)
@@ -155,10 +152,9 @@ def training_instructions(task, records, images_of, rng):
 
     asks = [gallery_instruction(task, record) for record in records]
     count = int(len(records) * OTHERS_SHARE)
-    for place in sorted(rng.sample(range(len(records)), count)):
-        record = records[place]
-        other = another_image(record, images_of(record.pid), rng)
-        asks[place] = query_instruction(task, other)
+    for i in sorted(rng.sample(range(len(records)), count)):
+        other = another_image(records[i], images_of(records[i].pid), rng)
+        asks[i] = query_instruction(task, other)
     return asks
 
 
@@ -240,11 +236,8 @@ def describe(attributes, rng):
     attributes: {attribute: one of its phrases}; agnostic and unsaid phrases are left out.
     rng: random.Random. Returns one to four lower-case sentences.
     """
-    phrases = {}
-    for key, phrase in attributes.items():
-        if "agnostic" not in phrase and phrase not in UNSAID:
-            phrases[key] = phrase
-
+    phrases = {key: phrase for key, phrase in attributes.items()
+               if "agnostic" not in phrase and phrase not in UNSAID}
     person = _person(phrases, rng)
     sentences = [_wearing(person, phrases, rng)]
     sentences += _details(phrases, rng)
@@ -259,10 +252,7 @@ def _person(phrases, rng):
     old = rng.choice(("elderly", "old"))
     person = f"an {old} {noun}" if phrases.get("age") == "old" else f"a {noun}"
 
-    hair = []
-    for key in ("hair style", "hair color"):
-        if key in phrases:
-            hair.append(phrases[key].removesuffix(" hair"))
+    hair = [*filter(None, (_adjective(phrases, key) for key in ("hair style", "hair color")))]
     if "bald" in hair:
         return f"{person} with a bald head"
     if hair:
@@ -272,12 +262,8 @@ def _person(phrases, rng):
 
 def _wearing(person, phrases, rng):
     """`a man wears a red long sleeve jacket and blue trousers.`"""
-    coat = [
-        _adjective(phrases, "coat color"),
-        _adjective(phrases, "coat length"),
-        phrases.get("coat style", "coat"),
-    ]
-    upper = " ".join(filter(None, coat))
+    adjectives = [_adjective(phrases, key) for key in ("coat color", "coat length")]
+    upper = " ".join(filter(None, [*adjectives, phrases.get("coat style", "coat")]))
 
     trousers = {"shorts trousers": "shorts", "skirt": "a skirt"}
     lower = trousers.get(phrases.get("trousers length"), "trousers")
@@ -302,15 +288,13 @@ def _adjective(phrases, key):
 
 
 def _details(phrases, rng):
-    """At most three sentences: shoes and things, the side they are seen from, the pose."""
+    """At most three sentences: shoes and accessories, the side they are seen from, the pose."""
+    sentences = []
     things = _things(phrases)
     rng.shuffle(things)
-    sentences = []
-
     if things:
-        listed = things[-1]
-        if len(things) > 1:
-            listed = ", ".join(things[:-1]) + f" and {listed}"
+        *others, last = things
+        listed = f"{', '.join(others)} and {last}" if others else last
         template = rng.choice(("the outfit goes with {}.", "also visible: {}.", "one can see {}."))
         sentences.append(template.format(listed))
 

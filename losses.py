@@ -29,10 +29,8 @@ def equal_pairs(ids):
 # ---- adaptive triplet loss (Sec. 4.3) ----
 
 def distances(feats, squared=True):
-    """d of Eq. 5 between all pairs, feats (b d) -> (b b).
-
-    Squared Euclidean as in the paper, or plain with squared=False.
-    """
+    """d of Eq. 5 between all pairs, feats (b d) -> (b b): the squared Euclidean distance, or its
+    root with squared=False."""
     feats = at_least_float32(feats)
     norms = feats.square().sum(1)
     sums = rearrange(norms, "a -> a 1") + rearrange(norms, "r -> 1 r")
@@ -45,10 +43,8 @@ def distances(feats, squared=True):
 
 
 def relatedness(ids, instr):
-    """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient.
-
-    The cosine of two instructions where the identities agree, else 0.
-    """
+    """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient: the cosine
+    of two instructions where the identities agree, else 0."""
     instr = at_least_float32(instr.detach())
     instr = F.normalize(instr, dim=-1)
     cosine = instr @ instr.T
@@ -87,35 +83,22 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
 
     if mining == "hard":
         return hard_triplets(dist, beta, ids, margin)
-    if mining == "even":
-        return even_triplets(dist, beta, ids, margin)
-    return all_triplets(dist, beta, margin)
-
-
-def all_triplets(dist, beta, margin):
-    """Mean of Eq. 5 over all ordered triplets; dist, beta (b b) -> scalar."""
     terms, valid = ordered_triplets(dist, beta, margin)
-    return mean_of_valid(terms, valid)
+    if mining == "all":
+        return mean_of_valid(terms, valid)
 
-
-def even_triplets(dist, beta, ids, margin):
-    """Eq. 5 over all triplets, half of it over those within a person; dist, beta (b b), ids (b).
-
-    Where nobody's instructions differ, as with a sentence for all, none is within a person.
-    """
-    terms, valid = ordered_triplets(dist, beta, margin)
     equal = equal_pairs(ids)
     one_person = rearrange(equal, "a r1 -> a r1 1") & rearrange(equal, "a r2 -> a 1 r2")
     is_within = valid & one_person
-
     within = mean_of_valid(terms, is_within)
     across = mean_of_valid(terms, valid & ~one_person)
+    # none is within a person where nobody's instructions differ, as with a sentence for all
     return torch.where(is_within.any(), (within + across) / 2, across)
 
 
 def ordered_triplets(dist, beta, margin):
-    """Eq. 5 for all ordered triplets [a, r1, r2], and which of them count, (b b b) each: three
-    different images, b1 != b2. dist, beta (b b)."""
+    """Eq. 5 for all ordered triplets [a, r1, r2], and which of them count, (b r r) each: three
+    different images, b1 != b2. dist, beta (b r): the anchors are the first b of the references."""
     d1 = rearrange(dist, "a r1 -> a r1 1")
     d2 = rearrange(dist, "a r2 -> a 1 r2")
     b1 = rearrange(beta, "a r1 -> a r1 1")
@@ -123,11 +106,10 @@ def ordered_triplets(dist, beta, margin):
     gap = b1 - b2
     terms = triplet_terms(d1, d2, gap, margin)
 
-    different = ~torch.eye(len(dist), dtype=torch.bool, device=dist.device)
-    valid = gap.abs() > TIE
+    different = ~torch.eye(*dist.shape, dtype=torch.bool, device=dist.device)
+    valid = gap.abs() > TIE  # so r1 is not r2
     valid &= rearrange(different, "a r1 -> a r1 1")
     valid &= rearrange(different, "a r2 -> a 1 r2")
-    valid &= rearrange(different, "r1 r2 -> 1 r1 r2")
     return terms, valid
 
 
@@ -176,23 +158,11 @@ def mean_of_valid(terms, valid):
     return (terms * valid).sum() / count
 
 
-def triplet(feats, ids, margin=0.3, squared=True, mining="all"):
-    """The plain triplet loss, the "w/o L_atri" row of Tab. 5 (Schroff et al. 2015; "hard": Hermans
-    et al. 2017).
-
-    feats (b d), ids (b) -> scalar: the adaptive loss with one instruction for all.
-    """
-    same_for_all = feats.new_ones(len(ids), 1)
-    return adaptive_triplet(feats, ids, same_for_all, margin, squared, mining)
-
-
 # ---- identity loss, and the losses of text-to-image retrieval (Sec. 4.4) ----
 
 def identity(logits, labels, smoothing=0.0):
-    """L_id of Eq. 7: cross-entropy over the identities of one data set.
-
-    logits (b classes), labels (b) -> scalar.
-    """
+    """L_id of Eq. 7: cross-entropy over the identities of one data set, logits (b classes),
+    labels (b) -> scalar."""
     logits = at_least_float32(logits)
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Instruction(NamedTuple):
-    """F_T, what the instruction encoder says. b may be 1 where all images share a sentence."""
+    """F_T, the output of the instruction encoder. b is 1 where all images share a sentence."""
 
     tokens: torch.Tensor  # (b t d), in the editing width; the first stands for the whole
     mask: torch.Tensor  # (b t) bool, True = a real token
@@ -36,13 +36,10 @@ class Instruction(NamedTuple):
         """Several batches of equally many tokens, one behind the other."""
         return Instruction(*(torch.cat(parts) for parts in zip(*instructions)))
 
-    @staticmethod
-    def join(sentence, picture):
-        """One Instruction of two, of equally many images: the tokens of both, and the pooled
-        vectors side by side, so that beta of Eq. 6 is the mean of both cosines."""
-        batch = max(len(sentence.tokens), len(picture.tokens))
-        sentence = sentence.expand(batch)
-        picture = picture.expand(batch)
+    def join(self, picture):
+        """These sentences and a picture for each: the tokens of both, and the pooled vectors side
+        by side, so that beta of Eq. 6 is the mean of both cosines."""
+        sentence = self.expand(picture.tokens.shape[0])
         pooled = [F.normalize(part.pooled, dim=1) for part in (sentence, picture)]
         return Instruction(
             torch.cat([sentence.tokens, picture.tokens], 1),
@@ -53,7 +50,7 @@ class Instruction(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a forward pass gives in every mode; without an instruction there is no fused feature."""
+    """The result of a forward pass; without an instruction there is no fused feature."""
 
     feat: torch.Tensor  # (b d) F, the CLS token of the last editing layer
     neck: torch.Tensor  # (b d) F after the BN neck: classified in training, ranked in testing
@@ -65,6 +62,11 @@ class Output(NamedTuple):
 # ---- E_e, the editing transformer (Sec. 4.2) ----
 
 SPLIT = "b n (h c) -> b h n c"  # the channels of each head
+
+
+def over_heads(mask):
+    """A mask of keys (b n) as attention takes it, (b 1 1 n); None stays None."""
+    return None if mask is None else rearrange(mask, "b n -> b 1 1 n")
 
 
 class EditingAttention(nn.Module):
@@ -79,7 +81,6 @@ class EditingAttention(nn.Module):
 
     def __init__(self, dim, heads, instr_dim=None):
         super().__init__()
-        assert dim % heads == 0, f"dim {dim} is not divisible by {heads} heads"
         self.heads = heads
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
@@ -100,20 +101,16 @@ class EditingAttention(nn.Module):
         q = rearrange(self.q(x[:, :rows]), SPLIT, h=self.heads)
         k = rearrange(self.k(x), SPLIT, h=self.heads)
         v = rearrange(self.v(x), SPLIT, h=self.heads)
-        if mask is not None:
-            mask = rearrange(mask, "b n -> b 1 1 n")
-        read = F.scaled_dot_product_attention(q, k, v, mask)  # left half of M [V; V']
+        read = F.scaled_dot_product_attention(q, k, v, over_heads(mask))  # left half of M [V; V']
 
         if instr is not None:
-            all_images = (len(x), -1, -1, -1)  # one shared instruction serves the whole batch
+            all_images = (x.shape[0], -1, -1, -1)  # one shared instruction serves the whole batch
             k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads).expand(all_images)
             v_instr = rearrange(self.v_instr(instr), SPLIT, h=self.heads).expand(all_images)
             gate = rearrange(self.gate, "h -> h 1 1")
             gated = gate * v_instr  # (g S') V' = S' (g V'), and V' has fewer rows than S'
-            if instr_mask is not None:
-                instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
-            edit = F.scaled_dot_product_attention(q, k_instr, gated, instr_mask)  # right half
-            read = read + edit
+            edit = F.scaled_dot_product_attention(q, k_instr, gated, over_heads(instr_mask))
+            read = read + edit  # the right half of M [V; V']
 
         read = rearrange(read, "b h n c -> b n (h c)")
         return self.out(read)  # Eq. 4: F = Linear_o(M [V; V'])
@@ -128,8 +125,7 @@ class EditingAttention(nn.Module):
         scores = q @ k.mT * scale  # Eq. 3: S = Q K^T / sqrt(C)
         scores_instr = q @ k_instr.mT * scale  # Eq. 3: S' = Q K'^T / sqrt(C)
         if instr_mask is not None:
-            instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
-            scores_instr = scores_instr.masked_fill(~instr_mask, -torch.inf)
+            scores_instr = scores_instr.masked_fill(~over_heads(instr_mask), -torch.inf)
 
         gate = rearrange(self.gate, "h -> h 1 1")
         left = scores.softmax(-1)
@@ -211,7 +207,7 @@ class ViT(nn.Module):
                 + ", expected {}x{}: height and width swapped?".format(*self.size)
             )
         patches = rearrange(self.embed(images), "b d rows columns -> b (rows columns) d")
-        prefix = repeat(self.prefix, "1 n d -> b n d", b=len(images))
+        prefix = repeat(self.prefix, "1 n d -> b n d", b=images.shape[0])
         x = torch.cat([prefix, patches], 1) + self.pos
 
         for block in self.blocks:  # Eq. 1: F_l = F_l(F_{l-1}, F_T)
@@ -223,7 +219,8 @@ class ViT(nn.Module):
 
 
 def init_linear(module):
-    """Weights scaled to the width, so that narrow models start as lively as wide ones."""
+    """Weights scaled to the width, so that activations are as large in narrow models as in wide
+    ones."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
@@ -246,19 +243,14 @@ def conv_stem(dim):
 
 def conv(width, dim, stride=1):
     """A convolution of 3x3 and its batch norm."""
-    layer = nn.Conv2d(width, dim, 3, stride, padding=1)
-    return layer, nn.BatchNorm2d(dim)
+    return nn.Conv2d(width, dim, 3, stride, padding=1), nn.BatchNorm2d(dim)
 
 
 class Residual(nn.Sequential):
-    """Two convolutions beside a shortcut (He et al. 2016)."""
+    """Two convolutions and a shortcut (He et al. 2016)."""
 
     def __init__(self, dim):
-        super().__init__(
-            *conv(dim, dim),
-            nn.ReLU(),
-            *conv(dim, dim),
-        )
+        super().__init__(*conv(dim, dim), nn.ReLU(), *conv(dim, dim))
 
     def forward(self, x):
         return F.relu(x + super().forward(x))
@@ -278,33 +270,25 @@ class InstructionEncoder(nn.Module):
         self.text = text
         self.picture = picture
         if reads_words:
-            self.from_text = nn.Sequential(
-                nn.LayerNorm(text.width),
-                nn.Linear(text.width, dim),
-            )
+            self.from_text = nn.Sequential(nn.LayerNorm(text.width), nn.Linear(text.width, dim))
         if picture:
             self.from_picture = nn.Linear(dim, dim)
 
     def forward(self, sentences=None, pictures=None):
         """b sentences, pictures (b 3 h w), normalised, or both -> Instruction; neither -> None."""
-        instructions = []
+        sentence = picture = None
         if sentences is not None:
             all_alike = len(set(sentences)) == 1  # one sentence for the whole batch costs one row
-            parts = self.text(sentences[:1] if all_alike else sentences)
-            instructions.append(with_whole(self.from_text, *parts))
+            encoded = self.text(sentences[:1] if all_alike else sentences)
+            sentence = with_whole(self.from_text, *encoded)
         if pictures is not None:
-            instructions.append(with_whole(self.from_picture, *self._see(pictures)))
-        if len(instructions) == 2:
-            return Instruction.join(*instructions)
-        return instructions[0] if instructions else None
-
-    def _see(self, pictures):
-        tokens = self.picture(pictures)
-        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        pooled = tokens[:, 1:].mean(1)
-        if self.text.pooling == "cls":
-            pooled = tokens[:, 0]
-        return tokens, mask, pooled
+            tokens = self.picture(pictures)
+            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+            pooled = tokens[:, 0] if self.text.pooling == "cls" else tokens[:, 1:].mean(1)
+            picture = with_whole(self.from_picture, tokens, mask, pooled)
+        if sentence and picture:
+            return sentence.join(picture)
+        return sentence or picture
 
 
 def with_whole(project, words, mask, pooled):
@@ -328,21 +312,15 @@ class AttentionModule(nn.Module):
 
     def forward(self, image_tokens, instr):
         """image_tokens (b n d), instr an Instruction of b or 1 -> F_out (b 2d)."""
-        instr = instr.expand(len(image_tokens))
-        image_cls = image_tokens[:, :1]
-        patches = image_tokens[:, 1:]
-        instr_cls = instr.tokens[:, :1]
-        words = instr.tokens[:, 1:]
-        words_mask = instr.mask[:, 1:]
-
-        person = self._attend(image_cls, words, words_mask)
-        wish = self._attend(instr_cls, patches)
-        return torch.cat([person, wish], -1)
+        instr = instr.expand(image_tokens.shape[0])
+        image_cls, patches = image_tokens.tensor_split((1,), 1)
+        instr_cls, words = instr.tokens.tensor_split((1,), 1)
+        of_image = self._attend(image_cls, words, instr.mask)  # both CLS tokens are real
+        of_instr = self._attend(instr_cls, patches)
+        return torch.cat([of_image, of_instr], -1)
 
     def _attend(self, cls, tokens, mask=None):
         x = torch.cat([cls, tokens], 1)
-        if mask is not None:
-            mask = F.pad(mask, (1, 0), value=True)
         for block in self.blocks[:-1]:
             x = block(x, mask=mask)
         x = self.blocks[-1](x, mask=mask, rows=1)  # nobody reads the last layer's other tokens
@@ -392,12 +370,12 @@ class InstructReID(nn.Module):
         self.shape = shape
         self.parts = tuple(parts)
         self.editing = "editing" in parts
-        classes = classes or {}
+        self.size = shape["size"]
+        self.picture_size = shape["picture_size"]
         dim = shape["dim"]
         heads = shape["heads"]
         trunk = {key: shape[key] for key in ("patch", "dim", "heads", "stem")}
-        self.size = shape["size"]
-        self.picture_size = shape["picture_size"]
+        classes = classes or {}
 
         picture = None
         if "pictures" in parts:
@@ -416,39 +394,34 @@ class InstructReID(nn.Module):
             self.attention = AttentionModule(dim, heads, shape["fusion_depth"])
             self.fused_neck = bn_neck(2 * dim)
         self.neck = bn_neck(dim)
-        self.classifiers = linear_classifiers(dim, classes)
-        self.fused_classifiers = linear_classifiers(2 * dim, classes if self.attention else {})
+        self.classifiers = classifiers(dim, classes)
+        self.fused_classifiers = classifiers(2 * dim, classes if self.attention else {})
         for head in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(head.weight, std=0.02)
 
-        # T2I: the query is the sentence alone, which a layer of its own reads, and pairs are
-        # matched by C_e of Eq. 8, behind an E_f of its own
+        # T2I: a sentence alone, which a layer of its own reads, is the query; C_e of Eq. 8 matches
+        # pairs, behind an E_f of its own
         self.cross = cross
         if "text queries" in parts:
             self.plain_neck = bn_neck(dim)  # without an instruction F is distributed otherwise
             self.text_block = Block(dim, heads)
             self.text_block.apply(init_linear)
-            self.text_head = nn.Sequential(
-                nn.LayerNorm(dim),
-                nn.Linear(dim, dim),
-            )
+            self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
             self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
-        if "text queries" in parts and cross is None:
-            self.matcher = AttentionModule(dim, heads, shape["fusion_depth"])
-            self.match_head = nn.Sequential(
-                nn.Linear(2 * dim, dim),
-                nn.GELU(),
-                nn.Linear(dim, 2),
-            )
+            if cross is None:
+                self.matcher = AttentionModule(dim, heads, shape["fusion_depth"])
+                self.match_head = nn.Sequential(
+                    nn.Linear(2 * dim, dim),
+                    nn.GELU(),
+                    nn.Linear(dim, 2),
+                )
 
     def forward(self, images, instr):
         """images (b 3 H W), normalised; instr an Instruction or None. Fig. 3 from left to right."""
         tokens = self.edit(images, instr)  # E_e, Eq. 1-4
         feat = tokens[:, 0]  # F
-        if instr is None:
-            return Output(feat, self.plain_neck(feat), None, None, tokens)
-        neck = self.neck(feat)
-        if self.attention is None:
+        neck = self.plain_neck(feat) if instr is None else self.neck(feat)
+        if instr is None or self.attention is None:
             return Output(feat, neck, None, None, tokens)
         fused = self.attention(tokens, instr)  # E_f: F_out
         return Output(feat, neck, fused, self.fused_neck(fused), tokens)
@@ -469,25 +442,24 @@ class InstructReID(nn.Module):
         return F.normalize(neck(self.edit(images, instr)[:, 0]), dim=-1)
 
     def read_text(self, instr):
-        """An Instruction that is all of a T2I query: its tokens have read each other, so that
-        "red" belongs to "coat" and not to "trousers", which a mean of words hardly tells."""
+        """The Instruction of a T2I query, whose tokens have attended to each other, so that "red"
+        belongs to "coat" and not to "trousers", which a mean of words hardly tells."""
         return instr._replace(tokens=self.text_block(instr.tokens, mask=instr.mask))
 
     def embed_text(self, instr):
-        """The query side of T2I, (b d): a sentence without an image, as `read_text` gives it,
-        L2-normalised."""
+        """The feature of a T2I query, (b d): of a sentence after `read_text`, L2-normalised."""
         return F.normalize(self.text_head(instr.tokens[:, 0]), dim=-1)
 
     def temperature(self):
-        """Of the contrast of Eq. 8, a learned number within bounds."""
+        """Of the contrast of Eq. 8: learned, within bounds."""
         return self.log_temperature.exp().clamp(*TEMPERATURES)
 
     def match(self, image_tokens, instr):
-        """Logits (b 2) of [no match, match] for b pairs of an image and a sentence, as `read_text`
-        gives it (Eq. 8)."""
+        """Logits (b 2) of [no match, match], Eq. 8: tokens of b images, sentences after
+        `read_text`."""
         if self.cross is None:
             return self.match_head(self.matcher(image_tokens, instr))
-        instr = instr.expand(len(image_tokens))
+        instr = instr.expand(image_tokens.shape[0])
         words = self.cross(instr.words, instr.mask[:, 1:], image_tokens)
         return self.cross.head(words[:, 0])
 
@@ -500,9 +472,7 @@ def bn_neck(dim):
     return norm
 
 
-def linear_classifiers(dim, classes):
+def classifiers(dim, classes):
     """One for each data set, {name: number of identities}."""
-    heads = nn.ModuleDict()
-    for name, count in classes.items():
-        heads[name] = nn.Linear(dim, count, bias=False)
-    return heads
+    return nn.ModuleDict(
+        {name: nn.Linear(dim, count, bias=False) for name, count in classes.items()})

@@ -74,7 +74,6 @@ def test_distances_and_contrasts_have_all_bits(monkeypatch):
         feats = torch.randn(4, 8)
         people = torch.tensor([0, 0, 1, 1])
         losses.adaptive_triplet(feats, people, feats)
-        losses.triplet(feats, people)
         losses.contrastive(feats, feats, people, torch.tensor(0.1))
         assert set(inside) == {"highest"}
         assert torch.get_float32_matmul_precision() == "high"  # and the model has it again
@@ -98,7 +97,7 @@ def test_negatives_are_those_of_multinomial():
 def test_a_batch_moves_as_a_whole():
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     numbers = torch.arange(2)
-    batch = data.Batch(pixels, numbers, numbers, "market", "both", ["a", "b"], pixels, numbers)
+    batch = data.Batch(pixels, numbers, "market", "both", ["a", "b"], pixels, numbers)
     moved = batch.to("meta")
     for name, value in moved._asdict().items():
         assert not isinstance(value, torch.Tensor) or value.device.type == "meta", name

@@ -133,8 +133,6 @@ def test_equal_instructions_make_it_the_plain_triplet_loss(mining):
     alike = torch.full((len(ids), 3), 0.7, dtype=torch.float64)
     found = losses.adaptive_triplet(feats, ids, alike, mining=mining)
     assert_close(found, expected, {}, 1e-10, "Eq. 5-6 with equal instructions")
-    found = losses.triplet(feats, ids, mining=mining)
-    assert_close(found, expected, {}, 1e-10, "the plain triplet loss")
 
 
 def test_beta_carries_no_gradient_and_no_triplet_is_zero():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import PARTS, SIZES, EditingAttention, Instruction, InstructReID, ViT
+from model import PARTS, SIZES, EditingAttention, InstructReID, ViT
 from tests.explain import assert_close
 from tests.reference import attention_mistakes, golden
 
@@ -137,7 +137,7 @@ def test_one_shared_sentence_equals_the_same_sentence_repeated():
     images = torch.randn(3, 3, 32, 16)
     instr = model.instruct(["ignore clothes"] * 3)
     assert len(instr.tokens) == 1, "three equal sentences are encoded three times"
-    repeated = Instruction.cat([instr] * 3)
+    repeated = instr.expand(3)
     what = "one sentence for all, against the same sentence for each"
     assert_close(model(images, instr).fused, model(images, repeated).fused, {}, 1e-5, what)
 

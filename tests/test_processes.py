@@ -61,7 +61,7 @@ def slow(two_processes):
 def test_every_process_has_a_batch_and_an_augmentation_of_its_own(slow):
     """The probe that both augmented grows brighter from left to right."""
     for (*_, first), (*_, second) in zip(slow[0]["steps"], slow[1]["steps"]):
-        assert first.pids.tolist() != second.pids.tolist(), "both have the same people"
+        assert first.labels.tolist() != second.labels.tolist(), "both have the same people"
     for probes in zip(slow[0]["probes"], slow[1]["probes"]):
         flips = []
         for images in probes:

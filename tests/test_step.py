@@ -75,7 +75,7 @@ def a_batch(task):
         pictures = torch.randn(count, 3, *TINY["picture_size"], generator=g, dtype=torch.float64)
         pictures = pictures[CLOTHES]
     clothes = CLOTHES if row.pictures else None
-    batch = Batch(None, PEOPLE, PEOPLE + 100, "market", task, sentences, None, clothes)
+    batch = Batch(None, PEOPLE, "market", task, sentences, None, clothes)
     return images, pictures, batch
 
 
@@ -245,12 +245,11 @@ def terms_of(seen, model, batch, config):
         sides.append(("_out", out.fused, out.fused_neck, model.fused_classifiers))
     for end, feats, neck, heads in sides:
         arguments = dict(margin=config.margin * TINY["dim"], mining=config.mining)
-        if config.loss == "adaptive":
-            pooled = instr.pooled.double()
-            tri = losses.adaptive_triplet(feats.double(), batch.labels, pooled, **arguments)
-        else:
-            tri = losses.triplet(feats.double(), batch.labels, **arguments)
-        terms["tri" + end] = tri
+        pooled = instr.pooled.double()
+        if config.loss != "adaptive":
+            pooled = torch.ones_like(pooled)
+        terms["tri" + end] = losses.adaptive_triplet(
+            feats.double(), batch.labels, pooled, **arguments)
         logits = neck.double() @ heads[batch.dataset].weight.double().T
         terms["id" + end] = losses.identity(logits, batch.labels, config.smoothing)
     if config.loss != "image" and batch.clothes is not None and config.align:
