@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from reid.cli import UserError
 from reid.images import is_image, load_image
-from reid.layouts import LAYOUTS, recognise, tasks_of
+from reid.layouts import LAYOUTS, listed_layout, recognise, tasks_of
 from reid.own_photos import is_own
 from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
@@ -85,27 +85,29 @@ def open_all(path, tasks, val=False):
     over, with a note, if others can be; UserError if none can.
     """
     found = find_datasets(path)
-    for name, root in found:
-        twins = [str(other) for twin, other in found
+    chosen = {(name, root): tasks_of(name, root, tasks) for name, root in found}
+    serving = [each for each in found if chosen[each]]
+    for name, root in serving:
+        twins = [str(other) for twin, other in serving
                  if twin == name and (not LAYOUTS[name].lists or other.name == root.name)]
         if len(twins) > 1:
             raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
                             f"({', '.join(twins)}); name one of them")
-
-    datasets, refused = [], []
-    for name, root in found:
-        for task in tasks_of(name, root, tasks):
-            try:
-                datasets.append(_open(name, root, task, tasks[task], val))
-            except UserError as error:
-                refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
-    if not datasets and refused:
-        raise UserError(refused[0])
-    if not datasets:
+    if not serving:
         have = [f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].protocols) or 'of other tasks'})"
                 for name, _ in found]
         raise UserError(f"{path}: nothing there for --task {' '.join(tasks)}; "
                         f"found {', '.join(have)}")
+
+    datasets, refused = [], []
+    for name, root in serving:
+        for task in chosen[name, root]:
+            try:
+                datasets.append(_open(name, root, task, tasks[task], val))
+            except UserError as error:
+                refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
+    if not datasets:
+        raise UserError(refused[0])
     notes = [f"passed over, {line}" for line in refused]
     datasets[0] = datasets[0]._replace(notes=(*datasets[0].notes, *notes))
     return datasets
@@ -151,7 +153,11 @@ def without_overlap(datasets):
     "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not published
     (28,566 stay, Supp. Tab. 2), so the whole folder goes.
     """
-    layouts = dict.fromkeys(each.layout for each in datasets if not is_drawn(each.root))
+    layouts = {}  # in their order
+    for each in datasets:
+        if not is_drawn(each.root):
+            is_listed = LAYOUTS[each.layout].lists
+            layouts[listed_layout(each.root) if is_listed else each.layout] = True
     kept = []
     for dataset in datasets:
         taken_from = LAYOUTS[dataset.layout].taken_from

@@ -199,9 +199,9 @@ def read_list(root, name, row, part, role):
     Training rows of one image become one Record.
     """
     folder = root / part / "datalist"
-    path = folder / f"{role}_{row.tag}.txt"
-    if not path.exists():
-        path = folder / f"{role}.txt"
+    tagged = sorted(folder.glob(f"{role}_{row.tag}*.txt"))
+    plain = [folder / f"{role}.txt", folder / f"{role}_v2.txt"]
+    path = next(filter(Path.exists, tagged + plain), plain[0])
     texts = {}
     for file in sorted(folder.glob("*.json")) if row.described else ():
         texts |= read_json(file, dict, AGAIN)
@@ -674,22 +674,30 @@ def read_omnireid(root, row):
     return [record for role in roles for record in read_list(root, name, row, "", role)]
 
 
-RELEASED = {  # beginning of a folder's name in the released code's data -> the task of its lists
-    "market": "trad", "msmt": "trad", "cuhk_pedes": "t2i", "cuhk-pedes": "t2i", "cuhk": "trad",
-    "ltcc": "cc", "prcc": "cc", "vc": "cc", "llcm": "vi", "synth": "t2i",
+RELEASED = {  # beginning of a folder's name in the released code's data -> whose images it lists
+    "market": "market", "msmt": "msmt17", "cuhk_pedes": "cuhk-pedes", "cuhk-pedes": "cuhk-pedes",
+    "cuhk": "cuhk03", "ltcc": "ltcc", "prcc": "prcc", "vc": "vc-clothes", "llcm": "llcm",
+    "synth": "synth-pedes",
 }
 
 
-def _listed_tasks(root, tasks):
-    """Those of the tasks that the folder's name says, as the authors released it, or the names of
-    the lists; the one asked for if neither says any."""
+def listed_layout(root):
+    """The name of the layout whose images the lists in such a folder are of, if its name says it.
+    """
     name = root.absolute().name.lower()
-    released = [task for start, task in RELEASED.items() if name.startswith(start)]
-    if released:  # tags of LTCC's lists are protocols
-        return [task for task, row in tasks.items() if (row.data_of or task) == released[0]]
+    return next((layout for start, layout in RELEASED.items() if name.startswith(start)), None)
+
+
+def _listed_tasks(root, tasks):
+    """Those of the tasks that the folder's name says, or else the names of the lists; the one asked
+    for if neither says any."""
+    layout = listed_layout(root)
+    if layout:  # tags of LTCC's lists are protocols
+        served = LAYOUTS[layout].protocols
+        return [task for task, row in tasks.items() if (row.data_of or task) in served]
     tags = {task: row.tag for task, row in tasks.items() if row.tag}
     there = {tag for tag in TAGS.union(tags.values())
-             if glob(f"*_{tag}.txt", root_dir=root / "datalist")}
+             if glob(f"*_{tag}*.txt", root_dir=root / "datalist")}
     if not there and len(tasks) > 1:
         known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
         raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name "

@@ -1,5 +1,6 @@
 """Data sets are found, opened, counted and checked, and all of them train."""
 
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import data
 import evaluate
 import toydata
 import train
-from instructions import asked_tasks
+from instructions import TASKS, asked_tasks
 from reid import folders
 from reid.cli import UserError
 from reid.layouts import LAYOUTS, Layout, caption_queries, read_images
@@ -55,6 +56,29 @@ def test_a_published_real2_beside_the_lists_of_real1(place, toy):
     assert [name for name, _ in folders.find_datasets(toy / "b")] == ["cocas"]
 
 
+RELEASED = [  # folder, ending of its lists' names, task
+    ("market", "", "trad"), ("ltcc", "", "cc"), ("ltcc", "_cc", "cc"),
+    ("vc_clothes", "_cc_clo", "cc"), ("llcm", "_v2", "vi"), ("CUHK-Pedes", "_t2i_v2", "t2i")]
+
+
+@pytest.mark.parametrize("folder, ending, task", RELEASED)
+def test_lists_of_the_released_code_serve_the_task_of_their_data_set_alone(
+        folder, ending, task, toy):
+    """Whatever they are called: query_sc.txt of LTCC is a protocol, not a task."""
+    for role in ("train", "query", "gallery"):
+        put(toy, f"{folder}/{role}.jpg")
+        for pid, name in ((4, ending), (5, "_general")):
+            text(toy, f"{folder}/datalist/{role}{name}.txt", f"{role}.jpg k {pid} 1 2\n")
+    text(toy, f"{folder}/datalist/gpt.json", {"k": "A man."})
+    for asked, row in TASKS.items():
+        if asked == task:
+            [dataset] = folders.open_all(toy, {asked: row})
+            assert dataset.task == task and [r.pid for r in dataset.records] == [4, 4, 4]
+        else:
+            with pytest.raises(UserError, match=f"nothing there for --task {asked}"):
+                folders.open_all(toy, {asked: row})
+
+
 def test_what_cannot_be_found_is_said(toy):
     put(toy / "holiday", "beach/1.jpg")
     trees.market(toy / "a")
@@ -63,7 +87,12 @@ def test_what_cannot_be_found_is_said(toy):
                         (toy / "a", r"--task vi; found Market-1501 \(trad\)")):
         with pytest.raises(UserError, match=words):
             folders.open_all(path, asked_tasks("vi"))
+    os.symlink(toy / "loop", toy / "loop")
+    with pytest.raises(UserError, match="loop: no such folder .Too many levels of symbolic links"):
+        folders.find_datasets(toy / "loop")
     trees.market(toy / "again")
+    trees.llcm(toy / "llcm")
+    assert opened(toy, "vi").layout == "llcm"  # only what serves the task is wanted once
     with pytest.raises(UserError, match=f"more than once .{toy}/a, {toy}/again"):
         folders.open_all(toy, ALL)
 
@@ -116,6 +145,12 @@ def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path, capsys):
     assert len(left.split("gallery")) == 3  # the test split stays what it is
     folders.print_notes([*kept, *kept])
     assert capsys.readouterr().err.count("1 training images in imgs/Market/ are left out") == 1
+    shutil.rmtree(tmp_path / "m")
+    trees.omnireid(tmp_path / "cuhk")  # lists of the released code
+    (tmp_path / "cuhk/datalist/train_t2i.txt").unlink()
+    [left] = [d for d in folders.without_overlap(folders.open_all(tmp_path, ALL)) if d.task == "t2i"]
+    assert [r.path for r in left.split("train")] == [f"imgs/{source}/train.jpg"
+                                                     for source in ("Market", "train_query")]
     text(tmp_path, "toy.json", {})  # drawn people are in one data set each
     drawn = folders.open_all(tmp_path, ALL)
     assert folders.without_overlap(drawn) == drawn

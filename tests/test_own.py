@@ -13,7 +13,7 @@ from PIL import Image
 
 import data
 import train
-from instructions import TASKS, asked_tasks
+from instructions import asked_tasks
 from reid import checkpoints, device, runs
 from reid.cli import Interrupted, UserError, collect
 from reid.folders import find_datasets, open_all
@@ -95,26 +95,6 @@ def test_own_photos_are_trained_on_and_tested(mine, command, bert, train_tiny):
     assert code == 0 and "Own photos drawn-split" in out, err
     rows = runs.read_log("runs/mine")[-1]["rows"]
     assert {row["task"] for row in rows} == {"trad", "cc"}
-
-
-@pytest.mark.parametrize("folder, task", [
-    ("market", "trad"), ("ltcc", "cc"), ("vc_clothes", "cc"), ("llcm", "vi"), ("cuhk_pedes", "t2i"),
-])
-def test_a_folder_of_the_released_code_serves_its_task_alone(tmp_path, folder, task):
-    """Whatever its lists are called: query_sc.txt of LTCC is a protocol, not a task."""
-    root = tmp_path / folder
-    for role in ("train", "query", "gallery"):
-        photo(root / f"{role}.jpg")
-        (root / "datalist").mkdir(exist_ok=True)
-        (root / "datalist" / f"{role}.txt").write_text(f"{role}.jpg {role}.jpg 4 1 2\n")
-        (root / "datalist" / f"{role}_sc.txt").write_text(f"{role}.jpg {role}.jpg 4 1 2\n")
-    for asked, row in TASKS.items():
-        if asked == task and not row.described:
-            [dataset] = open_all(tmp_path, {asked: row})
-            assert dataset.task == task and len(dataset.records) == 3
-        elif asked != task:
-            with pytest.raises(UserError, match=f"nothing there for --task {asked}"):
-                open_all(tmp_path, {asked: row})
 
 
 def test_a_data_set_that_is_not_read_is_named(tmp_path):
