@@ -148,7 +148,8 @@ def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path, capsys):
     shutil.rmtree(tmp_path / "m")
     trees.omnireid(tmp_path / "cuhk")  # lists of the released code
     (tmp_path / "cuhk/datalist/train_t2i.txt").unlink()
-    [left] = [d for d in folders.without_overlap(folders.open_all(tmp_path, ALL)) if d.task == "t2i"]
+    kept = folders.without_overlap(folders.open_all(tmp_path, ALL))
+    [left] = [d for d in kept if d.task == "t2i"]
     assert [r.path for r in left.split("train")] == [f"imgs/{source}/train.jpg"
                                                      for source in ("Market", "train_query")]
     text(tmp_path, "toy.json", {})  # drawn people are in one data set each
