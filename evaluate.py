@@ -48,8 +48,8 @@ from reid.text import (
     TextEncoder,
     bert_config,
     embedded_text_model,
-    from_plain,
-    to_plain,
+    from_json,
+    to_json,
 )
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 
@@ -969,7 +969,7 @@ def rebuild(state, text=None):
     """The model of a checkpoint, its weights yet to be restored: undoes `parts_of`. text: a
     TextEncoder in place of the packaged one."""
     if text is None:
-        bert, tokenizer = from_plain(state["text"]) if state["text"] else embedded_text_model()
+        bert, tokenizer = from_json(state["text"]) if state["text"] else embedded_text_model()
         text = TextEncoder(bert, tokenizer, state["pooling"], state["config"]["train_text"])
     cross = None
     if state["cross"]:
@@ -987,7 +987,7 @@ def parts_of(model, classes):
         "classes": classes,
         "shape": model.shape,
         "parts": list(model.parts),
-        "text": None if is_embedded else to_plain(text.bert, text.tokenizer),
+        "text": None if is_embedded else to_json(text.bert, text.tokenizer),
         "pooling": text.pooling,
         "cross": model.cross and model.cross.layers.config.to_json_string(),
         "model": checkpoints.model_state(model),

@@ -67,16 +67,17 @@ def parse(config_class, argv=None):
     form = argparse.RawDescriptionHelpFormatter
     parser = _Parser(description=description, epilog=examples, formatter_class=form)
     parser.allow_abbrev = False
-    presets = getattr(config_class, "presets", {})
     group = parser
     for field in dataclasses.fields(config_class):
         if field.metadata.get("group"):
             group = parser.add_argument_group(field.metadata["group"])
-        _add(group, field, presets)
+        _add(group, field, getattr(config_class, "presets", {}))
 
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise _unknown_flag(parser, unknown[0])
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        [nearest] = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0)
+        raise UserError(f"unknown flag {unknown[0]}; did you mean {nearest}?")
     for field in dataclasses.fields(config_class):
         value = getattr(args, field.name)
         requirement = _requirement(field, value) if value != "" else "more than an empty text"
@@ -86,16 +87,15 @@ def parse(config_class, argv=None):
 
 
 def restore(config_class, values, path):
-    """`config_class` of {field: value} that came from a file.
+    """`config_class` of {field: value} that came from the file `path`.
 
-    UserError, which names `path`, for what no command line could have given; None is right only
-    where no preset has a value.
+    UserError for what no command line could have given; None is right only where no preset has a
+    value.
     """
     fields = {field.name: field for field in dataclasses.fields(config_class)}
-    odd = sorted(values.keys() ^ fields.keys(), key=str)
-    if odd:
-        state = "is not known" if odd[0] in values else "is missing"
-        raise UserError(f"{path}: config.{odd[0]} {state}; take a file of this version")
+    for name in sorted(values.keys() ^ fields.keys(), key=str):
+        found = "is not known" if name in values else "is missing"
+        raise UserError(f"{path}: config.{name} {found}; take a file of this version")
 
     presets = list(getattr(config_class, "presets", {}).values())
     for name, value in values.items():
@@ -116,16 +116,16 @@ def _requirement(field, value, is_filled=False):
         return f"of type {field.type.__name__}"
     if choices and value not in choices:
         return f"one of {', '.join(choices)}"
-    if field.type not in LARGEST:
-        return None
-
-    least = field.metadata["least"]
-    most = min(field.metadata["most"], LARGEST[field.type])
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    if value < least:
-        return f"at least {least}"
-    return f"at most {most}" if value > most else None
+    if field.type in LARGEST:
+        least = field.metadata["least"]
+        most = min(field.metadata["most"], LARGEST[field.type])
+        if isinstance(value, float) and not math.isfinite(value):
+            return "a finite number"
+        if value < least:
+            return f"at least {least}"
+        if value > most:
+            return f"at most {most}"
+    return None
 
 
 def words_of(config, base, left_out=()):
@@ -187,12 +187,6 @@ def _default(field, presets):
         return f"default: {field.default}"
     values = [f"{name}: {'none' if value == '' else value}" for name, value in given.items()]
     return "; ".join(values)
-
-
-def _unknown_flag(parser, given):
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    nearest = difflib.get_close_matches(given.split("=")[0], flags, n=1, cutoff=0)
-    return UserError(f"unknown flag {given}; did you mean {nearest[0]}?")
 
 
 # ---- running ----

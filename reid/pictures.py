@@ -138,23 +138,17 @@ def ranking_list(rows):
     for row, title in zip(rows, titles):
         if row.query is not query:
             query = row.query
-            _query(picture, row, y)
+            above = y - GAP
+            draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
+            if query.path is not None:
+                draw.text((GAP, y), "query", "black", TEXT)
+                photo = _photo(row, query.path, QUERY)
+                picture.paste(photo, (GAP, y + LINE))
         _text(draw, left, y, title)
         y += len(title) * LINE
         _ranking(picture, row, left, y, cell)
         y += height
     return picture
-
-
-def _query(picture, row, y):
-    """A line above the rows of a query, and its photo unless the query is text alone."""
-    draw = ImageDraw.Draw(picture)
-    above = y - GAP
-    draw.line((GAP, above, WIDTH - GAP - 1, above), GREY)
-    if row.query.path is not None:
-        draw.text((GAP, y), "query", "black", TEXT)
-        photo = _photo(row, row.query.path, QUERY)
-        picture.paste(photo, (GAP, y + LINE))
 
 
 def _ranking(picture, row, x, y, width):
@@ -265,12 +259,18 @@ def word_attention(model, image, sentence):
     heat = 255 * heat / heat.max().clamp(min=1e-6)
     heat = rearrange(heat.byte(), "(row column) t -> t row column", row=rows)
 
-    person = _person(image)
+    mean = torch.tensor(MEAN).view(3, 1, 1)
+    std = torch.tensor(STD).view(3, 1, 1)
+    pixels = image[0].float().cpu() * std + mean
+    pixels = pixels.clamp(0, 1) * 255
+    person = _map_size(_picture(pixels.byte()))
     dark = person.convert("L").point(lambda value: value // 2).convert("RGB")
     yellow = Image.new("RGB", person.size, YELLOW)
 
     cells = [(person, ["query"])]
-    words = _words(model, sentence)
+    text = model.encoder.text
+    tokens = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)["input_ids"]
+    words = ["(whole)", *text.tokenizer.convert_ids_to_tokens(tokens)]
     cls = attention[0] / attention[0].sum()
     patch = patches.mean(0) / patches.mean(0).sum()
     for j, word in enumerate(words):
@@ -299,22 +299,6 @@ def instruction_attention(model, image, instr):
             hooks.enter_context(attention.register_forward_hook(keep))
         model.edit(image, instr)
     return torch.stack(layers).sum(0)[0].cpu()
-
-
-def _words(model, sentence):
-    """What each instruction token stands for."""
-    text = model.encoder.text
-    tokens = text.tokenizer(sentence, truncation=True, max_length=text.MAX_TOKENS)["input_ids"]
-    return ["(whole)", *text.tokenizer.convert_ids_to_tokens(tokens)]
-
-
-def _person(image):
-    """The picture of a normalised image (1 3 H W), in the size of a map."""
-    mean = torch.tensor(MEAN).view(3, 1, 1)
-    std = torch.tensor(STD).view(3, 1, 1)
-    pixels = image[0].float().cpu() * std + mean
-    pixels = pixels.clamp(0, 1) * 255
-    return _map_size(_picture(pixels.byte()))
 
 
 def _map_size(picture):

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import pickle
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -91,19 +92,15 @@ class TextEncoder(nn.Module):
     def unread(self, sentences):
         """[why a part of these sentences is not understood], a line for each reason; the packaged
         encoder reads English."""
-        cut, strange = [], []
+        why = defaultdict(list)
         for sentence in sentences:
             tokens = self.tokenizer(sentence)["input_ids"]
             if len(tokens) > self.MAX_TOKENS:
-                cut.append(sentence)
+                why[f"longer than {self.MAX_TOKENS} tokens, whose end is not read"].append(sentence)
             if self.tokenizer.unk_token_id in tokens:
-                strange.append(sentence)
-        lines = []
-        for some, why in ((cut, f"longer than {self.MAX_TOKENS} tokens, whose end is not read"),
-                          (strange, "with words that the text encoder does not know")):
-            if some:
-                lines.append(f"sentences {why}: {len(some)}, such as {min(some)!a:.60}")
-        return lines
+                why["with words that the text encoder does not know"].append(sentence)
+        return [f"sentences {reason}: {len(some)}, such as {min(some)!a:.60}"
+                for reason, some in why.items()]
 
     def _read(self, sentences):
         batch = self.tokenizer(
@@ -147,7 +144,7 @@ class CrossEncoder(nn.Module):
 
     def forward(self, words, mask, image_tokens):
         """words (b t k), mask (b t) bool, image_tokens (b n d) -> (b t k)."""
-        # a mask is always given: without one, a decoder's layers let no word see those behind it
+        # without a mask a decoder's layers would let no word see those behind it
         mask = rearrange(mask, "b t -> b 1 1 t")
         output = self.layers(words, mask, image_tokens, use_cache=False)
         return output.last_hidden_state
@@ -234,21 +231,20 @@ def check_vocabulary(bert, tokenizer, path):
     """UserError if the tokenizer knows words that the BERT of `path` does not."""
     known = bert.config.vocab_size
     if len(tokenizer) > known:
-        raise UserError(
-            f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: not a pair"
-        )
+        raise UserError(f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: "
+                        "take the two of one model")
 
 
-def to_plain(bert, tokenizer):
-    """What a checkpoint holds in addition to the BERT's weights, for `from_plain`."""
+def to_json(bert, tokenizer):
+    """What a checkpoint holds in addition to the BERT's weights, for `from_json`."""
     return {
         "bert": bert.config.to_json_string(),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
     }
 
 
-def from_plain(parts):
-    """(BERT, tokenizer) of what `to_plain` returned; the BERT's weights are yet to be loaded."""
+def from_json(parts):
+    """(BERT, tokenizer) of what `to_json` returned; the BERT's weights are yet to be loaded."""
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 

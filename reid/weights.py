@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from math import isqrt
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -26,10 +27,10 @@ HUB_FORM = (768, 12, 16)  # its width, layers and patches
 
 
 def choose(form, albef=None, name="the model"):
-    """(path, hub:OWNER/NAME or None, report lines): the best published ViT of a form.
+    """(path, hub:OWNER/NAME or None, report lines): the best published ViT for E_e, of the files in
+    ./weights/ and that of --albef, else the hub's DeiT.
 
-    form: the (width, layers, patch) of E_e, whose model the report calls `name`. Candidates are
-    the files in ./weights/ and that of --albef; if none fits, the hub's DeiT.
+    form: (width, layers, patch) of E_e, whose model the report calls `name`.
     """
     paths = {Path(albef)} if albef else set()
     if FOLDER.is_dir():
@@ -41,31 +42,26 @@ def choose(form, albef=None, name="the model"):
         if path == HUB and (fitting or form != HUB_FORM):
             continue
         try:
-            kind, *_ = read_vit(path, form)
-            fitting.append((kind, str(path)))
+            kind = read_vit(path, form)[0]
+            fitting.append((KINDS.index(kind), str(path)))
         except UserError as error:
             report.append(f"not used: {error}")
 
-    fitting.sort(key=lambda found: KINDS.index(found[0]))
-    starts = ", rather than ".join(f"{kind} in {path}" for kind, path in fitting)
+    fitting.sort(key=itemgetter(0))
+    starts = ", rather than ".join(f"{KINDS[kind]} in {path}" for kind, path in fitting)
     line = f"E_e starts from {starts or f'scratch: no published weights fit {name}'}"
     if not starts.startswith(KINDS[0]):
         line += f"; {KINDS[0]} in ./{FOLDER}/ would be better, see docs/weights.md"
-    path = fitting[0][1] if fitting else None
-    return path, [*report, line]
+    return fitting[0][1] if fitting else None, [*report, line]
 
 
 # ---- files ----
 
 def read_published(path):
-    """{name: tensor} of hub:OWNER/NAME, a .safetensors file, or a file of torch.save.
-
-    The dict that wraps the tensors and a `module.` before their names are taken off.
-    UserError if there is no such file, or if it holds no weights.
-    """
+    """{name: tensor} of hub:OWNER/NAME, a .safetensors file, or a file of torch.save, without what
+    wraps the tensors and a `module.` before their names. UserError if it holds no weights."""
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
     check_file(path, "docs/weights.md says where to get it")
-
     try:
         state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)
     except SafetensorError as error:
@@ -78,7 +74,6 @@ def read_published(path):
     for key in ("teacher", "model", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]
-
     tensors = {}
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.layout == torch.strided:
@@ -86,7 +81,7 @@ def read_published(path):
     if not tensors:
         raise UserError(
             f"{path} holds no weights: no dict of tensors, "
-            "nor one under teacher, model or state_dict"
+            "nor one under teacher, model or state_dict; take another file"
         )
     return tensors
 
@@ -102,21 +97,20 @@ def fetch(name):
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise UserError(f"{name}: expected hub:OWNER/NAME, such as {HUB}")
 
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            path = hub.try_to_load_from_cache(repo, file)
-            if not isinstance(path, str):
-                # without a network, hf_hub_download alone would try again for half a minute
-                hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=3)
-                path = hub.hf_hub_download(repo, file)
-            return Path(path)
-        except Exception as error:  # of the hub, of the network, of the disk
-            reason = str(error).strip().partition("\n")[0]
-    raise UserError(
-        f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/main/"
-        "model.safetensors in weights/ by other means and give --vit-weights "
-        "weights/model.safetensors"
-    )
+    file = "model.safetensors"
+    try:
+        path = hub.try_to_load_from_cache(repo, file)
+        if not isinstance(path, str):
+            # without a network, hf_hub_download alone would try again for half a minute
+            hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=3)
+            path = hub.hf_hub_download(repo, file)
+        return Path(path)
+    except Exception as error:  # of the hub, of the network, of the disk
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/"
+            f"main/{file} in weights/ by other means and give --vit-weights weights/{file}"
+        ) from error
 
 
 # ---- ViTs ----
@@ -146,8 +140,8 @@ NAMES = (  # the same weights: their names in published files, their names in mo
 ENCODER = ("cls_token", "cls_pos", "part", "pos_embed", "embed.", "blocks.", "norm.")
 
 
-def load_vit(vit, path, tower="visual_encoder"):
-    """Puts a published ViT into `vit`: one of KINDS (of ALBEF its `tower`), or one of the hub.
+def load_vit(vit, path):
+    """Puts a published ViT into `vit`: one of KINDS (of ALBEF its visual encoder) or of the hub.
 
     The file decides which tokens stand before the patches (CLS, and three parts for PASS), whatever
     vit.prefix was. Its grid of position embeddings, square or twice as high as wide, is resized to
@@ -155,15 +149,13 @@ def load_vit(vit, path, tower="visual_encoder"):
     Returns a report line. UserError if vit has another form or a weight is missing.
     """
     form = (vit.norm.weight.numel(), len(vit.blocks), vit.patch)
-    kind, grid, tensors, report = read_vit(path, form, tower)
+    kind, grid, prefix, pos, tensors, report = read_vit(path, form)
 
     mode = "bicubic" if kind == "ALBEF" else "bilinear"  # as their authors do it
-    prefix = tensors.pop("prefix")
-    prefix_pos, patch_pos = tensors.pop("pos").tensor_split([prefix.shape[1]], 1)
+    prefix_pos, patch_pos = pos.tensor_split([prefix.shape[1]], 1)
     patch_pos = resize_grid(patch_pos.float(), grid, vit.grid, mode)
     vit.prefix.data = prefix.to(vit.prefix)
     vit.pos.data = torch.cat([prefix_pos, patch_pos], 1).to(vit.pos)
-
     weights = vit.state_dict()
     own = {name: weights[name] for name in weights if re.search("instr|gate|prefix|pos", name)}
     load_exactly(vit, tensors | own, path)
@@ -174,14 +166,15 @@ def load_vit(vit, path, tower="visual_encoder"):
     return f"{kind} in {path}: {report}, missing: none, positions: {positions}"
 
 
-def read_vit(path, form, tower="visual_encoder"):
+def read_vit(path, form):
     """A published ViT of the form (width, layers, patch). UserError if the file holds no such ViT.
 
-    Returns its kind, one of KINDS; the grid (rows, columns) of its patches; {name in model.ViT:
-    tensor}, with "pos" on that grid; a report of how many tensors of the file these are.
+    Returns its kind, one of KINDS; the grid (rows, columns) of its patches; the tokens before them
+    (1 s d); the positions of both (1 s+n d); {name in model.ViT: tensor} of all else; a report of
+    how many tensors of the file these are.
     """
     state = read_published(path)
-    tensors, dropped = _renamed(state, tower)
+    tensors, dropped = _renamed(state)
     try:
         width, _, _, patch = tensors["embed.weight"].shape
         prefix, pos = _take_tokens(tensors, width)
@@ -203,21 +196,28 @@ def read_vit(path, form, tower="visual_encoder"):
             f"{words.format(*form)}: give another file, or the --size of that form"
         )
 
-    kind = _kind(state, tower, prefix, grid)
+    if prefix.shape[1] > 1:
+        kind = "PASS"
+    elif any(key.startswith("visual_encoder.") for key in state):
+        kind = "ALBEF"
+    elif any(key.startswith("base.") for key in state):
+        kind = "TransReID"
+    else:
+        kind = "DeiT" if grid[0] == grid[1] else "HAP"
     others = " ".join(f"{part} {count}" for part, count in dropped.items()) or "none"
     report = f"{len(state) - dropped.total()} tensors loaded, dropped: {others}"
-    return kind, grid, {**tensors, "prefix": prefix, "pos": pos}, report
+    return kind, grid, prefix, pos, tensors, report
 
 
-def _renamed(state, tower):
+def _renamed(state):
     """({name in model.ViT: tensor} of a file's encoder, {part: number of its other tensors}).
 
-    The encoder may be in a tower or a wrapper. A layer's qkv becomes its q, k and v.
+    The encoder may be in ALBEF or a wrapper. A layer's qkv becomes its q, k and v.
     """
     tensors = {}
     dropped = Counter()
     for key, tensor in state.items():
-        name = re.sub(rf"^({tower}|backbone|base|mae|vit|deit)\.", "", key)
+        name = re.sub(r"^(visual_encoder|backbone|base|mae|vit|deit)\.", "", key)
         for theirs, ours in NAMES:
             name = name.replace(theirs, ours)
 
@@ -251,17 +251,6 @@ def _grid(count):
         if 0 < count == ratio * columns * columns:
             return ratio * columns, columns
     raise ValueError(f"{count} positions are neither a square nor twice as high as wide")
-
-
-def _kind(state, tower, prefix, grid):
-    """Whose ViT it is, by its part tokens, its tower, its wrapper, or the form of its grid."""
-    if prefix.shape[1] > 1:
-        return "PASS"
-    if any(key.startswith(f"{tower}.") for key in state):
-        return "ALBEF"
-    if any(key.startswith("base.") for key in state):
-        return "TransReID"
-    return "DeiT" if grid[0] == grid[1] else "HAP"
 
 
 def resize_grid(positions, source, target, mode):
@@ -301,15 +290,13 @@ def load_albef_text(path, **config):
 
 
 def load_albef_cross(path, dim, **config):
-    """ALBEF's multimodal layers and matching head, a reid.text.CrossEncoder that attends to image
-    tokens of the width dim; `config`: as above. UserError if they have another width."""
+    """ALBEF's multimodal layers and matching head, a CrossEncoder that attends to image tokens of
+    the width dim; `config`: as above. UserError if they have another width."""
     _, _, config, tensors = _albef_bert(path, config)
     image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
     if image_width != dim:
-        raise UserError(
-            f"{path} attends to images of width {image_width}; the model has width {dim}: choose "
-            "another --size"
-        )
+        raise UserError(f"{path} attends to images of width {image_width}; the model has width "
+                        f"{dim}: choose another --size")
     cross = CrossEncoder(config, image_width)
     load_exactly(cross, tensors, path)
     return cross.eval()
@@ -317,7 +304,7 @@ def load_albef_cross(path, dim, **config):
 
 def _albef_bert(path, config):
     """The two halves of ALBEF's BERT, each as a BertConfig and {name: tensor}: a BertModel of the
-    layers below the first that attends to the image, a reid.text.CrossEncoder of the others."""
+    layers below the first that attends to the image, a CrossEncoder of the others."""
     from transformers import BertConfig
 
     state = read_published(path)
@@ -338,7 +325,15 @@ def _albef_bert(path, config):
             text[key.removeprefix(bert)] = tensor
 
     try:
-        sizes = _bert_sizes(text) | config
+        words, width = text["embeddings.word_embeddings.weight"].shape
+        sizes = {
+            "vocab_size": words,
+            "hidden_size": width,
+            "num_attention_heads": max(1, width // 64),
+            "intermediate_size": len(text["encoder.layer.0.intermediate.dense.bias"]),
+            "max_position_embeddings": len(text["embeddings.position_embeddings.weight"]),
+            "type_vocab_size": len(text["embeddings.token_type_embeddings.weight"]),
+        } | config
     except (KeyError, ValueError, TypeError) as error:  # not there, or without dimensions
         raise UserError(
             f"{path}: ALBEF.pth is needed, whose text_encoder has layers that read the text and, "
@@ -349,16 +344,3 @@ def _albef_bert(path, config):
     crossing = dict(is_decoder=True, add_cross_attention=True, attn_implementation="sdpa")
     cross_config = BertConfig(**sizes, **crossing, num_hidden_layers=len(multimodal))
     return text_config, text, cross_config, cross
-
-
-def _bert_sizes(tensors):
-    """The values of a BertConfig that the tensors of a BertModel tell."""
-    words, width = tensors["embeddings.word_embeddings.weight"].shape
-    return {
-        "vocab_size": words,
-        "hidden_size": width,
-        "num_attention_heads": max(1, width // 64),
-        "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
-        "max_position_embeddings": len(tensors["embeddings.position_embeddings.weight"]),
-        "type_vocab_size": len(tensors["embeddings.token_type_embeddings.weight"]),
-    }

@@ -26,10 +26,12 @@ from tests.commands import call
 SECONDS = 30  # a command that takes longer hangs
 WORDS = [b"NaN", b"1e999", b"-1", b"[]", b"{}", b"null", b'"x"', b"1" * 400, b"true", b"0.5"]
 FLAGS = ("--data", "toy", "--task", "li", "--steps", 1, "--ids", 4, "--warmup", 1)
+ABLATE = (ablate, "--name", "a", *FLAGS, "--seeds", 1, "--vary", "")
 COMMANDS = {  # a file -> the command that reads it
     "runs/a/li-seed_0/log.jsonl": (curves, "runs/a/li-seed_0", "--out", "c.png"),
-    "runs/a/li-seed_0/config.json": (ablate, "--name", "a", *FLAGS, "--seeds", 1, "--vary", ""),
-    "runs/a/li-seed_0/queries.json": (ablate, "--name", "a", *FLAGS, "--seeds", 1, "--vary", ""),
+    "runs/a/li-seed_0/config.json": ABLATE,
+    "runs/a/li-seed_0/queries.json": ABLATE,
+    "runs/a/table.json": ABLATE,
     "index.safetensors": (search, "--photos", "toy/LTCC_ReID/query", "--instruction", "a red coat",
                           "--index", "index.safetensors", "--checkpoint", "trained.pt"),
     "f.safetensors": (evaluate, "--checkpoint", "f.safetensors"),
@@ -44,6 +46,7 @@ def prepare():
     shutil.copy(Path("runs/a/li-seed_0/last.pt"), "small.pt")
     assert call(evaluate, "--checkpoint", "small.pt", "--save-features", "f.safetensors") == 0
     shutil.copy(evaluate.TRAINED, "trained.pt")
+    assert call(*ABLATE) == 0
     assert call(*COMMANDS["index.safetensors"]) == 0
 
 

@@ -47,11 +47,8 @@ def deit_checkpoint(kind, path):
     return path
 
 
-def albef_checkpoint(path, recorded_in_momentum=False):
-    """Writes the ALBEF weights to `path`: every tensor of ALBEF.pth, momentum twins included.
-
-    The recorded weights are those of the online towers and the momentum twins are decoys;
-    with recorded_in_momentum they change places.
+def albef_checkpoint(path):
+    """Writes the ALBEF weights to `path`: every tensor of ALBEF.pth; its momentum twins are decoys.
     """
     online = recorded("albef/weights.npz")
     words = online["text_encoder.bert.embeddings.word_embeddings.weight"]
@@ -59,12 +56,8 @@ def albef_checkpoint(path, recorded_in_momentum=False):
 
     modules = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.")
     twins = {name: tensor for name, tensor in online.items() if name.startswith(modules)}
-    momentum = decoys(twins)
-    if recorded_in_momentum:
-        online, momentum = online | momentum, twins
-
-    renamed = {name.replace(".", "_m.", 1): tensor for name, tensor in momentum.items()}
-    torch.save({"model": online | renamed, "epoch": 29}, path)
+    momentum = {name.replace(".", "_m.", 1): twin for name, twin in decoys(twins).items()}
+    torch.save({"model": online | momentum, "epoch": 29}, path)
     return path
 
 

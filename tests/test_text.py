@@ -47,9 +47,9 @@ def test_a_folder_gives_the_states_that_its_own_library_gives(bert):
 def test_a_checkpoint_gives_the_same_model_back(bert):
     change_config(layer_norm_eps=0.1, hidden_act="relu")
     ours, tokenizer = text.named_text_model(str(bert))
-    parts = json.loads(json.dumps(text.to_plain(ours, tokenizer)))
+    parts = json.loads(json.dumps(text.to_json(ours, tokenizer)))
     shutil.rmtree(bert)
-    again, its_tokenizer = text.from_plain(parts)
+    again, its_tokenizer = text.from_json(parts)
     again.load_state_dict(ours.state_dict())
     assert torch.equal(read(again, its_tokenizer), read(ours, tokenizer))
 
@@ -149,9 +149,9 @@ def test_no_file_chooses_a_kernel(key, bert, monkeypatch):
     monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: pytest.fail("fetched"))
     change_config(**{key: "evil/kernel"})
     ours, tokenizer = text.named_text_model("bert")
-    parts = text.to_plain(ours, tokenizer)
+    parts = text.to_json(ours, tokenizer)
     parts["bert"] = json.dumps({**json.loads(parts["bert"]), key: "evil/kernel"})
-    for bert in (ours, text.from_plain(parts)[0]):
+    for bert in (ours, text.from_json(parts)[0]):
         assert bert.config._attn_implementation == "sdpa"
 
 
