@@ -82,55 +82,46 @@ def under(prefix, tensors):
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-# ---- Eq. 1-4 with loops, one image and one head at a time ----
+# ---- Eq. 2-4 with loops, one image and one head at a time ----
 # Letters as in model.py: n image tokens, t instruction tokens, d width, c width of one head.
 
-def attend(x, attn, instr=None, gates=None, width=None, softmax="two", linears=None):
-    """Eq. 2-4 of one image: x (n d), instr (t k) without padding, or None -> (n d).
+def attend(x, attn, instr, gates=None, width=None, softmax="two", linears=None):
+    """Eq. 2-4 of one image: x (n d), instr (t k) without padding -> (n d).
 
     The other arguments are for mistakes.
     """
     c = x.shape[1] // attn.heads
     scale = math.sqrt(width or c)
+    gates = attn.gate if gates is None else gates
+    linear_k, linear_v = linears or (attn.k_instr, attn.v_instr)
     heads = []
     for h in range(attn.heads):
         part = slice(h * c, (h + 1) * c)
         q = attn.q(x)[:, part]
-        v = attn.v(x)[:, part]
         scores = q @ attn.k(x)[:, part].T / scale
-        if instr is None:
-            heads.append(scores.softmax(1) @ v)
-            continue
-
-        gate = (attn.gate if gates is None else gates)[h]
-        linear_k, linear_v = linears or (attn.k_instr, attn.v_instr)
-        v_instr = linear_v(instr)[:, part]
         scores_instr = q @ linear_k(instr)[:, part].T / scale
         weights = scores.softmax(1)
-        weights_instr = gate * scores_instr.softmax(1)
+        weights_instr = gates[h] * scores_instr.softmax(1)
         if softmax == "one":
             both = torch.cat([scores, scores_instr], 1).softmax(1)
-            weights, weights_instr = both[:, :len(x)], gate * both[:, len(x):]
+            weights, weights_instr = both[:, :len(x)], gates[h] * both[:, len(x):]
         if softmax == "gate inside":
-            weights_instr = (gate * scores_instr).softmax(1)
-        heads.append(weights @ v + weights_instr @ v_instr)
+            weights_instr = (gates[h] * scores_instr).softmax(1)
+        heads.append(weights @ attn.v(x)[:, part] + weights_instr @ linear_v(instr)[:, part])
     return attn.out(torch.cat(heads, 1))
 
 
 def attend_all(attn, x, instr, mask=None, **wrong):
-    """Eq. 2-4 of a batch: x (b n d), instr (b or 1, t, k), mask (b or 1, t) bool -> (b n d)."""
+    """Eq. 2-4 of a batch: x (b n d), instr (b t k), mask (b t) bool or None -> (b n d)."""
     if mask is None:
         mask = torch.ones(instr.shape[:2], dtype=torch.bool)
-    instr = instr.expand(len(x), -1, -1)
-    mask = mask.expand(len(x), -1)
-    words = [tokens[is_real] for tokens, is_real in zip(instr, mask)]
-    return torch.stack([attend(image, attn, said, **wrong) for image, said in zip(x, words)])
+    read = [tokens[is_real] for tokens, is_real in zip(instr, mask)]
+    return torch.stack([attend(image, attn, each, **wrong) for image, each in zip(x, read)])
 
 
 def attention_mistakes(attn, x, instr, mask):
     """{what is wrong: what EditingAttention would then give}; arguments as in attend_all."""
     gates = attn.gate.detach()
-    alike = gates.mean().expand(attn.heads)
     changes = {
         "the gate is not applied": dict(gates=torch.ones(attn.heads)),
         "the instruction is not read": dict(gates=torch.zeros(attn.heads)),
@@ -138,7 +129,7 @@ def attention_mistakes(attn, x, instr, mask):
         "the gate goes through a sigmoid, Eq. 2 takes it as it stands":
             dict(gates=gates.sigmoid()),
         "one gate serves all heads: the first": dict(gates=gates[:1].expand(attn.heads)),
-        "one gate serves all heads: their mean": dict(gates=alike),
+        "one gate serves all heads: their mean": dict(gates=gates.mean().expand(attn.heads)),
         "the scores are divided by the root of the full width d, Eq. 3 has the width c of a head":
             dict(width=x.shape[2]),
         "the scores are not divided by the root of the width of a head": dict(width=1),
@@ -151,42 +142,10 @@ def attention_mistakes(attn, x, instr, mask):
     if x.shape[2] == instr.shape[2]:
         changes["K' and V' go through the image's own Linear_k and Linear_v"] = dict(
             linears=(attn.k, attn.v))
-    mistakes = {}
-    for words, wrong in changes.items():
-        mistakes[words] = attend_all(attn, x, instr, mask, **wrong)
+    mistakes = {words: attend_all(attn, x, instr, mask, **wrong)
+                for words, wrong in changes.items()}
     mistakes["padding is read as if it were words"] = attend_all(attn, x, instr)
     return mistakes
-
-
-def through(x, blocks, norm, instr=None):
-    """Eq. 1: tokens (n d) of one image through pre-norm blocks that instr (t k) edits."""
-    for block in blocks:
-        x = x + attend(block.norm1(x), block.attn, instr)
-        x = x + block.mlp(block.norm2(x))
-    return norm(x)
-
-
-def patches_of(vit, image):
-    """What the first block gets of an image (3 H W): CLS, then the patches row by row, (n d)."""
-    p = vit.patch
-    tokens = [vit.prefix[0, 0]]
-    for row in range(0, image.shape[1], p):
-        for column in range(0, image.shape[2], p):
-            patch = image[:, row:row + p, column:column + p]
-            tokens.append((vit.embed.weight * patch).sum((1, 2, 3)) + vit.embed.bias)
-    return torch.stack(tokens) + vit.pos[0]
-
-
-def tokens_of(vit, image, instr=None):
-    """All tokens (n d) of one image (3 H W)."""
-    return through(patches_of(vit, image), vit.blocks, vit.norm, instr)
-
-
-def attention_module(module, tokens, instr):
-    """E_f: F_out (2d) of the image tokens (n d) and F_T (1+t d), which begin with their CLS."""
-    of_image = through(torch.cat([tokens[:1], instr[1:]]), module.blocks, module.norm)[0]
-    of_instr = through(torch.cat([instr[:1], tokens[1:]]), module.blocks, module.norm)[0]
-    return torch.cat([of_image, of_instr])
 
 
 # ---- Eq. 5-8 with loops ----
@@ -224,7 +183,7 @@ def eq5(triplets, batch, rule=PAPER):
     """The mean of Eq. 5 over triplets (a, r1, r2) of a batch (feats, ids, instr), without those
     whose b1 = b2, as there is nothing to rank; 0 without any."""
     feats, ids, instr = batch
-    pairs = [(a, r) for a in range(len(ids)) for r in range(len(ids)) if a != r]
+    pairs = [(a, r) for a in range(len(ids)) for r in range(len(ids))]
     d = {(a, r): distance(feats[a], feats[r], rule) for a, r in pairs}
     b = {(a, r): beta(a, r, ids, instr, rule) for a, r in pairs}
     terms = []

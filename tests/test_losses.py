@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 import losses
 from tests.explain import assert_close
-from tests.reference import PAPER, Rule, contrast, cross_entropy, eq5, golden
+from tests.reference import PAPER, Rule, beta, contrast, cross_entropy, distance, eq5, golden
 
 WRONG = {
     "beta ignores the identities: Eq. 6 is 0 between two people": dict(by_identity=False),
@@ -33,106 +34,69 @@ def a_batch(seed=0, n=12, people=4):
     return feats, torch.arange(n) % people, instr
 
 
-# ---- Eq. 5-6 ----
+# ---- Eq. 5-6: {mining: the triplets of a batch, each list with a mean of its own} ----
 
-def triplets_of(batch, within=None):
-    """All ordered triplets (a, r1, r2), or those within a person, or the others."""
-    ids = batch[1]
-    for triplet in itertools.permutations(range(len(ids)), 3):
-        if within is None or within == (len(set(ids[list(triplet)].tolist())) == 1):
-            yield triplet
+def all_triplets(batch):
+    return [itertools.permutations(range(len(batch[1])), 3)]
 
 
-def by_loops(batch, rule=PAPER):
-    return eq5(triplets_of(batch), batch, rule)
+def even_triplets(batch):
+    """Those within a person, and the others."""
+    within = {True: [], False: []}
+    for triplet in itertools.permutations(range(len(batch[1])), 3):
+        within[len(set(batch[1][list(triplet)].tolist())) == 1].append(triplet)
+    return list(within.values())
 
 
-def even_by_loops(batch, rule=PAPER):
-    within, across = (eq5(triplets_of(batch, kind), batch, rule) for kind in (True, False))
-    return (within + across) / 2
-
-
-def hard_parts(batch, rule=PAPER):
-    """(the mean over the triplets by identity, that over those by instruction)."""
+def hard_triplets(batch):
+    """Those by identity and those by instruction, one of each per anchor."""
     feats, ids, instr = batch
-    dist = losses.distances(feats)
-    cos = F.cosine_similarity(instr[:, None], instr[None], dim=2)
-    by_identity = []
-    by_instruction = []
+    by_identity, by_instruction = [], []
     for a in range(len(ids)):
+        d = [distance(feats[a], each) for each in feats]
+        b = [beta(a, r, ids, instr) for r in range(len(ids))]
         same = [r for r in range(len(ids)) if r != a and ids[r] == ids[a]]
         other = [r for r in range(len(ids)) if ids[r] != ids[a]]
-        most = max(cos[a, r] for r in same) - 1e-9
-        least = min(cos[a, r] for r in same) + 1e-9
-        for triplets, far, near in (
-            (by_identity, same, other),
-            (by_instruction, [r for r in same if cos[a, r] >= most],
-             [r for r in same if cos[a, r] <= least]),
-        ):
-            farthest = max(far, key=lambda r: dist[a, r])
-            nearest = min(near, key=lambda r: dist[a, r])
-            if farthest != nearest:
-                triplets.append((a, farthest, nearest))
-    return eq5(by_identity, batch, rule), eq5(by_instruction, batch, rule)
+        most = [r for r in same if b[r] > max(b[i] for i in same) - 1e-9]
+        least = [r for r in same if b[r] < min(b[i] for i in same) + 1e-9]
+        by_identity.append((a, max(same, key=d.__getitem__), min(other, key=d.__getitem__)))
+        by_instruction.append((a, max(most, key=d.__getitem__), min(least, key=d.__getitem__)))
+    return [by_identity, by_instruction]
 
 
-def hard_by_loops(batch, rule=PAPER):
-    return sum(hard_parts(batch, rule))
+TRIPLETS = {"all": all_triplets, "even": even_triplets, "hard": hard_triplets}
 
 
-def mistakes_of(loops, batch):
-    """{what is wrong: what the loss would then be}."""
-    return {words: loops(batch, Rule(**changed)) for words, changed in WRONG.items()}
+def by_loops(mining, batch, rule=PAPER):
+    """What the loss is by the slow twin: the sum over the lists of triplets, of "even" their mean.
+    """
+    means = [eq5(triplets, batch, rule) for triplets in TRIPLETS[mining](batch)]
+    return sum(means) / (2 if mining == "even" else 1)
 
 
+@pytest.mark.parametrize("mining", TRIPLETS)
 @pytest.mark.parametrize("seed", range(2))
-def test_all_triplets_equal_three_nested_loops(seed):
+def test_triplets_equal_loops(mining, seed):
     batch = a_batch(seed)
-    expected = by_loops(batch)
-    mistakes = mistakes_of(by_loops, batch)
+    expected = by_loops(mining, batch)
+    mistakes = {words: by_loops(mining, batch, Rule(**rule)) for words, rule in WRONG.items()}
+    mistakes |= {f"these are the triplets of mining={other!r}": by_loops(other, batch)
+                 for other in TRIPLETS if other != mining}
     for words, wrong in mistakes.items():
         assert abs(wrong - expected) > 1e-3, f"this batch cannot notice: {words}"
-    assert_close(losses.adaptive_triplet(*batch), expected, mistakes, 1e-10, "Eq. 5-6")
+    found = losses.adaptive_triplet(*batch, mining=mining)
+    assert_close(found, expected, mistakes, 1e-10, "Eq. 5-6")
 
 
-def test_even_triplets_equal_loops():
-    """Half is the mean over the triplets within a person, half that over the others."""
-    batch = a_batch()
-    found = losses.adaptive_triplet(*batch, mining="even")
-    mistakes = {"it is the mean over all triplets": by_loops(batch),
-                "both halves are summed": 2 * even_by_loops(batch)}
-    assert_close(found, even_by_loops(batch), mistakes, 1e-10, "Eq. 5-6, even triplets")
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_hard_triplets_equal_loops(seed):
-    batch = a_batch(seed)
-    by_identity, by_instruction = hard_parts(batch)
-    mistakes = mistakes_of(hard_by_loops, batch) | {
-        "the triplets by instruction are left out": by_identity,
-        "the triplets by identity are left out": by_instruction,
-        "all triplets are taken where the hard ones are asked for": by_loops(batch),
-    }
-    found = losses.adaptive_triplet(*batch, mining="hard")
-    assert_close(found, by_identity + by_instruction, mistakes, 1e-10, "Eq. 5-6, hard triplets")
-
-
-@pytest.mark.parametrize("mining", ["all", "even", "hard"])
+@pytest.mark.parametrize("mining", TRIPLETS)
 def test_equal_instructions_make_it_the_plain_triplet_loss(mining):
     feats, ids, _ = a_batch()
-    dist = losses.distances(feats)
-    same = (ids[:, None] == ids[None]) & ~torch.eye(len(ids), dtype=torch.bool)
-    other = ids[:, None] != ids[None]
-    plain = []
-    for a in range(len(ids)):
-        far, near = dist[a][same[a]], dist[a][other[a]]
-        if mining == "hard":
-            far, near = far.max(0, keepdim=True)[0], near.min(0, keepdim=True)[0]
-        plain.append((far[:, None] - near[None] + 0.3).relu().flatten())
-    expected = torch.cat(plain).mean()
     alike = torch.full((len(ids), 3), 0.7, dtype=torch.float64)
     found = losses.adaptive_triplet(feats, ids, alike, mining=mining)
-    assert_close(found, expected, {}, 1e-10, "Eq. 5-6 with equal instructions")
+    plain = by_loops(mining, (feats, ids, alike), Rule(cosine=False))
+    if mining == "even":  # nobody's instructions differ: all triplets are across people
+        plain = 2 * plain
+    assert_close(found, plain, {}, 1e-10, "Eq. 5-6 with equal instructions")
 
 
 def test_beta_carries_no_gradient_and_no_triplet_is_zero():
@@ -154,7 +118,6 @@ def test_reference_numbers(case, name, squared):
     feats = torch.tensor(ref["embeddings"], dtype=torch.float64, requires_grad=True)
     ids = torch.tensor(ref["labels"])
     instr = torch.tensor(ref["instruction_features"], dtype=torch.float64)
-    beta = losses.relatedness(ids, instr)
     cosine = F.cosine_similarity(instr[:, None], instr[None], dim=2)
     same = ids[:, None] == ids[None]
     mistakes = {
@@ -162,7 +125,8 @@ def test_reference_numbers(case, name, squared):
         "the instructions are ignored: beta is their cosine": same.double(),
         "negative cosines become 0: Eq. 6 keeps them": (cosine * same).clamp(min=0),
     }
-    assert_close(beta, torch.tensor(ref["beta"]).double(), mistakes, 1e-9, "beta of Eq. 6")
+    expected = torch.tensor(ref["beta"]).double()
+    assert_close(losses.relatedness(ids, instr), expected, mistakes, 1e-9, "beta of Eq. 6")
 
     loss = losses.adaptive_triplet(feats, ids, instr, ref["margin"].item(), squared)
     loss.backward()
@@ -170,6 +134,31 @@ def test_reference_numbers(case, name, squared):
     assert_close(loss, expected, {}, 1e-9, "Eq. 5-6")
     grad = torch.tensor(ref[f"paper_{name}_grad_all"]).double()
     assert_close(feats.grad, grad, {}, 1e-9, "the gradient of Eq. 5 (a detach too many?)")
+
+
+def test_the_recipe_of_a_memory_bank_equals_loops():
+    """Earlier images are references, never anchors, and the oldest are forgotten."""
+    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+    _, _, section = page.partition("\n## A memory bank for Eq. 5\n")
+    names = {}
+    exec(section.split("```python\n")[1].split("```")[0], names)
+    bank = names["Bank"](size=8)
+    steps = [a_batch(seed, 6, 3) for seed in range(4)]
+    wider = torch.randn(6, 9, dtype=torch.float64)
+    for number, batch in enumerate(steps):
+        feats = batch[0].requires_grad_()
+        found = bank(feats, *batch[1:], margin=0.3, mining="all")
+        bank(wider, *batch[1:], margin=0.3, mining="all")  # F_out has a memory of its own
+        older = steps[:number][::-1]
+        everything = [torch.cat(parts) for parts in zip(batch, *older)]
+        known = [part.detach()[:6 + 8] for part in everything]
+        triplets = [each for each in itertools.permutations(range(len(known[0])), 3)
+                    if each[0] < len(feats)]
+        expected = eq5(triplets, known)
+        mistakes = {"there is no memory": eq5(itertools.permutations(range(6), 3), batch)}
+        assert_close(found, expected, mistakes if number else {}, 1e-10, f"step {number}")
+        found.backward()
+        assert feats.grad.abs().sum() > 0
 
 
 # ---- Eq. 7-8 ----

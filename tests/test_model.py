@@ -1,17 +1,21 @@
-"""Eq. 1-4 against reference numbers; what the model promises: zero init, masks, shapes."""
+"""Eq. 1-4 against reference numbers, E_i and E_f by hand, and what the model promises: zero init,
+masks, shapes, an export."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from model import PARTS, SIZES, EditingAttention, InstructReID, ViT
+import evaluate
+from model import PARTS, SIZES, AttentionModule, Block, EditingAttention, InstructReID, ViT
+from reid.text import TextEncoder, text_model
 from tests.explain import assert_close
 from tests.reference import attention_mistakes, golden
 
 TINY = dict(size=(32, 16), patch=8, dim=32, depth=2, heads=4, stem="patch",
             picture_size=(16, 16), picture_depth=1, fusion_depth=1)
-
-
+SENTENCES = ["ignore clothes", "a man in a red coat and boots", "a man in a red coat and a bag"]
 UNEDITED = [part for part in PARTS if part != "editing"]
 
 
@@ -109,15 +113,142 @@ def test_gate_zero_is_the_plain_vit_exactly():
     assert difference == 0, words
 
 
+def edited_vit(depth=3):
+    """(a ViT with open gates, images, tokens of their instructions, the mask of these)."""
+    torch.manual_seed(0)
+    vit = ViT((32, 16), 8, None, 24, depth, 4, instr_dim=20).double()
+    images, instr = torch.randn(3, 3, 32, 16).double(), torch.randn(3, 6, 20).double()
+    return open_gates(vit), images, instr, torch.arange(6) < torch.tensor([[6], [3], [5]])
+
+
 def test_every_layer_is_edited_and_every_editing_weight_learns():
-    model = tiny_model()
-    instr = model.instruct(["ignore clothes", "wear boots"])
-    model(torch.randn(2, 3, 32, 16), instr).feat[:, 0].sum().backward()
-    for number, block in enumerate(model.editor.blocks):
+    vit, images, instr, mask = edited_vit()
+    tokens = [vit.prefix[0].expand(3, -1)]
+    for row in range(0, 32, 8):
+        for column in range(0, 16, 8):
+            patch = images[:, None, :, row:row + 8, column:column + 8]
+            tokens.append((vit.embed.weight * patch).sum((2, 3, 4)) + vit.embed.bias)
+    tokens = torch.stack(tokens, 1) + vit.pos
+
+    def by_hand(edited):
+        x = tokens
+        for number, block in enumerate(vit.blocks):
+            x = block(x, instr, mask) if number in edited else block(x)
+        return vit.norm(x)
+
+    assert_close(vit(images), by_hand(()), {}, 1e-9, "without an instruction")
+    for number, block in enumerate(vit.blocks):
+        assert hasattr(block.attn, "gate"), f"layer {number} cannot be edited"
+    mistakes = {f"only the layers {edited} are edited": by_hand(edited)
+                for edited in ((), (0,), (1,), (2,), (0, 1), (1, 2))}
+    found = vit(images, instr, mask)
+    assert_close(found, by_hand((0, 1, 2)), mistakes, 1e-9)
+    found[:, 0, 0].sum().backward()
+    for number, block in enumerate(vit.blocks):
         for name in ("gate", "k_instr.weight", "v_instr.weight"):
-            p = dict(block.attn.named_parameters()).get(name)
-            learns = p is not None and p.grad is not None and p.grad.abs().sum() > 0
-            assert learns, f"the {name} of layer {number} gets no gradient: is the layer edited?"
+            grad = block.attn.get_parameter(name).grad
+            learns = grad is not None and grad.abs().sum() > 0
+            assert learns, f"the {name} of layer {number} gets no gradient"
+
+
+def test_a_layer_is_eq_1():
+    """Pre-norm, two residuals; the instruction does not pass the norm of the image tokens."""
+    block = Block(24, 4, 20)
+    for param in block.parameters():
+        nn.init.normal_(param, std=0.5)
+    x, instr = torch.randn(3, 6, 24), torch.randn(3, 5, 20)
+    read = x + block.attn(block.norm1(x), instr)
+    assert_close(block(x, instr), read + block.mlp(block.norm2(read)), {}, 1e-4)
+
+
+def test_gradient_checkpointing_changes_neither_tokens_nor_gradients():
+    vit, images, instr, mask = edited_vit()
+    vit.train()
+    found = []
+    for vit.checkpointing in (True, False):
+        vit.zero_grad()
+        tokens = vit(images, instr, mask)
+        tokens.pow(3).sum().backward()
+        grads = [p.grad.flatten() for p in vit.parameters()]
+        found.append(torch.cat([tokens.flatten(), *grads]))
+    assert_close(*found, {}, 1e-8)
+
+
+# ---- E_i and E_f ----
+
+@pytest.mark.parametrize("learns", [False, True], ids=["frozen", "learning"])
+def test_the_pooled_sentence_is_the_mean_of_its_real_words(bert, learns):
+    """Of each sentence alone, however long the others are and however alike they begin; a frozen
+    tower reads without dropout while the model trains, and keeps its tokens in half precision."""
+    encoder = TextEncoder(*text_model(bert), trainable=learns).train(not learns)
+    tokens, mask, pooled = encoder(SENTENCES)
+    encoder.bert.eval()
+    for i, sentence in enumerate(SENTENCES):
+        with torch.no_grad():
+            ids = encoder.tokenizer(sentence, return_tensors="pt")
+            words = encoder.bert(**ids).last_hidden_state[0]
+        assert mask[i].tolist() == [j < len(words) for j in range(tokens.shape[1])]
+        assert_close(tokens[i][mask[i]], words, {}, 5e-3)
+        mistakes = {
+            "padding is counted in the mean of the words": tokens[i].sum(0) / len(tokens[i]),
+            "the CLS token is taken for the mean of the words": words[0],
+        }
+        assert_close(pooled[i], words.mean(0), mistakes, 5e-3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("sentences", [SENTENCES, SENTENCES[:1] * 3], ids=["each", "shared"])
+def test_an_instruction_begins_with_the_whole_and_words_are_joined_with_pictures(
+    sentences, pooling
+):
+    """The whole of a picture is the mean of its patches, or the CLS token of a pre-trained encoder;
+    the pooled vectors of both have the mean of both cosines (Eq. 6), however long they are."""
+    model = tiny_model()
+    model.encoder.text.pooling = pooling
+    pictures = torch.randn(3, 3, 16, 16) * torch.tensor([1.0, 3.0, 2.0]).view(3, 1, 1, 1)
+    read, seen = model.instruct(sentences).expand(3), model.instruct(pictures=pictures)
+    both = model.instruct(sentences, pictures)
+    for i, sentence in enumerate(sentences):
+        words, _, [mean] = model.encoder.text([sentence])
+        patches = model.encoder.picture(pictures[i:i + 1])[0]
+        whole = patches[0] if pooling == "cls" else patches[1:].mean(0)
+        tokens = model.encoder.from_text(torch.cat([mean[None], words[0]]))
+        of_picture = model.encoder.from_picture(torch.cat([whole[None], patches]))
+        for instr, expected in ((read, tokens), (seen, of_picture),
+                                (both, torch.cat([tokens, of_picture]))):
+            mistakes = {"the whole stands behind its words": expected.roll(-1, 0)}
+            assert_close(instr.tokens[i][instr.mask[i]], expected, mistakes)
+        assert_close(read.pooled[i], mean, {})
+        assert_close(seen.pooled[i], whole, {})
+    cosines = [torch.cosine_similarity(*part.pooled[:2], dim=0) for part in (read, seen, both)]
+    assert_close(cosines[2], (cosines[0] + cosines[1]) / 2, {})
+
+
+@torch.no_grad()
+def test_the_attention_module_by_hand():
+    torch.manual_seed(0)
+    module = AttentionModule(32, 4, 2).eval()
+    images = torch.randn(3, 9, 32)
+    instr = tiny_model().instruct(SENTENCES)
+
+    def by_hand(masks):
+        rows = []
+        for image, words, mask in zip(images, instr.tokens, masks):
+            ends = []
+            for first, second in ((image, words[mask]), (words[mask], image)):
+                x = torch.cat([first[:1], second[1:]])[None]
+                for block in module.blocks:
+                    x = block(x)
+                ends.append(module.norm(x)[0, 0])
+            rows.append(torch.cat(ends))
+        return torch.stack(rows)
+
+    expected = by_hand(instr.mask)
+    mistakes = {
+        "the two branches are swapped": expected.roll(32, 1),
+        "padding of the instruction is read": by_hand(torch.ones_like(instr.mask)),
+    }
+    assert_close(module(images, instr), expected, mistakes)
 
 
 # ---- instructions and images ----
@@ -177,6 +308,20 @@ def test_patch_grids_that_are_not_square(size, patch, stride, grid):
     vit = ViT(size, patch, stride, 16, 1, 2, part_tokens=3)
     assert vit.grid == grid
     assert vit(torch.randn(1, 3, *size)).shape == (1, 4 + grid[0] * grid[1], 16)
+
+
+def test_the_recipe_of_an_export_takes_any_batch(monkeypatch, tmp_path):
+    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+    _, _, section = page.partition("\n## Export with a free batch size\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "load_model", lambda path: (tiny_model(), {}))
+    exec(section.split("```python\n")[1].split("```")[0], {})
+    exported = torch.export.load("embed.pt2").module()
+    model = tiny_model()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, 32, 16)
+        expected = model.embed(images, model.instruct(["ignore clothes"]))
+        assert_close(exported(images), expected, {}, 1e-6)
 
 
 def test_swapped_height_and_width_are_refused():
