@@ -18,7 +18,8 @@ from instructions import (
     training_instructions,
 )
 from reid.records import Record
-from tests.trees import cocas, opened, text
+from tests.trees import cocas, opened
+from tests.trees import text as write_text
 
 OF_THEIR_OWN = [name for name, row in TASKS.items() if not row.sentences and not row.text_only]
 
@@ -43,12 +44,12 @@ def test_a_description_says_what_is_there_and_nothing_else():
     assert len({describe(first, rng) for _ in range(30)}) > 10
     for _ in range(200):
         attributes = {key: rng.choice(phrases) for key, phrases in ATTRIBUTES.items()}
-        said = describe(attributes, rng)
-        assert all(attributes[f"{key} color"].split()[0] in said for key in ("coat", "trousers"))
-        assert "agnostic" not in said and "without" not in said and "  " not in said
-        assert ("skirt" in said) == (attributes["trousers length"] == "skirt")
-        assert (" hat" in said) == (attributes["cap style"] == "with hat")
-        assert ("umbrella" in said) == (attributes["umbrella"] == "with umbrella")
+        text = describe(attributes, rng)
+        assert all(attributes[f"{key} color"].split()[0] in text for key in ("coat", "trousers"))
+        assert "agnostic" not in text and "without" not in text and "  " not in text
+        assert ("skirt" in text) == (attributes["trousers length"] == "skirt")
+        assert (" hat" in text) == (attributes["cap style"] == "with hat")
+        assert ("umbrella" in text) == (attributes["umbrella"] == "with umbrella")
 
 
 # ---- training ----
@@ -59,36 +60,31 @@ def person(pid, outfit, **fields):
                   **dict(captions=(f"words {name}",), crop_path=f"crop {name}") | fields)
 
 
-def outfits_of(asks):
-    """["pid_outfit"] that instructions ask for, whose words and picture agree."""
-    said = [{part.split()[-1] for part in ask if part} for ask in asks]
-    assert all(len(names) == 1 for names in said), "words and picture are of different images"
-    return [name for [name] in said]
-
-
 def test_one_sentence_serves_a_mini_batch_and_all_are_drawn():
     records = [person(pid, 0) for pid in range(4)]
     for task, row in TASKS.items():
-        drawn = set()
+        seen = set()
         for seed in range(300 if row.sentences else 0):
-            said = training_instructions(task, records, {}, random.Random(seed))
-            assert len(said) == 4 and len(set(said)) == 1
-            drawn.add(said[0].words)
-        assert drawn == set(row.sentences)
+            asks = training_instructions(task, records, {}, random.Random(seed))
+            assert len(asks) == 4 and len(set(asks)) == 1
+            seen.add(asks[0].words)
+        assert seen == set(row.sentences)
 
 
 @pytest.mark.parametrize("task", OF_THEIR_OWN)
 def test_half_of_a_batch_asks_for_other_clothes(task):
-    """For what another image of that person shows; nobody asks for a stranger's."""
+    """For those on another image of that person, in words and in pictures; nobody asks for a
+    stranger's."""
     pool = {pid: [person(pid, outfit) for outfit in range(2)] for pid in range(4)}
     records = [record for group in pool.values() for record in group]
-    names = [record.path.removesuffix(".jpg") for record in records]
     for seed in range(20):
         asks = training_instructions(task, records, pool.get, random.Random(seed))
-        outfits = outfits_of(asks)
-        assert [name[0] for name in outfits] == [name[0] for name in names]
-        own = sum(a == b for a, b in zip(outfits, names))
-        assert own == len(records) * (1 - OTHERS_SHARE)
+        wanted = [{part.split()[1] for part in ask if part} for ask in asks]
+        assert all(len(names) == 1 for names in wanted), "words and picture differ"
+        names = [name for [name] in wanted]
+        own = [name == record.path.removesuffix(".jpg") for name, record in zip(names, records)]
+        assert sum(own) == len(records) * (1 - OTHERS_SHARE)
+        assert all(int(name[0]) == record.pid for name, record in zip(names, records))
 
 
 @pytest.mark.parametrize("task", OF_THEIR_OWN)
@@ -97,10 +93,9 @@ def test_another_image_is_never_the_image_itself(task):
     shop = dict(template_path="shop 0_0", captions=("wanted 0_0", "own 0_0"))
     records = [person(0, 0, **shop), person(1, 0)]
     pool = {record.pid: [record] for record in records}
-    seen = set()
-    for seed in range(20):
-        seen.add(training_instructions(task, records, pool.get, random.Random(seed))[0])
-    assert seen == {query_instruction(task, records[0]), gallery_instruction(task, records[0])}
+    first = {training_instructions(task, records, pool.get, random.Random(seed))[0]
+             for seed in range(20)}
+    assert first == {query_instruction(task, records[0]), gallery_instruction(task, records[0])}
 
 
 # ---- testing ----
@@ -113,10 +108,11 @@ def test_query_and_gallery_sides():
         if row.sentences:
             assert query == gallery == Ask(row.sentences[3])
             continue
-        words, picture = row.described, row.pictures
-        assert query == Ask("wanted" if words else None, "shop" if picture else None)
-        shown = Ask("own" if words else None, "crop" if picture else None)
-        assert gallery == (None if row.text_only else shown)
+        asked, worn = (
+            Ask(words if row.described else None, picture if row.pictures else None)
+            for words, picture in (("wanted", "shop"), ("own", "crop")))
+        assert query == asked
+        assert gallery == (None if row.text_only else worn)
         bare = Record("cocas", "gallery", "photo.jpg", 1)
         assert row.sentences or gallery_instruction(task, bare) is None
 
@@ -124,7 +120,7 @@ def test_query_and_gallery_sides():
 def test_a_query_whose_own_description_is_in_the_list(toy):
     """It wants the description of its row; its own, by the image's name, is what it shows."""
     described = {"k1": "In red.", "k2": "In blue.", "images/1/q.jpg": "In grey."}
-    text(cocas(toy), "real2/datalist/gpt.json", described)
+    write_text(cocas(toy), "real2/datalist/gpt.json", described)
     queries = opened(toy, "li").split("query")
     assert [query_instruction("li", query).words for query in queries] == ["In red.", "In blue."]
     assert [gallery_instruction("li", query).words for query in queries] == ["In grey."] * 2
