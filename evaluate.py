@@ -36,7 +36,7 @@ from model import InstructReID
 from reid import checkpoints, cli, pictures, uninstructed
 from reid.cli import UserError, progress
 from reid.compare import differences
-from reid.device import allow_tf32, amp_dtype, full_precision_matmul, inference, pick_device
+from reid.device import AMP, allow_tf32, full_precision_matmul, inference, pick_device
 from reid.features import load_features, save_features
 from reid.folders import open_all
 from reid.images import batches, load_all, load_image, normalise
@@ -71,6 +71,9 @@ HEADING = (  # of a row, over all sentences
 MATRIX = "Instruction matrix: the same queries and gallery, only the instruction differs"
 SENTENCES = "All 20 sentences (Supp. 5.1)"
 FEATURES = {"edit": "F", "fused": "F_out"}  # of an image under its instruction
+TRAINED_WITH = {  # flags of its training that evaluation reads in a checkpoint; see runs.misfit
+    "task": ("all", *TASKS), "data": str, "feature": (*FEATURES,), "amp": AMP, "train_text": bool,
+}
 TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
 
 
@@ -953,30 +956,27 @@ def open_run(path, config, device):
 
 
 def load_model(path, text=None):
-    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config. text: a
+    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config; the rest
+    as in `rebuild`."""
+    state = checkpoints.load(path, checkpoints.MODEL | {"config": TRAINED_WITH})
+    return rebuild(state, path, text).eval(), state["config"]
+
+
+def rebuild(state, path, text=None):
+    """The model of the checkpoint `path`, whose content is `state`: undoes `parts_of`. text: a
     TextEncoder in place of the packaged one."""
-    state = checkpoints.load(path)
     with checkpoints.user_error_on(path):
-        asked_tasks(state["config"]["task"])
-        amp_dtype(state["config"]["amp"], torch.device("cpu"))
-        FEATURES[state["config"]["feature"]]  # else a KeyError says so
-        model = rebuild(state, text)
+        if text is None:
+            bert, tokenizer = from_json(state["text"]) if state["text"] else embedded_text_model()
+            text = TextEncoder(bert, tokenizer, state["pooling"], state["config"]["train_text"])
+        cross = None
+        if state["cross"]:
+            cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])
+        model = InstructReID(
+            state["shape"], state["classes"], state["parts"], text=text, cross=cross
+        )
         checkpoints.restore_model(model, state["model"], path)
-    return model.eval(), state["config"]
-
-
-def rebuild(state, text=None):
-    """The model of a checkpoint, its weights yet to be restored: undoes `parts_of`. text: a
-    TextEncoder in place of the packaged one."""
-    if text is None:
-        bert, tokenizer = from_json(state["text"]) if state["text"] else embedded_text_model()
-        text = TextEncoder(bert, tokenizer, state["pooling"], state["config"]["train_text"])
-    cross = None
-    if state["cross"]:
-        cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])
-    return InstructReID(
-        state["shape"], state["classes"], state["parts"], text=text, cross=cross
-    )
+    return model
 
 
 def parts_of(model, classes):

@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -35,7 +34,7 @@ from reid import checkpoints, cli, compare, files
 from reid.cli import UserError, option
 from reid.device import cores
 from reid.folders import open_all, without_overlap
-from reid.runs import read_log
+from reid.runs import folder_of, read_log
 
 
 @dataclasses.dataclass
@@ -131,12 +130,6 @@ def opened(data, task, val):
     """The data sets that a run learns from."""
     tasks = asked_tasks("all" if task == "each" else task)
     return without_overlap(open_all(data, tasks, val))
-
-
-def folder_of(words):
-    """["--loss=triplet", "--data=my/a b", "--no-align"] -> "loss_triplet-data_a_b-no-align"."""
-    ends = [re.sub(r"=.*/", "=", word).removeprefix("--") for word in words]
-    return "-".join(re.sub(r"[^A-Za-z0-9.-]+", "_", end) for end in ends)[:150]
 
 
 def runs_of(variant, name, seed):

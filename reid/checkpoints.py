@@ -19,10 +19,10 @@ from reid import cli
 from reid.cli import UserError
 from reid.files import check_file, replacing
 from reid.records import column
-from reid.runs import fits
+from reid.runs import misfit
 
-MODEL = {  # what a checkpoint must hold to be evaluated, as runs.fits takes it
-    "config": {"task": str, "data": str, "feature": str, "amp": str},
+MODEL = {  # what a checkpoint must hold to be evaluated, as runs.misfit takes it
+    "config": dict,
     "classes": {str: int},
     "shape": dict,
     "parts": [str],
@@ -31,7 +31,7 @@ MODEL = {  # what a checkpoint must hold to be evaluated, as runs.fits takes it
 RUN = {  # and to be resumed
     "step": int,
     "data": dict,
-    "history": {"pending": list, "seconds": float},
+    "history": {"pending": dict, "seconds": float},
     "optimisers": [{"state": dict, "param_groups": list}],
     "scaler": dict,
     "rng": {"cpu": torch.Tensor, "cuda": list},
@@ -53,24 +53,19 @@ def load(path, form=MODEL):
     UserError if the file is missing, damaged, of another program, or would execute code.
     """
     check_file(path, "give the path of a last.pt that train.py wrote")
-    damaged = None
     with user_error_on(path):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()  # every record of a zip file has a checksum
+        damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()  # checksums
     if damaged:
         raise UserError(f"{path} is damaged ({damaged}): copy it again, or take another checkpoint")
     state = read(path)
-    for key, part in form.items():
-        if not fits(state, {key: part}):
-            raise UserError(
-                f"{path} is not a checkpoint of this version of train.py: its {key} is missing or "
-                "of another kind; take another checkpoint"
-            )
+    wrong = misfit(state, form)
+    if wrong:
+        raise UserError(f"{path}: {wrong}; take a checkpoint of this version of train.py")
     for name, count in state["classes"].items():  # before a model allocates so many
         if len(state["model"].get(f"classifiers.{name}.weight", ())) != count:
-            raise UserError(f"{path}: the classifier of {name} has no {count} people; take another "
-                            "checkpoint")
+            raise UserError(
+                f"{path}: the classifier of {name} has no {count} people; take another checkpoint"
+            )
     return state
 
 
@@ -111,8 +106,7 @@ def _what_it_is(path):
 
 @contextmanager
 def user_error_on(path):
-    """Inside, whatever a checkpoint lacks or holds in another form becomes a UserError that names
-    it."""
+    """Inside, whatever fails for what a checkpoint holds becomes a UserError that names it."""
     try:
         yield
     except (UserError, ImportError):
@@ -127,16 +121,16 @@ def user_error_on(path):
 
 # ---- models ----
 
-def is_kept(model, key):
+def is_kept(model, name):
     """Whether a checkpoint holds this entry of the state dict: all but a frozen embedded BERT."""
     text = model.encoder.text
     is_packaged = getattr(text.bert, "embedded", False) and not text.trainable
-    return not (is_packaged and key.startswith("encoder.text."))
+    return not (is_packaged and name.startswith("encoder.text."))
 
 
 def model_state(model):
     """The state dict, less what comes from a pinned package again."""
-    return {key: value for key, value in model.state_dict().items() if is_kept(model, key)}
+    return {name: value for name, value in model.state_dict().items() if is_kept(model, name)}
 
 
 def restore_model(model, state, path):
@@ -146,33 +140,33 @@ def restore_model(model, state, path):
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(f"{path} holds a model of another size: {reason}") from error
-    missing = [key for key in missing if is_kept(model, key)]
+    missing = [name for name in missing if is_kept(model, name)]
     if missing or unexpected:
         raise UserError(
-            f"{path} holds another model: missing {missing[:1]}, not known {unexpected[:1]}"
+            f"{path} holds another model: missing {missing[:1]}, unknown {unexpected[:1]}"
         )
 
 
 def start(model, path):
-    """Gives the model what a checkpoint of another run knows, but for the classifiers; returns a
-    line that says so. UserError if nothing fits."""
-    theirs = load(path)["model"]
-    own = model.state_dict()
-    known, other = {}, []
-    for name, tensor in theirs.items():
-        if "classifiers." in name:
-            continue
-        if name in own and own[name].shape == tensor.shape:
-            known[name] = tensor
-        else:
-            other.append(name)
-    if not known:
+    """Gives the model the weights of a checkpoint of another run, all but the classifiers, where
+    it has them too; returns a line that says so. UserError if it has none of them."""
+    own = model_state(model)
+    fitting = {}
+    others = []
+    for name, tensor in load(path)["model"].items():
+        if name in own and own[name].shape == tensor.shape and "classifiers." not in name:
+            fitting[name] = tensor
+        elif "classifiers." not in name:
+            others.append(name)
+    if not fitting:
         raise UserError(f"--start {path}: a model of another size; give its --size")
-    model.load_state_dict(known, strict=False)
-    anew = [name for name in own if name not in known and is_kept(model, name)]
-    line = f"weights: {len(known)} tensors of {path}; {len(anew)} begin anew"
-    line += f", such as {anew[0]}" if anew else ""
-    return line + (f"; {len(other)} have no place here, such as {other[0]}" if other else "")
+    model.load_state_dict(fitting, strict=False)
+
+    new = [name for name in own if name not in fitting]
+    line = f"weights: {len(fitting)} tensors of {path}"
+    for names, what in ((new, "start afresh"), (others, "have no place here")):
+        line += f"; {len(names)} {what}, such as {names[0]}" if names else ""
+    return line
 
 
 def model_alone(state):
@@ -193,23 +187,16 @@ def training_data(datasets):
     for dataset in datasets:
         records = dataset.split("train")
         pids = column(records, "pid")
-        people = sorted(set(pids))
-        if people:
+        digest = hashlib.sha256()
+        for path, pid in zip(column(records, "path"), pids):
+            digest.update(f"{path} {pid}\n".encode(errors="surrogateescape"))
+        if pids:
             found[f"{dataset.name} {dataset.task}"] = {
-                "people": len(people),
+                "people": len(set(pids)),
                 "images": len(pids),
-                "numbers of the people": _digest(people),
-                "files and whom they show": _digest(zip(column(records, "path"), pids)),
+                "files and whom they show": digest.hexdigest()[:16],
             }
     return found
-
-
-def _digest(items):
-    """16 letters that other items, or another order of them, would not have."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(f"{item}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def refuse_other_data(then, now, path):
@@ -223,7 +210,7 @@ def refuse_other_data(then, now, path):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
                     f"{before.get(what, 'no')} {what}, has {today.get(what, 'none')}; bring that "
-                    "data back, or begin a new run"
+                    "data back, or start a new run"
                 )
 
 

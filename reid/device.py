@@ -8,6 +8,8 @@ import torch
 
 from reid.cli import UserError
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # None: float32
+AMP = ("auto", *DTYPES)  # the choices of --amp
 WORKERS = 8  # as many decode 3,000 to 20,000 images a second
 SHARED = "/dev/shm"  # where they put their batches
 
@@ -37,20 +39,18 @@ def amp_dtype(name, device):
     slowly), else fp16.
     """
     if name != "auto":
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name]
+        return DTYPES[name]
     if device.type != "cuda":
         return None
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float16
 
 
-def allow_tf32(device, say=True):
+def allow_tf32(device):
     """Lets a GPU multiply float32 matrices in TF32, several times faster: 11 bits of each factor,
     sums in float32. What needs all bits runs under full_precision_matmul."""
-    if device.type != "cuda":
-        return
-    torch.set_float32_matmul_precision("high")
-    if say:
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
         print("float32 on this GPU: TF32 in the model, all bits in distances and rankings")
 
 
@@ -69,32 +69,35 @@ def full_precision_matmul():
         torch.set_float32_matmul_precision(before)
 
 
-def loader_workers(wanted, device, batch_bytes, say=True):
-    """The number of loader processes: `wanted`, or where that is None what suits the device, and no
-    more than have room in shared memory for their batches of `batch_bytes`, which a line says.
+def loader_workers(wanted, device, batch_bytes):
+    """The number of loader processes: `wanted`, but no more than have room in shared memory for
+    their batches of `batch_bytes`, which a line says.
 
-    None on the CPU, whose cores the model needs, and where decoded images stay in memory. On a GPU
-    one for every core that its process has for itself, less the one that it runs on, up to WORKERS.
+    Where `wanted` is None: on the CPU, whose cores the model needs, none, and decoded images stay
+    in memory; on a GPU one for each core of its process but the first, up to WORKERS.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if wanted is None:
-        own = cores() // processes - 1
-        wanted = 0 if device.type == "cpu" else min(max(own, 1), WORKERS)
+    if wanted is None and device.type == "cpu":
+        wanted = 0
+    elif wanted is None:
+        wanted = min(max(cores() // processes - 1, 1), WORKERS)
     if not wanted or not os.path.isdir(SHARED):
         return wanted
+
     free = shutil.disk_usage(SHARED).free / processes
     room = int(0.9 * free / batch_bytes - 2) // 2  # a worker keeps 2 ready, and 2 are being used
-    if room < wanted and say:
+    room = max(room, 0)
+    if room < wanted:
         print(
-            f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {max(room, 0)} of "
-            f"{wanted} loader workers; a container gets more with --shm-size 8g"
+            f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {room} of {wanted} "
+            "loader workers; a container gets more with --shm-size 8g"
         )
-    return max(0, min(room, wanted))
+    return min(room, wanted)
 
 
 def cores():
     """The number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
@@ -120,14 +123,13 @@ def inference(model, amp="off"):
 
 
 def rng_state():
-    """The state of torch's random numbers, of the CPU and of every GPU, for a checkpoint."""
+    """The state of torch's random numbers, on the CPU and on every GPU."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": gpus}
 
 
 def restore_rng(state, device):
-    """Undoes rng_state; on a GPU, that of the same number where there was one: fewer may be visible
-    now."""
+    """Sets what rng_state returned; a GPU takes that of its own number, if there was one."""
     torch.set_rng_state(state["cpu"])
     number = device.index or 0
     if device.type == "cuda" and number < len(state["cuda"]):

@@ -1,9 +1,10 @@
-"""Several processes of one run, as torchrun starts them: a GPU and batches of its own for each.
+"""Several processes of one run, as torchrun starts them: each has a GPU and batches of its own.
 
 Without torchrun there is one process, and nothing here does anything.
 """
 
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -13,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from reid.cli import UserError
 
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")  # numbers that it sets
-PATIENCE = timedelta(days=7)  # with a process that evaluates, saves or draws while the others wait
+PATIENCE = timedelta(days=7)  # how long processes wait for one that evaluates, saves or draws
 
-_patient = None  # the group of all processes on the CPU that waits so long
+_patient = None  # the group of all processes, on the CPU, that waits so long
 
 
 def join(device):
-    """(rank, number of processes), from what torchrun sets; (0, 1) without it.
+    """(rank, number of processes), from what torchrun sets; (0, 1) without it. What ranks other
+    than 0 print is dropped.
 
     UserError if only a part of that is set, or if the device is another process's GPU.
     """
@@ -31,7 +33,7 @@ def join(device):
         value = os.environ.get(name, "not set")
         if not value.isdecimal():
             raise UserError(
-                f"{name} is {value}, WORLD_SIZE {world}: begin with torchrun --nproc_per_node=N "
+                f"{name} is {value}, WORLD_SIZE {world}: start it as torchrun --nproc_per_node=N "
                 "train.py ..., or unset WORLD_SIZE"
             )
 
@@ -46,19 +48,31 @@ def join(device):
         backend = "nccl"
     dist.init_process_group(backend)
     _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if dist.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")
     return dist.get_rank(), dist.get_world_size()
+
+
+def from_first(make):
+    """What `make()` returns in rank 0, in every process; the others do not call it. It can be
+    anything that pickle knows."""
+    if not dist.is_initialized():
+        return make()
+    values = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(values, group=_patient)
+    return values[0]
 
 
 def parallel(module):
     """The module as torch's DistributedDataParallel: backward leaves the mean of the gradients of
-    all processes, exchanged while the rest is still being computed; every process begins with the
+    all processes, exchanged while the rest is still being computed; every process starts with the
     weights of rank 0. One process gets the module itself.
 
     A task does not use every parameter: which ones is found out in each step.
     """
     if not dist.is_initialized():
         return module
-    wait()
+    any_process(False)  # it does not wait long for the slowest one itself
     return DistributedDataParallel(
         module,
         forward_sync_buffers=False,
@@ -70,9 +84,8 @@ def parallel(module):
 def average_statistics(model):
     """The running statistics of the batch norms become their mean over the processes.
 
-    In training, each process normalises by its own batch, so that N processes with b images each
-    compute what one process with b images does. What a test normalises by then comes from the
-    batches of all: the mean of their means, and of the variances inside them.
+    Each process normalises by its own batch, as one process does; what a test normalises by comes
+    from the batches of all: the mean of their means, and of their variances.
     """
     if not dist.is_initialized():
         return
@@ -90,10 +103,10 @@ def average_statistics(model):
 
 
 def any_process(flag):
-    """Whether the flag is set in any of the processes: all learn the same.
+    """Whether the flag is set in any of the processes; returns when all have asked.
 
-    A process waits here for the slowest one, for days if need be, where an exchange of gradients
-    would give up after minutes. The exchange is between the CPUs: no GPU waits for it.
+    It waits for days if need be, where an exchange of gradients would give up after minutes, and
+    on the CPUs: no GPU waits for it.
     """
     if not dist.is_initialized():
         return bool(flag)
@@ -102,20 +115,7 @@ def any_process(flag):
     return bool(flags)
 
 
-def wait():
-    """Returns when every process is here."""
-    any_process(False)
-
-
-def from_first(value):
-    """The value that rank 0 gives, in every process; a number, text, or list of such."""
-    values = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(values, group=_patient)
-    return values[0]
-
-
 def leave():
-    """Ends the work with the other processes; each goes on alone."""
+    """Ends the work with the other processes; each continues alone."""
     if dist.is_initialized():
         dist.destroy_process_group()

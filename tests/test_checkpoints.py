@@ -75,8 +75,8 @@ def refused(here, capsys):
 
 def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
     path = tmp_path / "last.pt"
-    config = dict.fromkeys(checkpoints.MODEL["config"], "")
-    state = {"model": {"weight": torch.randn(300)}, "config": config, "classes": {}, "shape": {}}
+    state = {"model": {"weight": torch.randn(300)}}
+    state |= {"config": {}, "classes": {}, "shape": {}, "parts": []}
     checkpoints.save(path, state)
     content = path.read_bytes()
     rng = random.Random(0)
@@ -227,7 +227,7 @@ def added(drawn):
 
 @pytest.mark.parametrize("change, words", [
     (fewer, "market trad had 12 people, has 11"), (more, "market trad had 12 people, has 13"),
-    (renumbered, "numbers of the people"), (other_file, "files and whom they show"),
+    (renumbered, "files and whom they show"), (other_file, "files and whom they show"),
     (one_image_less, "market trad had 72 images, has 71"),
     (removed, "ltcc cc had 12 people, has none"), (added, "cocas ctcc had no people, has 12"),
 ])
@@ -281,9 +281,10 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
     path.write_text("before")
     with file_limit(500), pytest.raises(cli.UserError, match=f"{name}: File too large; make room"):
         WRITERS[name](path)
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "before"
     WRITERS[name](path)
-    assert path.stat().st_size > 500 and list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_size > 500
+    assert {each.name for each in tmp_path.iterdir()} - {".lock"} == {name}
 
 
 def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):

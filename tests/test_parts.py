@@ -81,16 +81,16 @@ def test_the_paper_preset_takes_its_steps_for_each_stream(drawn):
     """Where neither --steps nor one task was asked for; no more people than there are."""
     datasets = open_all(drawn, asked_tasks("all"))
     streams = sum(bool(dataset.split("train")) for dataset in datasets)
-    given = train.Config(task="all", data=str(drawn))
-    paper = replace(given, **train.PAPER, preset="paper")
-    fitted = train.fitted_config(paper, given, datasets)
+    paper = train.Config(data=str(drawn), preset="paper", vit_weights="none")
+    fitted = train.new_config(paper, datasets)
     assert fitted.steps == train.PAPER["steps"] * streams and streams > 5
     assert fitted.ids == min(len({record.pid for record in dataset.split("train")})
                              for dataset in datasets if dataset.split("train"))
     for changed in (dict(task="li"), dict(preset="toy")):
-        assert train.fitted_config(replace(paper, **changed), given, datasets).steps == paper.steps
-    asked = replace(given, steps=paper.steps, ids=50)
-    assert train.fitted_config(replace(paper, ids=50), asked, datasets) == replace(paper, ids=50)
+        config = replace(paper, **changed)
+        assert train.new_config(config, datasets).steps == train.PRESETS[config.preset]["steps"]
+    asked = train.new_config(replace(paper, steps=24000, ids=50), datasets)
+    assert (asked.steps, asked.ids) == (24000, 50)
 
 
 def test_each_part_is_a_part_of_some_task_and_all_of_them_is_the_default():

@@ -84,7 +84,8 @@ def one_process(two_processes, slow, monkeypatch):
 
     def begin(step, rank):
         before, images, pictures, batch = slow[rank]["steps"][step]
-        model = evaluate.rebuild(checkpoint).to(memory_format=torch.channels_last).train()
+        model = evaluate.rebuild(checkpoint, "last.pt").train()
+        model.to(memory_format=torch.channels_last)
         model.load_state_dict(before)
         return model, (images, pictures, batch, config)
 

@@ -1,6 +1,7 @@
 """train.py from its command line: it learns, every flag does something, a step is clipping and
 AdamW, and a run that was interrupted goes on to the same bits and the same log."""
 
+import dataclasses
 import json
 import math
 import signal
@@ -246,7 +247,7 @@ ELSEWHERE = {"resume", "albef", "start"}  # below, in test_weights.py and test_o
 SAME = {"grad_checkpointing", "compile", "workers", "feature", "save_every"}  # what they leave
 
 
-@pytest.mark.parametrize("flag", [field.name for field in train.fields(train.Config)])
+@pytest.mark.parametrize("flag", [field.name for field in dataclasses.fields(train.Config)])
 def test_a_flag_does_what_it_promises(flag, outcome, drawn, tmp_path):
     if flag in ELSEWHERE:
         return
@@ -432,7 +433,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
     assert [line["step"] for line in whole] == [1, 4, 5, 8, 10, 10]
     assert "rows" in whole[2] and "rows" in whole[5] and whole[5]["matrix"]
 
-    go_on = "go on with: python train.py --resume runs/parts/last.pt"
+    resume_command = "resume with: python train.py --resume runs/parts/last.pt"
     resume = partial(command, train, "--resume", "runs/parts/last.pt")
     for call, module, name, words, step in (
         (partial(train_tiny, *flags, "--name", "parts"), evaluate, "evaluate_all",
@@ -443,7 +444,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
         with monkeypatch.context() as patch:
             interrupt(patch, module, name, number)
             code, _, err = call()
-        assert code == 128 + number and err.splitlines()[-1] == f"{words}; {go_on}"
+        assert code == 128 + number and err.splitlines()[-1] == f"{words}; {resume_command}"
         assert last("parts")["step"] == step
 
     code, out, err = resume()
@@ -505,7 +506,7 @@ def counted(*args):
 train.data.augment = counted
 SIZES["tiny"] = TINY
 sys.argv[0] = "train.py"
-train.run(train.main, train.Config)
+train.cli.run(train.main, train.Config)
 """
 
 
@@ -600,10 +601,8 @@ def test_a_line_of_the_log_is_a_mean_worked_out_by_hand(tmp_path, monkeypatch):
     ({"vit_weights": "/my files/PASS (1).pth"}, "all-vit-weights_PASS_1_.pth"),
 ])
 def test_a_run_is_called_by_what_is_special_about_it(flags, name):
-    given = train.Config(**flags)
-    filled = {flag: value for flag, value in train.TOY.items() if getattr(given, flag) is None}
-    config = train.replace(given, **filled, preset="toy")
-    assert runs.name_of(config, train.TOY, train.UNNAMED) == name
+    config = train.Config(**train.TOY | flags)
+    assert runs.name_of(config, train.Config(**train.TOY), train.UNNAMED) == name
 
 
 def test_a_run_never_overwrites_another(train_tiny):
@@ -649,4 +648,4 @@ def test_muon_moves_the_matrices_of_transformer_layers_and_nothing_else():
     assert isinstance(muon, torch.optim.Muon) and set(moved[1]) == matrices
     learning = [p for p in model.parameters() if p.requires_grad]
     assert sorted(map(id, moved[0] + moved[1])) == sorted(map(id, learning))
-    assert len(train.optimisers_of(model, train.replace(config, optimiser="adamw"))) == 1
+    assert len(train.optimisers_of(model, dataclasses.replace(config, optimiser="adamw"))) == 1

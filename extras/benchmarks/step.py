@@ -10,11 +10,10 @@ import data
 import toydata
 import train
 from extras.benchmarks import medians
-from instructions import TASKS, asked_tasks
+from instructions import TASKS
 from model import SIZES, InstructReID, ViT
 from reid import cli
 from reid.device import autocast
-from reid.folders import open_all
 from reid.text import TextEncoder, embedded_text_model
 
 SENTENCE = "do not change clothes"
@@ -50,8 +49,9 @@ def data_path(people, repeats):
     """Decoding, batches and augmentation against the toy model's step, in images a second."""
     with tempfile.TemporaryDirectory() as folder:
         toydata.make_toy(f"{folder}/toy", people=people, seed=0)
-        config = train.preset_config(train.Config(task="cc", data=f"{folder}/toy"))
-        datasets = open_all(config.data, asked_tasks("cc"))
+        config = train.Config(task="cc", data=f"{folder}/toy")
+        datasets = train.open_datasets(config)
+        config = train.new_config(config, datasets)
         shape = SIZES[config.size]
         sizes = shape["size"], shape["picture_size"]
         batches = data.Batches(datasets, *sizes, ids_per_batch=6, images_per_id=4, seed=0)
