@@ -48,7 +48,7 @@ def a_checkpoint(path):
             model(torch.randn(8, 3, *model.size), model.instruct(["change your clothes"]))
     config = train.asdict(train.Config(data="./toy"))
     state = evaluate.parts_of(model, {"market": 5}) | {"config": config, "step": 3}
-    state |= {"data": {}, "history": {"pending": [], "seconds": 0.0}, "scaler": {}}
+    state |= {"data": {}, "history": {"pending": {}, "seconds": 0.0}, "scaler": {}}
     state |= {"optimisers": [], "rng": device.rng_state()}
     checkpoints.save(path, state)
     return model.eval()
