@@ -17,6 +17,7 @@ from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
+PASSED_OVER = (".", "__MACOSX")  # beginnings of folders' names
 WITHDRAWN = "DukeMTMC"  # by its authors
 NOT_READ = ("SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in the name of a folder
 
@@ -41,7 +42,8 @@ def find_datasets(path):
             parts = LAYOUTS[name].parts if name else ()
             own = [part for part in parts if (folder / part / "datalist").exists()]
             if parts or not name:  # else all folders in it are its own
-                deeper += [each for each in _subfolders(folder) if each.name not in own]
+                deeper += [each for each in sorted(folder.iterdir()) if each.is_dir()
+                           and each.name not in own and not each.name.startswith(PASSED_OVER)]
         level = deeper
     if found:
         return found
@@ -55,12 +57,10 @@ def find_datasets(path):
                 f"{path}: {name} is not read here: write a reader, docs/recipes.md shows how")
     if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
-    looked_for = []  # LTCC (train, query, test); PRCC (rgb/train, rgb/test or train, test/A)
-    for layout in LAYOUTS.values():
-        if layout.signs:
-            looked_for.append(f"{layout.title} ({' or '.join(map(', '.join, layout.signs))})")
-    raise UserError(f"{path}: no known data set in it, and no folder for each person. Looked for "
-                    f"{'; '.join(looked_for)}. Found {', '.join(inside[:8]) or 'nothing'}")
+    raise UserError(
+        f"{path}: no known data set in it, and no folder for each person; docs/data.md shows the "
+        f"folders of all that is read. Found {', '.join(inside[:8]) or 'nothing'}"
+    )
 
 
 def reserved_names():
@@ -68,11 +68,6 @@ def reserved_names():
     signs = [sign for layout in LAYOUTS.values() for sign in layout.signs]
     parts = {part for sign in signs for entry in sign for part in entry.split("/")}
     return parts | {"bounding_box_train", "bounding_box_test", "query", "gallery", "test", "train"}
-
-
-def _subfolders(folder):
-    return [each for each in sorted(folder.iterdir())
-            if each.is_dir() and not each.name.startswith((".", "__MACOSX"))]
 
 
 # ---- opening ----
@@ -114,6 +109,7 @@ def open_all(path, tasks, val=False):
 
 
 def _open(name, root, task, row, val):
+    """The Dataset of one row of LAYOUTS under one task."""
     layout = LAYOUTS[name]
     records = layout.read(root, row)
     if not isinstance(records, Streamed):
@@ -121,9 +117,8 @@ def _open(name, root, task, row, val):
         for record in records:
             check_record(record, root)
 
-    protocols = layout.protocols.get(row.data_of or task, ())
-    if layout.lists:
-        protocols = usual_protocols(row)
+    usual = usual_protocols(row) if layout.lists else ()
+    protocols = layout.protocols.get(row.data_of or task, usual)
     is_extra = task in layout.extra  # tested under its own tasks alone
     dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
     title = f"{layout.title} {dataset.variant}".rstrip()

@@ -635,9 +635,8 @@ def read_cocas_real2(root, row):
     """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
 
     `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
-    pid, clothes, camera. That blanks separate them is UNVERIFIED. Instead of a crop, which is not
-    published, a gallery image is its own picture of clothes; with the template of its clothes it
-    would carry the very file that its query asks with.
+    pid, clothes, camera. That blanks separate them is UNVERIFIED. A gallery image is its own
+    picture of clothes: the template of its clothes would be the very file that its query asks with.
     """
     records = []
     for role, width in (("query", 5), ("gallery", 4)):
@@ -665,12 +664,10 @@ def read_omnireid(root, row):
 
     `train_attr.txt` is the training list of li, and so on.
     """
-    there = {role for role in ("train", "query", "gallery")
-             if glob(f"{role}*.txt", root_dir=root / "datalist")}
-    roles = ["query", "gallery"] if there - {"train"} else []
-    if "train" in there or not roles:  # that nothing is there is said by the reader of the list
-        roles.insert(0, "train")
+    roles = [role for role in ("train", "query", "gallery")
+             if glob(f"{role}*.txt", root_dir=root / "datalist")]
     name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
+    roles = roles or ["train"]  # that nothing is there is said by the reader of the list
     return [record for role in roles for record in read_list(root, name, row, "", role)]
 
 
@@ -682,8 +679,7 @@ RELEASED = {  # beginning of a folder's name in the released code's data -> whos
 
 
 def listed_layout(root):
-    """The name of the layout whose images the lists in such a folder are of, if its name says it.
-    """
+    """The layout whose images the lists in such a folder are of, where its name says it."""
     name = root.absolute().name.lower()
     return next((layout for start, layout in RELEASED.items() if name.startswith(start)), None)
 
