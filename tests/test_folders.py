@@ -83,7 +83,7 @@ def test_what_cannot_be_found_is_said(toy):
     put(toy / "holiday", "beach/1.jpg")
     trees.market(toy / "a")
     for path, words in ((toy / "nowhere", "nowhere: no such folder"),
-                        (toy / "holiday", "holiday: no known data set .*docs/data.md.* Found beach"),
+                        (toy / "holiday", "no known data set .*docs/data.md.* Found beach"),
                         (toy / "a", r"--task vi; found Market-1501 \(trad\)")):
         with pytest.raises(UserError, match=words):
             folders.open_all(path, asked_tasks("vi"))

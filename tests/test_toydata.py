@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
 import toydata
-from instructions import ATTRIBUTES
+from instructions import ATTRIBUTES, asked_tasks
 from reid import cli
+from reid.folders import open_all
+from reid.layouts import LAYOUTS
+from reid.protocols import columns, masks, trials
 from toydata import cameras, drawing, people, sheet
 from toydata.figure import Pose
 from toydata.trees import FIVE, TREES, Job
@@ -88,37 +92,49 @@ def test_contact_sheet():
     assert 900 <= image.width <= 1100 and len(image.getcolors(10 ** 6)) > 1000
 
 
-# ---- the lists ----
+# ---- the lists, as the readers of the real data sets see them ----
 
-def test_market(root):
-    tree = root / "Market-1501-v15.09.15"
-    pattern = r"(-1|\d{4})_c([1-6])s\d_\d{6}_\d{2}\.jpg"
-    folders = ("bounding_box_train", "query", "bounding_box_test")
-    train, query, gallery = [parsed(tree / folder, pattern) for folder in folders]
-    ids = [{pid for pid, _ in images} for images in (train, query, gallery)]
-    assert not ids[0] & (ids[1] | ids[2]) and ids[2] - ids[1] == {"0000", "-1"}
-    for pid, cam in query:
-        assert (pid, cam) in gallery, "same-camera pictures, which the protocol must remove"
-        assert any(other == pid and seen != cam for other, seen in gallery)
+@pytest.mark.parametrize("tasks", ["all", "both"])
+def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks):
+    datasets = open_all(root, asked_tasks(tasks))
+    assert tasks == "both" or {each.layout for each in datasets} == LAYOUTS.keys() - {"own"}
+    for dataset in datasets:
+        train = list(dataset.split("train"))
+        if dataset.task in ("ctcc", "both"):
+            assert all(record.crop_path and record.template_path for record in train)
+        if dataset.task in ("t2i", "li", "both"):
+            assert all(record.captions for record in train)
+        if not dataset.tested:
+            continue
+        queries, gallery = evaluate.sides(dataset)
+        both = {record.pid for record in train} & {record.pid for record in gallery}
+        assert not both or dataset.layout == "cocas", "in training and in test"
+        for protocol in dataset.protocols:
+            chosen = trials(protocol, queries, gallery)[0]
+            q, g = columns([queries[i] for i in chosen[0]], [gallery[i] for i in chosen[1]])
+            positive, removed = masks(protocol, q, g)
+            same = q.pid == g.pid
+            hits = (positive & ~removed).any(1)
+            traps = (same & ~positive & ~removed).any(1)
+            share = 0.5 if protocol.name == "all-sc" else 0.9  # who never changes has none in cc
+            assert hits.mean() >= share, (dataset.title, protocol.name)
+            assert traps.all() if protocol.positive else not traps.any()
+            assert dataset.task != "trad" or (same & removed).any(), "the same camera"
 
 
 def test_ltcc(root):
     tree = root / "LTCC_ReID"
     pattern = r"(\d{3})_(\d+)_c(\d{1,2})_(\d{6})\.png"
-    train, query, gallery = [parsed(tree / name, pattern) for name in ("train", "query", "test")]
-    frames = Counter(frame for *_, frame in train + query + gallery)
-    assert set(frames.values()) == {1}
-    assert not {pid for pid, *_ in train} & {pid for pid, *_ in query + gallery}
-    for role, images, outfits in (("train", train, 6), ("test", gallery, 3)):
+    frames = Counter()
+    for role, folder, outfits in (("train", "train", 6), ("test", "test", 3)):
         worn = defaultdict(set)
-        for pid, clothes, *_ in images:
+        for pid, clothes, _, frame in parsed(tree / folder, pattern):
+            frames[frame] += 1
             worn[str(int(pid))].add(clothes)
         for kind, count in (("change", outfits), ("unchange", 1)):
             listed = (tree / f"info/cloth-{kind}_id_{role}.txt").read_text().split()
             assert set(listed) == {pid for pid in worn if len(worn[pid]) == count}
-    for pid, clothes, cam, _ in query:
-        same = [worn == clothes for other, worn, at, _ in gallery if other == pid and at != cam]
-        assert set(same) == {True, False}, "a hit, and the same person in other clothes"
+    assert set(frames.values()) == {1}
 
 
 def test_llcm(root):
@@ -142,32 +158,6 @@ def test_llcm(root):
     assert not ids & seen["train_vis"] and seen["train_vis"] == seen["train_nir"]
 
 
-def test_cuhk_pedes(root):
-    tree = root / "CUHK-PEDES"
-    entries = json.loads((tree / "reid_raw.json").read_text())
-    splits = defaultdict(set)
-    for entry in entries:
-        splits[entry.pop("split")].add(entry["id"])
-        assert (tree / "imgs" / entry["file_path"]).is_file() and len(set(entry["captions"])) == 2
-    assert list(splits) == ["train", "val", "test"]
-    assert sorted(pid for ids in splits.values() for pid in ids) == list(range(1, PEOPLE + 1))
-    assert json.loads((tree / "caption_all.json").read_text()) == entries
-
-
-@pytest.mark.parametrize("tree", ["COCAS/real1", "OmniReID", "ltcc"])
-def test_a_training_image_has_a_crop_a_shop_picture_and_words(root, tree):
-    lists = root / tree / "datalist"
-    pictures = defaultdict(list)
-    for image, instruction, *numbers in rows(lists / "train_ctcc.txt"):
-        assert (root / tree / image).is_file() and (root / tree / instruction).is_file()
-        pictures[image, *numbers].append(instruction.split("/")[0])
-    assert all(kinds == ["croped_clothes", "templates"] for kinds in pictures.values())
-    if tree != "ltcc":
-        described = rows(lists / "train_attr.txt")
-        words = {(image, *numbers) for image, key, *numbers in described if key == image}
-        assert words == pictures.keys(), "the same person and outfit, whatever the task"
-
-
 def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
     """What asks with both needs: row n of either list of Real2 is the same query."""
     lists = root / "COCAS/real2/datalist"
@@ -185,23 +175,6 @@ def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
     for _, key, pid, clothes, _ in described_query:
         assert int(clothes) == int(pid) * 3 + int(Path(key).name.split("_")[1]) - 1
         assert sentences[key] not in set.union(*captions.values())
-
-
-@pytest.mark.parametrize("tree,suffix", [
-    ("COCAS/real2/datalist", ""), ("OmniReID/datalist", ""), ("COCAS-Real2", ""),
-    ("ltcc/datalist", "_ctcc")])
-def test_each_query_for_clothes_has_a_hit_and_a_trap(root, tree, suffix):
-    gallery = [row[-3:] for row in rows(root / tree / f"gallery{suffix}.txt")]
-    queries = rows(root / tree / f"query{suffix}.txt")
-    assert len(gallery) == 3 * len(queries)
-    folder = root / tree.removesuffix("/datalist")
-    for image, shop_picture, pid, clothes, cam in queries:
-        assert (folder / image).is_file() and (folder / shop_picture).is_file()
-        assert Path(shop_picture).stem.endswith(clothes)
-        worn = int(Path(image).name.split("_")[1])
-        assert int(clothes) != (worn if suffix else 3 * int(pid) + worn - 1)
-        hits = [other == clothes for who, other, at in gallery if who == pid and at != cam]
-        assert set(hits) == {True, False}
 
 
 # ---- the people ----
@@ -317,6 +290,34 @@ def test_a_caption_is_true_of_the_figure_that_is_drawn(data_set, monkeypatch, tm
         if image.endswith("wanted.jpg"):
             facts["side"] = None  # who asks does not know it
         assert said(caption) == facts, caption
+
+
+def test_composed_retrieval_asks_in_words_for_clothes_that_another_picture_shows(
+        monkeypatch, tmp_path):
+    def colours(caption):
+        return [said(caption)[f"{part} color"] for part in ("coat", "trousers")]
+
+    monkeypatch.setattr(Job, "save", lambda *_: None)
+    jobs = [toydata.jobs_of(name, tmp_path, 8, 0) for name in ("itcpr", "syncpr")]
+    for job in jobs[0] + jobs[1]:
+        worn = [[outfit.attributes[f"{part} color"].split()[0] for part in ("coat", "trousers")]
+                for outfit in job.outfits]
+        entries = toydata._draw(job)
+        shown = defaultdict(set)  # instance -> outfits of its gallery pictures
+        for file, entry in entries:
+            if file == "gallery.json":
+                outfit = int(entry["file_path"].split("_")[-2]) - 1
+                shown[entry["instance_id"]].add(outfit)
+        for file, entry in entries:
+            if file == "query.json":
+                [wanted] = shown[entry["instance_id"]]
+                assert f"_{wanted + 1}_" not in entry["file_path"] and shown[-1] == {0}
+                assert colours(entry["caption"]) == worn[wanted]
+            elif file == "SynCPR.json":
+                outfit = int(entry["reference_image_path"].split("-")[-1][0])
+                assert colours(entry["reference_caption"]) == worn[outfit]
+                assert colours(entry["edit_caption"]) == colours(entry["target_caption"])
+                assert colours(entry["edit_caption"]) == worn[(outfit + 1) % 3]
 
 
 def area(part, yaw=0.3, hair="short", **attributes):
