@@ -79,8 +79,8 @@ class Config:
     train_text: bool = option(False, "let the text tower learn too")
 
     loss: str = option(
-        "adaptive", "adaptive triplet (Eq. 5-6); triplet: that of identities alone (Tab. 5); "
-        "image: this and the identity loss on F alone, with --no-editing Tab. 4's baseline",
+        "adaptive", "adaptive triplet (Eq. 5-6), triplet of identities alone (Tab. 5), or image: "
+        "the latter and the identity loss on F alone, with --no-editing Tab. 4's baseline",
         ("adaptive", "triplet", "image"), group="loss")
     mining: str = option(
         None, "triplets: all of the batch; even, those within a person and the others half each; "
@@ -198,12 +198,9 @@ def main(config):
             machine.restore_rng(saved["rng"], device)
 
     # report, and read every sentence once
-    height, width = shape["size"]
     print(
-        f"{config.steps} steps of {config.ids} identities x {config.images} images, "
-        f"size {config.size} ({height}x{width}) from {config.vit_weights or 'scratch'}, "
-        f"lr {config.lr:g} (new layers {config.lr * config.new_lr:g}, "
-        f"gates {config.lr * config.gate_lr:g})"
+        f"{config.steps} steps of {config.ids} identities x {config.images} images, lr "
+        f"{config.lr:g}, size {config.size} from {config.vit_weights or 'scratch'}"
     )
     print("\n".join([*report, *map(counts_table, datasets)]))
     if rank == 0:
@@ -454,12 +451,12 @@ def is_loaded(name, config):
 
     A checkpoint holds the same config, so a resumed run answers alike without the files.
     """
-    if config.start and "classifiers." not in name:
-        return True
-    if name.startswith(("encoder.picture.", "cross.")):
-        return bool(config.albef)
+    if config.start:
+        return "classifiers." not in name
     if name.startswith("editor."):
         return bool(config.vit_weights) and "instr" not in name and "gate" not in name
+    if name.startswith(("encoder.picture.", "cross.")):
+        return bool(config.albef)
     return name.startswith("encoder.text.")
 
 

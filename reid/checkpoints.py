@@ -80,28 +80,20 @@ def read(path, mmap=False):
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise UserError(
-                f"{path} holds Python objects that would run code if read: refused; "
-                "keep only its tensors: where you trust it, "
-                "torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)"
-            ) from error
-        raise UserError(f"{path} is not a checkpoint: {_what_it_is(path)}") from error
     except PermissionError:  # it may be whole
         raise
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint, or is cut off: copy or download it again"
-        ) from error
-
-
-def _what_it_is(path):
-    with open(path, "rb") as file:
-        start = file.read(200).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        return "a web page, which a failed download leaves; download it again"
-    return "it cannot be read as one"
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, KeyError,
+            ValueError) as error:
+        with open(path, "rb") as file:
+            start = file.read(200).lstrip().lower()
+        reason = "is not a checkpoint, or is cut off: copy or download it again"
+        if start.startswith((b"<!doctype", b"<html")):
+            reason = "is a web page, which a failed download leaves: download it again"
+        elif "global" in str(error).lower():
+            reason = ("holds Python objects that would run code if read: refused; keep only its "
+                      "tensors: where you trust it, "
+                      "torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)")
+        raise UserError(f"{path} {reason}") from error
 
 
 @contextmanager
@@ -182,7 +174,7 @@ def model_alone(state):
 # ---- data ----
 
 def training_data(datasets):
-    """What a resume must find again: {"ltcc cc": {what: number or digest}} of training splits."""
+    """What a resume must find again: {"ltcc cc": {"people": 77, ...}} of training splits."""
     found = {}
     for dataset in datasets:
         records = dataset.split("train")
@@ -205,12 +197,12 @@ def refuse_other_data(then, now, path):
     for name in sorted(then.keys() | now.keys()):
         before = then.get(name, {})
         today = now.get(name, {})
-        for what in before | today:
-            if before.get(what) != today.get(what):
+        for count in before | today:
+            if before.get(count) != today.get(count):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
-                    f"{before.get(what, 'no')} {what}, has {today.get(what, 'none')}; bring that "
-                    "data back, or start a new run"
+                    f"{before.get(count, 'no')} {count}, has {today.get(count, 'none')}; bring "
+                    "that data back, or start a new run"
                 )
 
 

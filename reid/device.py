@@ -70,11 +70,11 @@ def full_precision_matmul():
 
 
 def loader_workers(wanted, device, batch_bytes):
-    """The number of loader processes: `wanted`, but no more than have room in shared memory for
-    their batches of `batch_bytes`, which a line says.
+    """The number of loader processes: `wanted`, or as many as have room in shared memory for their
+    batches of `batch_bytes`, which a line says.
 
-    Where `wanted` is None: on the CPU, whose cores the model needs, none, and decoded images stay
-    in memory; on a GPU one for each core of its process but the first, up to WORKERS.
+    Where `wanted` is None: none on the CPU, whose cores the model needs; for a GPU one on each core
+    that its process has to itself, but for the first, up to WORKERS.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if wanted is None and device.type == "cpu":
@@ -85,8 +85,8 @@ def loader_workers(wanted, device, batch_bytes):
         return wanted
 
     free = shutil.disk_usage(SHARED).free / processes
-    room = int(0.9 * free / batch_bytes - 2) // 2  # a worker keeps 2 ready, and 2 are being used
-    room = max(room, 0)
+    batches = int(0.9 * free / batch_bytes) - 2  # 2 are being used
+    room = max(batches // 2, 0)  # a worker keeps 2 ready
     if room < wanted:
         print(
             f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {room} of {wanted} "

@@ -82,24 +82,12 @@ def parallel(module):
 
 
 def average_statistics(model):
-    """The running statistics of the batch norms become their mean over the processes.
-
-    Each process normalises by its own batch, as one process does; what a test normalises by comes
-    from the batches of all: the mean of their means, and of their variances.
-    """
-    if not dist.is_initialized():
-        return
-    statistics = []
+    """The running means and variances of the batch norms become their mean over the processes: each
+    normalises by its own batch, and a test by what all have seen."""
     for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            statistics.append(buffer)
-
-    sums = torch.cat(statistics)  # in one exchange
-    dist.all_reduce(sums)
-    means = sums / dist.get_world_size()
-    sizes = [len(buffer) for buffer in statistics]
-    for buffer, mean in zip(statistics, means.split(sizes)):
-        buffer.copy_(mean)
+        if dist.is_initialized() and name.endswith(("running_mean", "running_var")):
+            dist.all_reduce(buffer)
+            buffer /= dist.get_world_size()
 
 
 def any_process(flag):

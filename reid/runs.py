@@ -106,7 +106,7 @@ class Log:
 
     def note(self, step, task, values, images, lr):
         """One step: values {name: scalar}, its loss terms and perhaps "gradient". Writes the lines
-        that are due. UserError as `check`."""
+        that are due. UserError as `state`."""
         values = {name: value.detach() for name, value in values.items()}
         self.latest[task] = sum(value for name, value in values.items() if name != "gradient")
         self.pending.setdefault(task, []).append([step, values])
@@ -116,8 +116,9 @@ class Log:
         elif not any(line.get("task") == task for line in self.lines):
             self._write_task(step, lr, task)
 
-    def check(self):
-        """Fetches what was noted. UserError that names the first value which is not finite."""
+    def state(self):
+        """What a checkpoint keeps of it. UserError that names the first value noted which is not
+        finite."""
         for task, steps in self.pending.items():
             for entry in steps:
                 entry[1] = {name: float(value) for name, value in entry[1].items()}
@@ -127,14 +128,10 @@ class Log:
                             f"step {entry[0]}, {task}: {name} is {value}, training has diverged; "
                             f"nothing was saved since, lower --lr ({self.folder})"
                         )
-
-    def state(self):
-        """What a checkpoint keeps of it. UserError as `check`."""
-        self.check()
         return {"pending": self.pending, "seconds": self.seconds}
 
     def write(self, step, lr):
-        """A line for each task with steps that have none yet. UserError as `check`."""
+        """A line for each task with steps that have none yet. UserError as `state`."""
         for task in list(self.pending):
             self._write_task(step, lr, task)
         self.restart_clock()
@@ -149,8 +146,7 @@ class Log:
         return any("rows" in line and line["step"] == step for line in self.lines)
 
     def _write_task(self, step, lr, task):
-        self.check()
-        steps = [values for _, values in self.pending.pop(task)]
+        steps = [values for _, values in self.state()["pending"].pop(task)]
         means = {}
         for name in steps[0]:
             means[name] = round(sum(values[name] for values in steps) / len(steps), 5)

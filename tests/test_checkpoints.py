@@ -138,8 +138,11 @@ def changed(state, path, value):
 def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
     state = checkpoints.load(LAST)
     torch.save(changed(state, path, value), "odd.pt")
-    refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
-    refused(train, ("--resume", "odd.pt"), "odd.pt")
+    words = ["odd.pt"]
+    if path.startswith("config/") and value is not MISSING:
+        words.append(f"{path.replace('/', '.')} is {value!r}, must be o")
+    refused(evaluate, ("--checkpoint", "odd.pt"), *words)
+    refused(train, ("--resume", "odd.pt"), *words)
 
 
 @pytest.mark.parametrize("path, value", [
