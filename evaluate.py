@@ -11,7 +11,9 @@ import random
 import re
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +35,9 @@ from instructions import (
     query_instruction,
 )
 from model import InstructReID
-from reid import checkpoints, cli, pictures, uninstructed
+from reid import checkpoints, cli, pictures
 from reid.cli import UserError, progress
-from reid.compare import differences
+from reid.compare import comparison
 from reid.device import AMP, allow_tf32, full_precision_matmul, inference, pick_device
 from reid.features import load_features, save_features
 from reid.folders import open_all
@@ -51,7 +53,7 @@ from reid.text import (
     from_json,
     to_json,
 )
-from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
+from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, as_clothes, joined
 
 LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
 TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # a model that comes with the code
@@ -64,10 +66,7 @@ NOT_SAVED = (
     "--checkpoint the last.pt"
 )
 CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
-HEADING = (  # of a row, over all sentences
-    "task", "data", "protocol", "feature", "trials", "queries", "without", "gallery", "chance mAP",
-    "chance R1",
-)
+OF_ONE_SENTENCE = ("mAP", "R1", "R5", "R10", "mINP", "each")  # what differs between sentences
 MATRIX = "Instruction matrix: the same queries and gallery, only the instruction differs"
 SENTENCES = "All 20 sentences (Supp. 5.1)"
 FEATURES = {"edit": "F", "fused": "F_out"}  # of an image under its instruction
@@ -80,10 +79,10 @@ TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.
 # ---- exact metrics ----
 
 class QueryFigures(NamedTuple):
-    """What one query adds to the means of a table."""
-    ap: float          # NaN without a hit
-    inp: float         # NaN without a hit
-    first_rank: float  # of the first hit; NaN without a hit, inf if none is inside the window
+    """What one query adds to the means of a table; NaN and 0 without a hit."""
+    ap: float
+    inp: float
+    first_rank: float  # of the first hit; inf if none is inside the window
     hits: int
     ranked: int        # gallery images that are not removed
 
@@ -98,195 +97,179 @@ def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=No
     ap_window=500 is NOT the standard but what the released code computes: the ranking is cut to
     500 places before `removed` is applied and AP is divided by the hits found there, so that hits
     further down cost nothing; a query with none there scores 0.
-    gallery_ids (g,): the CMC ranks people, not images: only the nearest image of each id counts
+    gallery_ids (g): the CMC ranks people, not images: only the nearest image of each id counts
     (LLCM).
 
-    Returns mAP, mINP, cmc (g,) with cmc[k-1] = rank-k, queries (those with a hit).
-    UserError if nothing can be ranked.
+    Returns mAP, mINP, cmc (g) with cmc[k-1] = rank-k, queries (those with a hit), and the further
+    columns of a table. UserError if nothing can be ranked.
     """
     dist = np.asarray(dist)
     positive = np.asarray(positive, bool)
-    if removed is None:
-        removed = np.zeros_like(positive)
-    removed = np.asarray(removed, bool)
+    removed = np.zeros_like(positive) if removed is None else np.asarray(removed, bool)
     if dist.ndim != 2 or not dist.shape == positive.shape == removed.shape:
         shapes = f"dist {dist.shape}, positive {positive.shape}, removed {removed.shape}"
         raise UserError(f"{shapes}: all three must be (queries, gallery)")
     if np.isnan(dist).any():
         raise UserError(DIVERGED)
-    rows = []
+    figures = []
     for query in zip(dist, positive, removed):
-        rows.append(query_figures(*query, ap_window, gallery_ids))
-    return means(rows, dist.shape[1])
+        figures.append(query_figures(*query, ap_window, gallery_ids))
+    return means(figures, dist.shape[1])
 
 
-def means(rows, gallery_size):
-    """What ranking_metrics returns of the QueryFigures of all queries, and these as "each" (q 5).
-    """
-    each = np.array(rows, float).reshape(-1, 5)
-    has_hit = ~np.isnan(each[:, 0])
-    queries = int(has_hit.sum())
-    if not queries:
+def means(figures, gallery_size):
+    """What ranking_metrics returns, of the QueryFigures of all queries; "each" has {mAP, R1} of
+    every query (q), NaN without a hit."""
+    each = np.array(figures, float).reshape(-1, 5)
+    has_hit = each[:, 3] > 0
+    if not has_hit.any():
         raise UserError(
             "no query has a hit in the gallery: query and gallery must hold the same people, seen "
             "by other cameras, and the protocol must fit the data set"
         )
-    ap, inp, first_rank, _, _ = each[has_hit].T
+    ap, inp, first_rank, hits, ranked = each[has_hit].T
     found = first_rank[np.isfinite(first_rank)].astype(int)
     first_hits = np.bincount(found, minlength=gallery_size + 1)[1:]  # queries by first rank
+    cmc = first_hits.cumsum() / len(ap)
+    random_mAP, random_R1 = random_ranking(hits.astype(int), ranked.astype(int))
+    is_first = np.where(has_hit, each[:, 2] == 1, np.nan)
     return {
+        "queries": len(ap),
+        "without": len(each) - len(ap),
+        "gallery": gallery_size,
         "mAP": float(ap.mean()),
+        **{f"R{k}": float(cmc[min(k, gallery_size) - 1]) for k in (1, 5, 10)},
         "mINP": float(inp.mean()),
-        "cmc": first_hits.cumsum() / queries,
-        "queries": queries,
-        "each": each,
+        "chance mAP": random_mAP,
+        "chance R1": random_R1,
+        "cmc": cmc,
+        "each": {"mAP": each[:, 0], "R1": is_first},
     }
 
 
 def query_figures(dist, positive, removed, ap_window=None, gallery_ids=None):
-    """QueryFigures of one query; dist, positive, removed (g,). Options as in ranking_metrics."""
+    """QueryFigures of one query; dist, positive, removed (g). Options as in ranking_metrics."""
     hits = np.flatnonzero(positive & ~removed)
-    count = len(dist) - np.count_nonzero(removed)
+    ranked = len(dist) - np.count_nonzero(removed)
     if not len(hits):
-        return QueryFigures(np.nan, np.nan, np.nan, 0, count)
+        return QueryFigures(np.nan, np.nan, np.nan, 0, ranked)
 
-    ranks = hit_ranks(dist, hits, removed)
+    kept_dist = dist.copy()
+    kept_dist[removed] = np.nan
+    ranks = hit_ranks(kept_dist, hits)
     if ap_window:
-        nothing_removed = np.zeros_like(removed)
-        ranks = ranks[hit_ranks(dist, hits, nothing_removed) <= ap_window]
+        ranks = ranks[hit_ranks(dist, hits) <= ap_window]
     if not len(ranks):
-        return QueryFigures(0.0, 0.0, np.inf, len(hits), count)
+        return QueryFigures(0.0, 0.0, np.inf, len(hits), ranked)
 
     hits_so_far = np.arange(1, len(ranks) + 1)
     ap = np.mean(hits_so_far / ranks)
     inp = len(ranks) / ranks[-1]
     first_rank = ranks[0]
     if gallery_ids is not None:
-        first_rank = person_rank(dist, hits, removed, gallery_ids)
-    return QueryFigures(ap, inp, first_rank, len(hits), count)
+        first_rank = person_rank(kept_dist, hits, gallery_ids)
+    return QueryFigures(ap, inp, first_rank, len(hits), ranked)
 
 
-def hit_ranks(dist, hits, removed):
-    """Ranks, ascending from 1, of the gallery items `hits` (indices) among those not removed.
+def hit_ranks(dist, hits):
+    """Ranks, ascending from 1, of the gallery images `hits` (indices). dist (g): NaN = not ranked.
 
-    dist, removed (g,). The rank of an item is 1 + the number of items ahead of it: the nearer ones
-    and, where distances tie, those that are earlier in the gallery, as in a stable sort. To count
-    them takes the distances up to the farthest hit alone, sorted without a trace of whose they are.
+    The rank of an image is 1 + the number of images ahead of it: the nearer ones and, where
+    distances tie, those that are earlier in the gallery, as in a stable sort. To count them takes
+    the distances up to the farthest hit alone, sorted without a trace of whose they are.
         distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its
         rank is 4
     """
     hit_dist = dist[hits]
-    candidates = np.flatnonzero((dist <= hit_dist.max()) & ~removed)
+    candidates = np.flatnonzero(dist <= hit_dist.max())  # faster than a mask of booleans
     ordered = np.sort(dist[candidates])
     ahead = np.searchsorted(ordered, hit_dist, "left")
-    no_farther = np.searchsorted(ordered, hit_dist, "right")
-
-    tied = np.flatnonzero(no_farther - ahead > 1)  # others are as far as this hit
-    for i in tied:
-        earlier = candidates[candidates < hits[i]]
-        ahead[i] += np.count_nonzero(dist[earlier] == hit_dist[i])
+    alike = np.searchsorted(ordered, hit_dist, "right") - ahead
+    for i in np.flatnonzero(alike > 1):  # others are as far as this hit
+        ahead[i] += np.count_nonzero(dist[:hits[i]] == hit_dist[i])
     return np.sort(1 + ahead)
 
 
-def person_rank(dist, hits, removed, gallery_ids):
+def person_rank(dist, hits, gallery_ids):
     """The first rank of a hit where people are ranked: 1 + the ids ahead of the nearest hit."""
     nearest = hits[np.argmin(dist[hits])]
     ahead = dist < dist[nearest]
     ahead[:nearest] |= dist[:nearest] == dist[nearest]  # a tie: the earlier one comes first
-    ids_ahead = np.asarray(gallery_ids)[ahead & ~removed]
-    return 1 + len(np.unique(ids_ahead))
+    return 1 + len(np.unique(gallery_ids[ahead]))
 
 
-def random_ranking(hits, ranked):
-    """(expected mAP, expected rank-1) of a random order; exact. hits, ranked (q,): QueryFigures.
+def random_ranking(m, n):
+    """(expected mAP, expected rank-1) of a random order, exact: m (q) hits among n (q) ranked.
 
-    With m hits among n ranked items, rank k holds a hit with probability m/n, and then
-    (k-1)(m-1)/(n-1) of the k-1 before it are hits on average:
+    Rank k holds a hit with probability m/n, and then (k-1)(m-1)/(n-1) of the k-1 before it are hits
+    on average:
         E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n
     with H_n = 1 + 1/2 + ... + 1/n.
     """
-    m = hits[hits > 0]
-    n = ranked[hits > 0]
     harmonic_numbers = np.cumsum(1 / np.arange(1, n.max() + 1))
     harmonic = harmonic_numbers[n - 1]  # H_n
     ap = (harmonic + (n - harmonic) * (m - 1) / np.maximum(n - 1, 1)) / n
     return float(ap.mean()), float((m / n).mean())
 
 
-@full_precision_matmul()
-def rank(protocol, queries, gallery, query_feats, gallery_feats, ap_window=None, stage=None):
-    """The figures of a row: means over the trials of a protocol, ranked by cosine.
+class Retrieval(NamedTuple):
+    """What is ranked for whom."""
+    queries: list  # Records
+    gallery: list
+    query_feats: torch.Tensor  # (q d), L2-normalised
+    gallery_feats: torch.Tensor  # (g d), L2-normalised
+    asks: list | None = None  # of the queries, an Ask or None each
 
-    queries, gallery: Records; their features (q d), (g d), on the device that multiplies them.
-    stage: a second look, None or a function of both sides' normalised features that gives
-    rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from -cosine.
-    Returns trials, queries (with a hit), without (one), gallery, mAP, R1, R5, R10, mINP, those of a
-    random order, and "each": {mAP, R1} of every query (q), NaN without a hit, of each trial.
+
+def distances(query_feats, gallery_feats, stage=None):
+    """A function of a slice of the queries, from `start` to `end`: their distances (c g), which are
+    -cosine or, after a second stage, what it makes of that.
+
+    stage: a function of both sides' features that gives rescore(start, dist) -> new dist (c g).
     """
-    query_feats = F.normalize(query_feats.float(), dim=1)
-    gallery_feats = F.normalize(gallery_feats.float(), dim=1)
-    if query_feats.shape[1] != gallery_feats.shape[1]:
-        raise UserError(NOT_SAVED)
+    rescore = stage and stage(query_feats, gallery_feats)
+
+    def of_queries(start, end):
+        dist = (-query_feats[start:end] @ gallery_feats.T).cpu().numpy()
+        return rescore(start, dist) if rescore else dist
+    return of_queries
+
+
+@full_precision_matmul()
+def rank(protocol, retrieval, ap_window=None, stage=None):
+    """The figures of a row, means over the queries with a hit of all trials of a protocol.
+
+    stage: see `distances`. Returns trials, queries (with a hit), without (one), gallery, mAP, R1,
+    R5, R10, mINP, those of a random order, and "each" of `means` for each trial.
+    """
+    queries, gallery, query_feats, gallery_feats, _ = retrieval
     if not (query_feats.sum().isfinite() and gallery_feats.sum().isfinite()):
         raise UserError(DIVERGED)
-
-    results = []
-    for query_indices, gallery_indices in trials(protocol, queries, gallery):
-        q, g = columns([queries[i] for i in query_indices], [gallery[i] for i in gallery_indices])
-        asking = query_feats[query_indices]
-        answering = gallery_feats[gallery_indices]
-        rescore = stage(asking, answering) if stage else None
-        people = g.pid if protocol.people else None
-
-        rows = []
-        for start in range(0, len(asking), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            dist = (-asking[chunk] @ answering.T).cpu().numpy()
-            if rescore:
-                dist = rescore(start, dist)
-            positive, removed = masks(protocol, Columns(*(column[chunk] for column in q)), g)
-            for query in zip(dist, positive, removed):
-                rows.append(query_figures(*query, ap_window, people))
-        results.append(means(rows, len(answering)))
-    return mean_of_trials(results)
-
-
-def mean_of_trials(results):
-    """The row of what `means` returns of each trial: counts of the first, means over all."""
-    first = results[0]
-    size = len(first["cmc"])
-    row = {
-        "trials": len(results),
-        "queries": first["queries"],
-        "without": len(first["each"]) - first["queries"],
-        "gallery": size,
-    }
     figures = []
-    for result in results:
-        cmc = {f"R{k}": result["cmc"][min(k, size) - 1] for k in (1, 5, 10)}
-        mAP, R1 = random_ranking(*result["each"][:, 3:].astype(int).T)
-        figures.append({"mAP": result["mAP"], **cmc, "mINP": result["mINP"]})
-        figures[-1] |= {"chance mAP": mAP, "chance R1": R1}
-    for key in figures[0]:
-        row[key] = float(np.mean([each[key] for each in figures]))
+    pairs = trials(protocol, queries, gallery)
+    for query_indices, gallery_indices in pairs:
+        q, g = columns([queries[i] for i in query_indices], [gallery[i] for i in gallery_indices])
+        people = g.pid if protocol.people else None
+        of_queries = distances(query_feats[query_indices], gallery_feats[gallery_indices], stage)
+        for start in range(0, len(query_indices), CHUNK):
+            end = start + CHUNK
+            pair = masks(protocol, Columns(*(column[start:end] for column in q)), g)
+            for query in zip(of_queries(start, end), *pair):
+                figures.append(query_figures(*query, ap_window, people))
 
-    row["each"] = []
-    for result in results:
-        ap, _, first_rank, _, _ = result["each"].T
-        R1 = np.where(np.isnan(first_rank), np.nan, first_rank == 1)
-        row["each"].append({"mAP": ap, "R1": R1})
-    return row
+    row = {"trials": len(pairs)} | means(figures, len(gallery_indices))
+    del row["cmc"]
+    for count in ("queries", "without"):  # alike in all trials
+        row[count] //= len(pairs)
+    by_trial = [np.split(values, len(pairs)) for values in row["each"].values()]
+    return row | {"each": [dict(zip(row["each"], trial)) for trial in zip(*by_trial)]}
 
 
 # ---- features ----
 
 def embed(run, dataset, records, asks, kind):
-    """{kind: features (n d) float32} of records under an Ask or None each, L2-normalised, by
-    run.model.
+    """{kind: features (n d)} of records under an Ask or None each, L2-normalised, by run.model.
 
-    kind: "edit", F of an image under its Ask; "fused", F_out, and F comes with it; "text", a
-    sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
-    taken as a picture of clothes.
     run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
     turns with it, as in training.
     """
@@ -295,17 +278,15 @@ def embed(run, dataset, records, asks, kind):
     if kind not in ("text", "instruction"):
         paths = [record.path for record in records]
         photos = batches(dataset.root, paths, run.model.size, run.batch)
+    title = f"{dataset.title} {dataset.task} {kind}"
+    bar = progress(photos, title, total=len(starts), leave=False)
 
     parts = defaultdict(list)
     with inference(run.model, run.amp) as device:
-        title = f"{dataset.title} {dataset.task} {kind}"
-        bar = progress(photos, title, total=len(starts), leave=False)
         for start, images in zip(starts, bar, strict=True):
             some = asks[start:start + run.batch]
             if images is not None:
                 images = images.to(device, non_blocking=True)
-            if images is not None and kind != CLOTHES:
-                images = normalise(images)
             new = embed_batch(run.model, dataset, images, some, kind)
             if run.flip and images is not None:
                 turned = embed_batch(run.model, dataset, images.flip(3), some, kind, mirrored=True)
@@ -316,29 +297,40 @@ def embed(run, dataset, records, asks, kind):
 
 
 def embed_batch(model, dataset, images, asks, kind, mirrored=False):
-    """{kind: features (b d)} of images (b 3 H W) or None, or (1 d) where all are alike; images are
-    normalised but for CLOTHES, which takes them as they are. UserError for an untrained part."""
+    """{kind: float32 (b d)} of images, uint8 (b 3 H W), or None; (1 d) where all are alike.
+
+    kind: "edit" and "fused", F and F_out of an image under its Ask, which come together; "text", a
+    sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
+    taken as a picture of clothes. mirrored: pictures of clothes are turned. The Asks have the same
+    parts, or are all None. UserError for an untrained part.
+    """
     refuse_untrained(model, asks[0], kind)
+    words, clothes = None, None
     if kind == CLOTHES:
-        clothes = uninstructed.as_clothes(images, model.picture_size)
-        return {kind: model.instruct(pictures=clothes).pooled.float()}
-    instr = instruct(model, dataset, asks, mirrored)
+        clothes = as_clothes(images, model.picture_size)
+    if asks[0] and asks[0].words:
+        words = [ask.words for ask in asks]
+    if asks[0] and asks[0].picture:
+        clothes = load_all(dataset.root, [ask.picture for ask in asks], model.picture_size)
+        clothes = clothes.flip(3) if mirrored else clothes
+        clothes = normalise(clothes.to(model.neck.weight.device))
+    instr = model.instruct(words, clothes)
+    if kind in (CLOTHES, "instruction"):
+        return {kind: instr.pooled.float()}
     if kind == "text":
         return {kind: model.embed_text(model.read_text(instr)).float()}
-    if kind == "instruction":
-        return {kind: instr.pooled.float()}
-    if kind == "edit":
-        return {"edit": model.embed(images, instr).float()}
-    out = model(images, instr)
-    feats = {"edit": out.neck, "fused": out.fused_neck}
-    return {name: F.normalize(neck, dim=1).float() for name, neck in feats.items()}
+    out = model(normalise(images), instr)
+    feats = {"edit": F.normalize(out.neck, dim=1).float()}
+    if out.fused_neck is not None:
+        feats["fused"] = F.normalize(out.fused_neck, dim=1).float()
+    return feats
 
 
 def refuse_untrained(model, ask, kind):
     """UserError where a part that these features are made by is not among the model's."""
     needed = {
-        "words": ask is not None and ask.words,
-        "pictures": kind == CLOTHES or ask is not None and ask.picture,
+        "words": ask and ask.words,
+        "pictures": kind == CLOTHES or ask and ask.picture,
         "text queries": kind == "text" or ask is None and kind in FEATURES,
         "fused": kind == "fused",
     }
@@ -350,22 +342,7 @@ def refuse_untrained(model, ask, kind):
         )
 
 
-def instruct(model, dataset, asks, mirrored=False):
-    """The Instruction of Asks that all have the same parts; None for None."""
-    if asks[0] is None:
-        return None
-    sentences = [ask.words for ask in asks] if asks[0].words else None
-    pictures = None
-    if asks[0].picture:
-        paths = [ask.picture for ask in asks]
-        pictures = load_all(dataset.root, paths, model.picture_size)
-        if mirrored:
-            pictures = pictures.flip(3)
-        pictures = normalise(pictures.to(model.neck.weight.device))
-    return model.instruct(sentences, pictures)
-
-
-def match(run, dataset, gallery, asks, query_feats, gallery_feats):
+def match(run, dataset, retrieval):
     """The second stage of t2i (Supp. 5.2): the TOP nearest images of each query and their scores,
     side by side (2 q TOP).
 
@@ -373,50 +350,54 @@ def match(run, dataset, gallery, asks, query_feats, gallery_feats):
     the logit of the pair: both say how probable it is that the two belong together.
     """
     model = run.model
+    top = min(TOP, len(retrieval.gallery))
     parts = []
-    for some in query_feats.split(CHUNK):
-        parts.append((some @ gallery_feats.T).topk(min(TOP, len(gallery))))
+    for chunk in retrieval.query_feats.split(CHUNK):
+        parts.append((chunk @ retrieval.gallery_feats.T).topk(top))
     similarity = torch.cat([part.values for part in parts])
     nearest = torch.cat([part.indices for part in parts])
 
     with inference(model, run.amp) as device:
-        paths = [record.path for record in gallery]
+        paths = [record.path for record in retrieval.gallery]
         tokens = []
         for images in batches(dataset.root, paths, model.size, run.batch):
             tokens.append(model.edit(normalise(images.to(device, non_blocking=True))))
         tokens = torch.cat(tokens)
 
         logits = []
-        bar = progress(asks, f"{dataset.title} matching", leave=False)
+        bar = progress(retrieval.asks, f"{dataset.title} matching", leave=False)
         for ask, indices in zip(bar, nearest, strict=True):
             instr = model.read_text(model.instruct([ask.words]))
             no_and_yes = model.match(tokens[indices], instr)
             logits.append((no_and_yes[:, 1] - no_and_yes[:, 0]).float())
         scores = similarity / model.temperature().item() + torch.stack(logits)
     if not scores.isfinite().all():
-        raise UserError(
-            "the matching head gives NaN or infinity: take an earlier checkpoint or a lower --lr"
-        )
+        raise UserError(DIVERGED)
     return torch.stack([nearest.float(), scores])
 
 
-def matched_first(matches):
-    """A `stage` of `rank` that orders the nearest images by their scores, both as `match` returns
-    them; the others keep their order behind them."""
+def second_stage(run, dataset, retrieval):
+    """A `stage` of `distances` that orders the nearest images by the scores of `match`; the others
+    keep their order behind them."""
+    records = [*retrieval.queries, *retrieval.gallery]
+    asks = [*retrieval.asks, *[None] * len(retrieval.gallery)]
+    matches = run.once(
+        "matching", dataset, records, asks, lambda: {"matching": match(run, dataset, retrieval)})
     nearest, scores = matches.cpu().numpy()
+    if not ((0 <= nearest) & (nearest < len(retrieval.gallery))).all():
+        raise UserError(NOT_SAVED)
 
     def rescore(start, dist):
         for row, indices, best in zip(dist, nearest[start:].astype(int), scores[start:]):
             row[indices] = best.min() - best - 2  # at most -2: ahead of every -cosine
         return dist
-
     return lambda query_feats, gallery_feats: rescore
 
 
 @dataclass
 class Run:
     """A model or a file of its features, and how it is evaluated. What was computed once is known:
-    {fingerprint: tensor}."""
+    {its kind and fingerprint: tensor}."""
 
     model: torch.nn.Module | None = None
     feature: str = "edit"  # F; "fused" is F_out
@@ -430,15 +411,9 @@ class Run:
     parts: tuple = ()  # the model's; of a file of features, those of the model it is of
 
     def __post_init__(self):
-        if self.model is not None:
-            self.parts = self.model.parts
-        if self.feature not in self.features_of_images:
+        self.parts = self.model.parts if self.model else self.parts
+        if self.feature == "fused" and "fused" not in self.parts:
             raise UserError("--feature fused: this model was trained without E_f; drop the flag")
-
-    @property
-    def features_of_images(self):
-        """The FEATURES that the model was trained for."""
-        return [name for name in FEATURES if name == "edit" or "fused" in self.parts]
 
     def features(self, dataset, records, asks, kind=None):
         """What `embed` returns of a kind, by default of run.feature; a record without an image is
@@ -448,116 +423,100 @@ class Run:
             kind = "text"
         elif asks[0] is None and kind == "fused":
             kind = "edit"
-        key = fingerprint(dataset, records, asks, kind)
-        if key not in self.known:
+        return self.once(
+            kind, dataset, records, asks, lambda: embed(self, dataset, records, asks, kind))
+
+    def once(self, kind, dataset, records, asks, compute):
+        """The tensor of a kind; compute() gives {kind: tensor} where it is not known."""
+        lines = [dataset.name]
+        lines += [f"{record.path} {ask}" for record, ask in zip(records, asks, strict=True)]
+        content = "\n".join(lines).encode(errors="surrogateescape")
+        fingerprint = hashlib.sha256(content).hexdigest()[:32]
+        if f"{kind} {fingerprint}" not in self.known:
             if self.model is None:
                 raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
-            for name, feats in embed(self, dataset, records, asks, kind).items():
-                self.known[fingerprint(dataset, records, asks, name)] = feats
-        if len(self.known[key]) != len(records):
-            raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
-        return self.known[key]
-
-    def matches(self, dataset, queries, gallery, asks, *feats):
-        """What `match` returns."""
-        of_all = [*asks, *[None] * len(gallery)]
-        key = fingerprint(dataset, [*queries, *gallery], of_all, "matching")
-        if key not in self.known:
-            if self.model is None:
-                raise UserError(f"{dataset.title} {dataset.task} (matching): {NOT_SAVED}")
-            self.known[key] = match(self, dataset, gallery, asks, *feats)
-        nearest = self.known[key][0]
-        if len(nearest) != len(queries) or not ((0 <= nearest) & (nearest < len(gallery))).all():
-            raise UserError(f"{dataset.title} {dataset.task} (matching): {NOT_SAVED}")
-        return self.known[key]
-
-
-def fingerprint(dataset, records, asks, kind):
-    """32 letters that features of other images, instructions, kinds or another order do not have.
-    """
-    lines = [f"{dataset.name} {kind}"]
-    lines += [f"{record.path} {ask}" for record, ask in zip(records, asks, strict=True)]
-    text = "\n".join(lines).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:32]
+            for name, tensor in compute().items():
+                self.known[f"{name} {fingerprint}"] = tensor
+        return self.known[f"{kind} {fingerprint}"]
 
 
 # ---- the rows of a table ----
 
-def evaluate_all(run, datasets, rows_of=None):
-    """The rows of the data sets that have a test split, by evaluate_task or another function; what
-    cannot be ranked is said and left out."""
-    rows = []
-    for dataset in datasets:
-        for protocol in chosen_protocols(dataset, run.protocol) if dataset.tested else ():
-            alone = replace(run, protocol=protocol.name)  # it knows the same features
-            name = f"{dataset.title} {dataset.task} {protocol.name}"
-            rows += rows_or_reason(name, rows_of or evaluate_task, alone, dataset)
-    return rows
-
-
-def matrix_of_all(run, datasets):
-    """The instruction matrix of each data set, one below the other; left out as in evaluate_all."""
-    rows = []
-    for dataset in datasets:
-        name = f"{dataset.title} {dataset.task} instruction matrix"
-        rows += rows_or_reason(name, instruction_matrix, run, dataset)
-    return rows
-
-
-def rows_or_reason(name, rows_of, *args):
-    """The rows, or dict of them, that a function returns; none, and its reason on the screen, if it
-    cannot."""
+@contextmanager
+def left_out(name):
+    """Says on the screen why what is computed in it cannot be, and goes on."""
     try:
-        return rows_of(*args)
+        yield
     except UserError as error:
         print(f"left out: {name}: {error}", file=sys.stderr)
-        return []
 
 
-def evaluate_task(run, dataset, sentence=0, features=None):
-    """A row (dict) for each protocol of one data set under its task, ranked by F and by F_out, and
-    for each second stage.
+def evaluate_all(run, datasets, rows_of=None):
+    """The rows of each protocol of the data sets that have a test split, by evaluate_protocol or
+    another function; what cannot be ranked is said and left out."""
+    rows_of = rows_of or evaluate_protocol
+    rows = []
+    for dataset in datasets:
+        for protocol in chosen_protocols(dataset, run.protocol):
+            with left_out(f"{dataset.title} {dataset.task} {protocol.name}"):
+                rows += rows_of(run, dataset, protocol)
+    return rows
+
+
+def evaluate_protocol(run, dataset, protocol, sentence=0, features=FEATURES):
+    """A row (dict) for each feature, F and F_out, and for each second stage.
 
     sentence: which of the sentences of the task; features: those of FEATURES that are ranked.
     """
-    text_only = TASKS[dataset.task].text_only
     stages = {"": None}
-    if text_only:
-        stages[" + matching"] = matched_first(run.matches(dataset, *both_sides(run, dataset)))
+    if TASKS[dataset.task].text_only:
+        features = ["edit"]
+        stages[" + matching"] = second_stage(run, dataset, task_retrieval(run, dataset))
     if run.rerank:
         stages[" + re-ranking"] = k_reciprocal
     window = f", AP in the first {run.ap_window}" if run.ap_window else ""
 
     rows = []
-    features = features or run.features_of_images
-    features = ["edit"] if text_only else features
-    embedded = {}
-    for feature in reversed(features):  # F_out first: F comes with it
-        embedded[feature] = both_sides(replace(run, feature=feature), dataset, sentence)
-    for protocol, feature in product(chosen_protocols(dataset, run.protocol), features):
-        queries, gallery, _, *feats = embedded[feature]
-        for name, stage in stages.items():
-            row = {"task": dataset.task, "data": dataset.title}
-            row |= {"protocol": protocol.name + name + window, "feature": FEATURES[feature]}
-            rows.append(row | rank(protocol, queries, gallery, *feats, run.ap_window, stage))
+    features = [name for name in features if name == "edit" or name in run.parts]
+    for feature, (name, stage) in product(features, stages.items()):
+        retrieval = task_retrieval(run, dataset, sentence, feature)
+        row = {"task": dataset.task, "data": dataset.title}
+        row |= {"protocol": protocol.name + name + window, "feature": FEATURES[feature]}
+        rows.append(row | rank(protocol, retrieval, run.ap_window, stage))
+    return rows
+
+
+def evaluate_sentences(run, dataset, protocol):
+    """Rows over all sentences of a task, if it has any: mean, standard deviation, best and worst
+    one by mAP."""
+    sentences = TASKS[dataset.task].sentences
+    by_sentence = []
+    for i in range(len(sentences)):
+        by_sentence.append(evaluate_protocol(run, dataset, protocol, i, [run.feature]))
+    rows = []
+    for alike in zip(*by_sentence, strict=True):
+        mAP = np.array([row["mAP"] for row in alike])
+        R1 = np.array([row["R1"] for row in alike])
+        row = {key: value for key, value in alike[0].items() if key not in OF_ONE_SENTENCE}
+        row |= {"sentences": len(alike)}
+        row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
+        row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
+        row |= {"worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]}
+        rows.append(row)
     return rows
 
 
 def chosen_protocols(dataset, name=None):
-    """Those that are evaluated by default, or the one of that name. UserError if there is none."""
+    """Those that are evaluated by default, or the one of that name; none without a test split."""
+    if not dataset.tested:
+        return []
     if name is None:
         return [protocol for protocol in dataset.protocols if not protocol.named]
-    chosen = [protocol for protocol in dataset.protocols if protocol.name == name]
-    if not chosen:
-        names = ", ".join(protocol.name for protocol in dataset.protocols)
-        raise UserError(
-            f"{dataset.title} has no protocol '{name}' for {dataset.task}; it has {names}"
-        )
-    return chosen
+    return [protocol for protocol in dataset.protocols if protocol.name == name]
 
 
-def sides(dataset):
-    """(queries, gallery) without junk; the same list twice where the protocol decides (LLCM)."""
+def queries_and_gallery(dataset):
+    """Both without junk; the same list twice where the protocol decides (LLCM)."""
     test = dataset.split("test")
     if test:
         return test, test
@@ -571,42 +530,19 @@ def sides(dataset):
     return queries, gallery
 
 
-def both_sides(run, dataset, sentence=0):
-    """(queries, gallery, what the queries ask, query_feats, gallery_feats)."""
-    queries, gallery = sides(dataset)
+def task_retrieval(run, dataset, sentence=0, feature=None):
+    """The Retrieval of a task: both sides under their own instructions."""
+    queries, gallery = queries_and_gallery(dataset)
     asks = [query_instruction(dataset.task, record, sentence) for record in queries]
     carried = [gallery_instruction(dataset.task, record, sentence) for record in gallery]
-    query_feats = run.features(dataset, queries, asks)
-    return queries, gallery, asks, query_feats, run.features(dataset, gallery, carried)
+    return retrieval_of(run, dataset, queries, gallery, asks, carried, feature)
 
 
-def evaluate_sentences(run, dataset):
-    """Rows over all sentences of a task, if it has any: mean, standard deviation, best and worst
-    one by mAP."""
-    sentences = TASKS[dataset.task].sentences
-    features = [run.feature]
-    by_sentence = [evaluate_task(run, dataset, i, features) for i in range(len(sentences))]
-    rows = []
-    for alike in zip(*by_sentence, strict=True):
-        mAP = np.array([row["mAP"] for row in alike])
-        R1 = np.array([row["R1"] for row in alike])
-        row = {key: alike[0][key] for key in HEADING}
-        row |= {"sentences": len(alike)}
-        row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
-        row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
-        row |= {"worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]}
-        rows.append(row)
-    return rows
-
-
-def compare(first, second, dataset):
-    """Rows: mAP and R1 of two Runs on the same queries, second - first and its 95 % interval."""
-    rows = []
-    both = zip(evaluate_task(first, dataset), evaluate_task(second, dataset), strict=True)
-    for ours, theirs in both:
-        heading = {key: ours[key] for key in ("task", "data", "protocol", "feature")}
-        rows += [heading | row for row in differences(ours["each"], theirs["each"])]
-    return rows
+def retrieval_of(run, dataset, queries, gallery, asks, carried, kind=None):
+    """A Retrieval of records under their Asks, by a kind of feature."""
+    query_feats = run.features(dataset, queries, asks, kind)
+    gallery_feats = run.features(dataset, gallery, carried, kind)
+    return Retrieval(queries, gallery, query_feats, gallery_feats, asks)
 
 
 def show(tables):
@@ -617,6 +553,15 @@ def show(tables):
 
 
 # ---- the instruction matrix: does the model follow the instruction? ----
+
+def matrix_of_all(run, datasets):
+    """The instruction matrix of each data set, one below the other; left out as in evaluate_all."""
+    rows = []
+    for dataset in datasets:
+        with left_out(f"{dataset.title} {dataset.task} instruction matrix"):
+            rows += instruction_matrix(run, dataset)
+    return rows
+
 
 def instruction_matrix(run, dataset):
     """Rows: the same queries and gallery under right and wrong instructions, if the data set knows
@@ -629,131 +574,56 @@ def instruction_matrix(run, dataset):
     targets = TASKS[dataset.task].targets
     if not targets or not dataset.tested:
         return []
-    queries, gallery = sides(dataset)
+    _, gallery = queries_and_gallery(dataset)
     if not any(record.clothes for record in gallery):
         return []
-    queries, variants = instruction_variants(run, dataset, queries, gallery)
-    variants |= shortcut_controls(run, dataset, queries, gallery)
+    variants = instruction_variants(run, dataset)
+    first = next(iter(variants.values()))
+    variants |= shortcut_controls(run, dataset, first)
     rows = []
     for target in targets:
         protocol = TARGETS[target]
-        if not any(answerable(protocol, queries, gallery)):  # nobody is seen twice in these
-            continue
-        for name, (_, *feats) in variants.items():
+        if not any(answerable(protocol, first.queries, gallery)):
+            continue  # nobody is seen twice in these
+        for name, retrieval in variants.items():
             row = {"task": dataset.task, "data": dataset.title, "target": target}
             row |= {"protocol": protocol.name, "instruction": name}
-            rows.append(row | rank(protocol, queries, gallery, *feats))
+            rows.append(row | rank(protocol, retrieval))
     return rows
 
 
-def instruction_variants(run, dataset, queries, gallery):
-    """Queries under right and wrong instructions, the right one first:
-    (queries, {name: (asks, query_feats, gallery_feats)}).
+def instruction_variants(run, dataset):
+    """{name: Retrieval} of the same queries and gallery under right and wrong instructions, the
+    right one first.
 
-    With sentences: the task's and the opposite one, on both sides. Else wanted, own and random,
-    while gallery images keep their own, and where an Ask has words and a picture each of the two
-    alone at random. t2i: the caption alone.
+    With sentences: the task's and the opposite one, on both sides. Else those of `wrong_asks`,
+    while gallery images keep their own. t2i: the caption alone.
     """
     row = TASKS[dataset.task]
+    queries, gallery = queries_and_gallery(dataset)
+    if row.text_only:
+        return {"wanted": task_retrieval(run, dataset)}
     variants = {}
     if row.sentences:
         for task in filter(None, (dataset.task, row.opposite)):
             sentence = TASKS[task].sentences[0]
-            asks = [Ask(sentence)] * len(queries)
-            query_feats = run.features(dataset, queries, asks)
-            gallery_feats = run.features(dataset, gallery, [Ask(sentence)] * len(gallery))
-            variants[sentence] = (asks, query_feats, gallery_feats)
-        return queries, variants
-
-    _, _, wanted, query_feats, gallery_feats = both_sides(run, dataset)
-    if row.text_only:
-        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
-    kept, wrong = wrong_instructions(dataset, queries, gallery)
-    if not kept:
-        return queries, {"wanted": (wanted, query_feats, gallery_feats)}
-    queries = [queries[i] for i in kept]
-    wanted = [wanted[i] for i in kept]
-    if row.described and row.pictures:
-        both = list(zip(wanted, wrong["random"], strict=True))
-        wrong["random words"] = [Ask(other.words, ask.picture) for ask, other in both]
-        wrong["random picture"] = [Ask(ask.words, other.picture) for ask, other in both]
-    variants["wanted"] = (wanted, query_feats[kept], gallery_feats)
-    for name, asks in wrong.items():
-        variants[name] = (asks, run.features(dataset, queries, asks), gallery_feats)
-    return queries, variants
-
-
-def shortcut_controls(run, dataset, queries, gallery):
-    """Does the model use both photo and instruction, or a shortcut? As in instruction_variants, of
-    tasks with an instruction for each image:
-
-    - a stranger's photo: the right instruction with the photo of another person;
-    - without a photo: E_i's feature of what is wanted against that of what the gallery carries;
-    - gallery without instructions: by the rule of reid.uninstructed, if the model was trained for
-      what it takes: it reads sentences and text queries, or sees pictures.
-    """
-    row = TASKS[dataset.task]
-    if row.sentences or row.text_only:
-        return {}
-    wanted = [query_instruction(dataset.task, record) for record in queries]
+            sides = [[Ask(sentence)] * len(records) for records in (queries, gallery)]
+            variants[sentence] = retrieval_of(run, dataset, queries, gallery, *sides)
+        return variants
     carried = [gallery_instruction(dataset.task, record) for record in gallery]
-    strangers = []
-    for query, stranger in zip(queries, other_people(queries), strict=True):
-        strangers.append(replace(query, path=stranger.path))
-    of_strangers = run.features(dataset, strangers, wanted)
-    carrying = run.features(dataset, gallery, carried)
-    alone = [
-        run.features(dataset, queries, wanted, "instruction"),
-        run.features(dataset, gallery, carried, "instruction"),
-    ]
-    controls = {
-        "wanted, a stranger's photo": (wanted, of_strangers, carrying),
-        "wanted, without a photo": (wanted, *alone),
-    }
-    needed = {"words": True, "text queries": row.described, "pictures": row.pictures}
-    if all(part in run.parts for part in needed if needed[part]):
-        controls["wanted, gallery without instructions"] = (wanted, *uninstructed_feats(
-            run, dataset, queries, gallery, wanted))
-    return controls
+    queries, asks_by_name = wrong_asks(dataset, queries, gallery)
+    for name, asks in asks_by_name.items():
+        variants[name] = retrieval_of(run, dataset, queries, gallery, asks, carried)
+    return variants
 
 
-def uninstructed_feats(run, dataset, queries, gallery, wanted):
-    """(query_feats, gallery_feats) by the rule of reid.uninstructed."""
-    row = TASKS[dataset.task]
-    query_parts, gallery_parts = [], []
-    if row.described:
-        words = run.features(dataset, queries, [Ask(ask.words) for ask in wanted], "text")
-        query_parts.append((SHARES[UNINSTRUCTED], words))
-        photos = run.features(dataset, gallery, [None] * len(gallery))
-        gallery_parts.append((SHARES[UNINSTRUCTED], photos))
-    if row.pictures:
-        clothes = [Ask(picture=ask.picture) for ask in wanted]
-        clothes = run.features(dataset, queries, clothes, "instruction")
-        query_parts.append((SHARES[CLOTHES], clothes))
-        photos = run.features(dataset, gallery, [None] * len(gallery), CLOTHES)
-        gallery_parts.append((SHARES[CLOTHES], photos))
-    feats = []
-    for records, parts in ((queries, query_parts), (gallery, gallery_parts)):
-        person = run.features(dataset, records, [Ask(PERSON_SENTENCE)] * len(records))
-        feats.append(uninstructed.joined(person, parts))
-    return feats
-
-
-def other_people(queries, seed=0):
-    """For each query one of another person."""
-    rng = random.Random(seed)
-    chosen = []
-    for query in queries:
-        chosen.append(rng.choice([record for record in queries if record.pid != query.pid]))
-    return chosen
-
-
-def wrong_instructions(dataset, queries, gallery, seed=0):
-    """(indices of queries, {"own", "random": a wrong Ask for each of these}).
+def wrong_asks(dataset, queries, gallery, seed=0):
+    """(queries, {"wanted", "own", "random": an Ask for each of these}).
 
     own: what the query wears itself or, where the data does not tell, what a gallery image of that
     person in other than the wanted clothes wears; a query without either is left out.
-    random: what a query of another person wants.
+    random: what a query of another person wants. Where that is words and a picture, "random words"
+    and "random picture" are random in one of them.
     """
     rng = random.Random(seed)
     queries_of = defaultdict(list)
@@ -768,17 +638,21 @@ def wrong_instructions(dataset, queries, gallery, seed=0):
         )
 
     kept = []
-    wrong = {"own": [], "random": []}
-    for i, query in enumerate(queries):
+    asks = defaultdict(list)
+    for query in queries:
         own = own_instruction(dataset.task, query, images_of[query.pid])
-        if not own:
-            continue
-        strangers = [pid for pid in queries_of if pid != query.pid]
-        stranger = rng.choice(queries_of[rng.choice(strangers)])
-        kept.append(i)
-        wrong["own"].append(own)
-        wrong["random"].append(query_instruction(dataset.task, stranger))
-    return kept, wrong
+        if own:
+            stranger = rng.choice([pid for pid in queries_of if pid != query.pid])
+            other = query_instruction(dataset.task, rng.choice(queries_of[stranger]))
+            wanted = query_instruction(dataset.task, query)
+            kept.append(query)
+            asks["wanted"].append(wanted)
+            asks["own"].append(own)
+            asks["random"].append(other)
+            if wanted.words and wanted.picture:
+                asks["random words"].append(Ask(other.words, wanted.picture))
+                asks["random picture"].append(Ask(wanted.words, other.picture))
+    return kept, asks
 
 
 def own_instruction(task, query, images):
@@ -792,6 +666,58 @@ def own_instruction(task, query, images):
     return None
 
 
+def shortcut_controls(run, dataset, wanted, seed=0):
+    """Does the model use both photo and instruction, or a shortcut? {name: Retrieval}, of tasks
+    with an instruction for each image. wanted: the Retrieval under the right ones.
+
+    - a stranger's photo: the right instruction with the photo of another person;
+    - without a photo: E_i's feature of what is wanted against that of what the gallery carries;
+    - gallery without instructions: by the rule of reid.uninstructed, if the model was trained for
+      what it takes: it reads sentences and text queries, or sees pictures.
+    """
+    row = TASKS[dataset.task]
+    if row.sentences or row.text_only:
+        return {}
+    queries, gallery, _, _, asks = wanted
+    carried = [gallery_instruction(dataset.task, record) for record in gallery]
+    rng = random.Random(seed)
+    strangers = []
+    for query in queries:
+        stranger = rng.choice([record for record in queries if record.pid != query.pid])
+        strangers.append(replace(query, path=stranger.path))
+    embedded = partial(retrieval_of, run, dataset)
+    controls = {
+        "a stranger's photo": embedded(strangers, gallery, asks, carried),
+        "without a photo": embedded(queries, gallery, asks, carried, "instruction"),
+    }
+    needed = {"words": True, "text queries": row.described, "pictures": row.pictures}
+    if all(part in run.parts for part in needed if needed[part]):
+        controls["gallery without instructions"] = bare_gallery(run, dataset, wanted)
+    return {f"wanted, {name}": control for name, control in controls.items()}
+
+
+def bare_gallery(run, dataset, wanted):
+    """The Retrieval where images carry no instruction, by the rule of reid.uninstructed."""
+    queries, gallery, _, _, asks = wanted
+    row = TASKS[dataset.task]
+    parts = []  # of an instruction: its share, itself, its kind of feature, that of a photo
+    if row.described:
+        words = [Ask(ask.words) for ask in asks]
+        parts.append((SHARES[UNINSTRUCTED], words, "text", "edit"))
+    if row.pictures:
+        clothes = [Ask(picture=ask.picture) for ask in asks]
+        parts.append((SHARES[CLOTHES], clothes, "instruction", CLOTHES))
+
+    nothing = [None] * len(gallery)
+    person = [Ask(PERSON_SENTENCE)]
+    query_parts = [(w, run.features(dataset, queries, part, kind)) for w, part, kind, _ in parts]
+    gallery_parts = [(w, run.features(dataset, gallery, nothing, kind)) for w, _, _, kind in parts]
+    query_feats = run.features(dataset, queries, person * len(queries))
+    gallery_feats = run.features(dataset, gallery, person * len(gallery))
+    return Retrieval(
+        queries, gallery, joined(query_feats, query_parts), joined(gallery_feats, gallery_parts))
+
+
 # ---- pictures ----
 
 def draw(run, datasets):
@@ -801,8 +727,12 @@ def draw(run, datasets):
     drawn = {"gates": pictures.gates(model)} if model.editing else {}
     for dataset in datasets:
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
-        found = rows_or_reason(f"{dataset.title} {dataset.task} pictures", rankings, run, dataset)
-        for protocol, rows in dict(found).items():
+        found = {}
+        with left_out(f"{dataset.title} {dataset.task} pictures"):
+            found = rankings(run, dataset)
+        for protocol, rows in found.items():
+            if not rows:  # no query has a hit
+                continue
             ending = re.sub("[^A-Za-z0-9]+", "-", protocol)
             drawn[f"ranking_{name}_{ending}"] = pictures.ranking_list(rows)
             query = rows[0].query
@@ -821,36 +751,21 @@ def rankings(run, dataset):
     second stage."""
     if not dataset.tested:
         return {}
-    queries, gallery = sides(dataset)
-    queries, variants = instruction_variants(run, dataset, queries, gallery)
+    variants = instruction_variants(run, dataset)
+    first = next(iter(variants.values()))
     protocols = [each for each in chosen_protocols(dataset) if each.queries]  # directions
     protocols = protocols or dataset.protocols[:1]
     looks_for_others = "other clothes" in TASKS[dataset.task].targets
-    if looks_for_others and any(answerable(OTHER_CLOTHES, queries, gallery)):
+    if looks_for_others and any(answerable(OTHER_CLOTHES, first.queries, first.gallery)):
         protocols = [OTHER_CLOTHES]
 
-    lists = {name: (asks, distances(*feats)) for name, (asks, *feats) in variants.items()}
+    lists = {}
+    for name, (_, _, *feats, asks) in variants.items():
+        lists[name] = asks, distances(*feats)
     if TASKS[dataset.task].text_only:
-        asks, *feats = variants["wanted"]
-        stage = matched_first(run.matches(dataset, queries, gallery, asks, *feats))
-        lists["wanted, after matching"] = asks, distances(*feats, stage)
-    drawn = {}
-    for protocol in protocols:
-        rows = pictures.rank_rows(dataset, protocol, queries, gallery, lists)
-        if rows:  # else no query has a hit
-            drawn[protocol.name] = rows
-    return drawn
-
-
-def distances(query_feats, gallery_feats, stage=None):
-    """A function: index of a query -> its distances (g) from the gallery, after a `stage` of
-    `rank`."""
-    rescore = stage and stage(query_feats, gallery_feats)
-
-    def of_query(i):
-        dist = (-query_feats[i:i + 1] @ gallery_feats.T).cpu().numpy()
-        return (rescore(i, dist) if rescore else dist)[0]
-    return of_query
+        lists["wanted, after matching"] = asks, distances(*feats, second_stage(run, dataset, first))
+    return {protocol.name: pictures.rank_rows(dataset, protocol, *first[:2], lists)
+            for protocol in protocols}
 
 
 # ---- command line ----
@@ -866,8 +781,7 @@ class Config:
     checkpoint: str = cli.option(
         None, "a last.pt that train.py wrote, or a file of --save-features; None = "
         "runs/all/last.pt or, before the first run, a model of drawn people")
-    task: str = cli.option(
-        None, "which task; all = every task that the data offers", ("all", *TASKS))
+    task: str = cli.option(None, "one task, or all that the data offers", ("all", *TASKS))
     data: str = cli.option(None, "data set, or folder of data sets")
     instructions: str = cli.option(
         "one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
@@ -875,7 +789,7 @@ class Config:
         None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
     feature: str = cli.option(
         None, "what is ranked: the edited CLS token, or F_out of the attention module",
-        ("edit", "fused"))
+        tuple(FEATURES))
     flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
     ap_window: int = cli.option(
         None, "AP in the first N ranks, as the released code (500); None = all, the standard",
@@ -905,24 +819,21 @@ def main(config):
     datasets = tested_datasets(data, task, config.protocol)
 
     tables = {"Results": evaluate_all(run, datasets)}
-    if not any(tables.values()):
+    if not tables["Results"]:
         raise UserError(f"{data}: nothing could be ranked, for the reasons above")
     if config.instructions == "all":
         tables[SENTENCES] = evaluate_all(run, datasets, evaluate_sentences)
     tables[MATRIX] = matrix_of_all(run, datasets)
     if config.compare:
-        other, _ = open_run(config.compare, config, device)
         title = (
             f"{checkpoint} (first) and {config.compare} (second); low, high: 95 % interval "
             "of the difference"
         )
-        tables[title] = []
-        for dataset in datasets:
-            tables[title] += compare(run, other, dataset)
+        other, _ = open_run(config.compare, config, device)
+        tables[title] = comparison(tables["Results"], evaluate_all(other, datasets))
     show(tables)
     if config.save_features:
-        notes = {"data": str(data), "task": task, "flip": str(run.flip)}
-        notes["parts"] = ",".join(run.parts)
+        notes = dict(data=str(data), task=task, flip=str(run.flip), parts=",".join(run.parts))
         save_features(config.save_features, run.known, notes)
         print(f"wrote {config.save_features}")
 
@@ -939,13 +850,11 @@ def chosen_checkpoint(path):
 
 def open_run(path, config, device):
     """(Run, the config of its training) of a checkpoint, or of a features file and its notes."""
-    how = dict(batch=config.batch, protocol=config.protocol, rerank=config.rerank)
-    how |= dict(ap_window=config.ap_window)
+    how = {name: getattr(config, name) for name in ("batch", "protocol", "rerank", "ap_window")}
     if Path(path).suffix != ".safetensors":
         model, trained = load_model(path)
         feature = config.feature or trained["feature"]
-        run = Run(model.to(device), feature, config.flip, trained["amp"], **how)
-        return run, trained
+        return Run(model.to(device), feature, config.flip, trained["amp"], **how), trained
 
     known, notes = load_features(path, {"data", "task", "flip", "parts"}, device)
     flip = notes["flip"] == "True"
@@ -995,19 +904,19 @@ def parts_of(model, classes):
 
 
 def tested_datasets(path, task, protocol=None):
-    """The data sets at `path` that have a test split and, if one is named, the protocol.
-
-    UserError if there is none.
-    """
+    """The data sets at `path` that have a test split and, if one is named, the protocol. UserError
+    if there is none."""
     datasets = open_all(path, asked_tasks(task))
+    first = datasets[0]
     tested = [dataset for dataset in datasets if dataset.tested]
     if not tested:
-        first = datasets[0]
         raise UserError(f"{first.root}: {first.title} has no test split; give another --data")
-    named = [each for each in tested if protocol in [known.name for known in each.protocols]]
-    if protocol and not named:
-        chosen_protocols(tested[0], protocol)  # says which ones it has
-    return named if protocol else tested
+    chosen = [dataset for dataset in tested if chosen_protocols(dataset, protocol)]
+    if not chosen:
+        names = ", ".join(each.name for each in tested[0].protocols)
+        raise UserError(
+            f"{tested[0].title} has no protocol '{protocol}' for {tested[0].task}; it has {names}")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from reid.cli import UserError, printable
 from reid.device import inference, pick_device
 from reid.features import load_features, save_features
 from reid.files import digest_of, parse_json
-from reid.images import DECODERS, is_image, load_image, normalise
+from reid.images import DECODERS, is_image, load_image
 from reid.records import Dataset, Record
 from reid.text import TextEncoder
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
@@ -76,8 +76,8 @@ def embed_photos(run, images, kind):
     if kind == CLOTHES:
         return embed(run, images, None, CLOTHES)
     if kind == UNINSTRUCTED:
-        return embed(run, normalise(images), None, "edit")
-    return embed(run, normalise(images), Ask(kind), run.feature)
+        return embed(run, images, None, "edit")
+    return embed(run, images, Ask(kind), run.feature)
 
 
 def photo_features(run, folder, kinds, index):

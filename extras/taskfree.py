@@ -35,25 +35,23 @@ TAUS = (0.5, 0.7, 0.9)
 def task_free_rows(run, dataset, others):
     """Rows of each protocol: the task's own gallery, and the one that images of `others`, Datasets
     with other people, join."""
-    queries, gallery, _, query_feats, gallery_feats = evaluate.both_sides(run, dataset)
+    own = evaluate.task_retrieval(run, dataset)
     strangers = []
-    feats = [gallery_feats]
+    feats = [own.gallery_feats]
     for other in others:
-        _, records = evaluate.sides(other)
+        _, records = evaluate.queries_and_gallery(other)
         records = [record for record in records if record.path]
         feats.append(run.features(other, records, carried(dataset.task, records)))
         strangers += records
-    first = 1 + max(record.pid for record in gallery + queries)
+    first = 1 + max(record.pid for record in own.gallery + own.queries)
     strangers = [replace(record, pid=first + i, cam=-1) for i, record in enumerate(strangers)]
+    free = own._replace(gallery=own.gallery + strangers, gallery_feats=torch.cat(feats))
 
     rows = []
     for protocol in evaluate.chosen_protocols(dataset):
         heading = {"task": dataset.task, "data": dataset.title, "protocol": protocol.name}
-        own = evaluate.rank(protocol, queries, gallery, query_feats, gallery_feats)
-        free = evaluate.rank(
-            protocol, queries, gallery + strangers, query_feats, torch.cat(feats))
-        rows += [heading | {"gallery of": "the task"} | own]
-        rows += [heading | {"gallery of": "all tasks"} | free]
+        rows += [heading | {"gallery of": "the task"} | evaluate.rank(protocol, own)]
+        rows += [heading | {"gallery of": "all tasks"} | evaluate.rank(protocol, free)]
     return rows
 
 
@@ -69,7 +67,7 @@ def carried(task, records):
 @full_precision_matmul()
 def tau_rows(run, dataset, taus=TAUS):
     """Rows of a task with an instruction for each image: mAP and R1 at each tau."""
-    queries, gallery, asks, *feats = evaluate.both_sides(run, dataset)
+    queries, gallery, *feats, asks = evaluate.task_retrieval(run, dataset)
     shown = [gallery_instruction(dataset.task, record) for record in gallery]
     wanted = run.features(dataset, queries, asks, "instruction")
     cosine = (wanted @ run.features(dataset, gallery, shown, "instruction").T).cpu().numpy()
@@ -113,10 +111,12 @@ def main(config):
         roots = {dataset.root: None}  # a data set of several tasks joins once
         others = [other for other in datasets if roots.setdefault(other.root, other) is other]
         name = f"{dataset.title} {dataset.task}"
-        free += evaluate.rows_or_reason(name, task_free_rows, run, dataset, others)
         row = TASKS[dataset.task]
-        if not row.sentences and not row.text_only:
-            agreeing += evaluate.rows_or_reason(name, tau_rows, run, dataset)
+        with evaluate.left_out(name):
+            free += task_free_rows(run, dataset, others)
+        with evaluate.left_out(name):
+            if not row.sentences and not row.text_only:
+                agreeing += tau_rows(run, dataset)
     evaluate.show(tables)
 
 

@@ -14,6 +14,20 @@ FIGURES = ("mAP", "R1")
 HEADING = ("task", "data", "target", "protocol", "feature", "instruction")  # what tells rows apart
 
 
+def comparison(first, second):
+    """`differences` of the rows that two tables share. UserError if they share none."""
+    of_second = {row_key(row): row for row in second}
+    rows = []
+    for row in first:
+        if row_key(row) in of_second:
+            heading = {name: row[name] for name in HEADING if name in row}
+            found = differences(row["each"], of_second[row_key(row)]["each"])
+            rows += [heading | figures for figures in found]
+    if not rows:
+        raise UserError("no row of one run is a row of the other: rank both on the same data")
+    return rows
+
+
 def differences(first, second):
     """Rows, one for each of FIGURES: the means of two runs, second - first and its 95 % interval.
 

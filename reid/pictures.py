@@ -75,8 +75,8 @@ def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
     """RankRows of `people` queries under each of several instructions; the queries are spread
     evenly over those with a hit, not picked by result.
 
-    variants: {name: (the Ask of each query, function: index of a query -> its distances from the
-    gallery (g))}.
+    variants: {name: (the Ask of each query, function: start and end of a slice of the queries ->
+    their distances from the gallery (c g))}.
     """
     places = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
     gallery = [gallery[i] for i in places]
@@ -91,7 +91,8 @@ def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
         verdicts = np.where(positive, HIT, MISS)
         verdicts[removed] = REMOVED
         for name, (asks, distances) in variants.items():
-            order = np.argsort(distances(i)[places], kind="stable")
+            [dist] = distances(i, i + 1)
+            order = np.argsort(dist[places], kind="stable")
             ranking = [(gallery[j], verdicts[j]) for j in top_of(order, verdicts)]
             rows.append(RankRow(dataset, queries[i], name, asks[i], ranking))
     return rows

@@ -19,27 +19,25 @@ class Columns(NamedTuple):
     pid: np.ndarray
     cam: np.ndarray
     clothes: np.ndarray
-    target: np.ndarray  # the clothes that the query asks for
-    junk: np.ndarray
+    target_clothes: np.ndarray  # what the query asks for
+    junk: np.ndarray  # bool
 
 
 def columns(queries, gallery):
     """Columns of both sides, (q 1) and (g): a comparison of the two broadcasts to (q g)."""
-    codes = {}  # value -> number
+    codes = {None: np.nan}  # value -> number
 
     def side(records):
-        rows = []
-        for record in records:
-            known = (record.cam, record.clothes, record.target_clothes)
-            row = [np.nan if value is None else codes.setdefault(value, len(codes))
-                   for value in known]
-            rows.append((record.pid, *row, record.junk))
-        # copies: a column of the array has gaps, which makes every comparison slow
-        return Columns(*(column.copy() for column in np.array(rows, float).reshape(-1, 5).T))
+        found = []
+        for name in Columns._fields:
+            values = [getattr(record, name) for record in records]
+            codes_of = [codes.setdefault(value, len(codes)) for value in values]
+            found.append(np.array(codes_of, np.float32))
+        junk = np.array([record.junk for record in records], bool)
+        return Columns(*found[:-1], junk)
 
     q = side(queries)
-    g = side(gallery)
-    return Columns(*(column[:, None] for column in q)), g._replace(junk=g.junk > 0)
+    return Columns(*(column[:, None] for column in q)), side(gallery)
 
 
 class Protocol(NamedTuple):
@@ -67,7 +65,7 @@ OTHER_CLOTHES = Protocol("cc", removed=lambda q, g: (q.cam == g.cam) | (q.clothe
 SAME_CLOTHES = Protocol("sc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes != g.clothes))
 
 # The right person in other clothes is a wrong answer, or a right one.
-STRICT = GENERAL._replace(name="strict", positive=lambda q, g: g.clothes == q.target)
+STRICT = GENERAL._replace(name="strict", positive=lambda q, g: g.clothes == q.target_clothes)
 ID_ONLY = GENERAL._replace(name="id-only")
 
 # No cameras are known: nothing is removed.

@@ -136,15 +136,21 @@ def test_features_are_what_the_losses_saw(dataset, kind, form, flip):
             assert_close(feats[i], expected, {"flip is ignored": F.normalize(views[0])[0]})
 
 
+@pytest.mark.parametrize("form", ASKS)
 @torch.inference_mode()
-def test_the_loss_sees_what_is_ranked(dataset):
-    """`forward`, which training calls, gives the same features in evaluation mode."""
+def test_what_a_user_embeds_is_what_is_ranked(dataset, form):
+    """`model.embed`, of README and of exports, gives the feature of an image by hand."""
     model = moved().eval()
-    images = normalise(load_all(dataset.root, [f"{i}.png" for i in range(5)], model.size))
-    for asks in ASKS.values():
-        instr = evaluate.instruct(model, dataset, asks)
-        out = model(images, instr)
-        assert torch.equal(F.normalize(out.neck), model.embed(images, instr))
+    photos = dataset.split("gallery")
+    images = normalise(load_all(dataset.root, [record.path for record in photos], model.size))
+    asks = ASKS[form]
+    words = [ask.words for ask in asks] if form in ("shared", "words", "both") else None
+    clothes = None
+    if form in ("picture", "both"):
+        clothes = load_all(dataset.root, [ask.picture for ask in asks], model.picture_size)
+        clothes = normalise(clothes)
+    feats = model.embed(images, model.instruct(words, clothes))
+    assert_close(feats, Run(model).features(dataset, photos, asks), {}, 1e-5)
 
 
 @pytest.mark.parametrize("albef", [False, True], ids=["own E_f", "ALBEF's"])
@@ -154,8 +160,9 @@ def test_the_second_stage_is_eq_8_pair_by_pair(dataset, albef, monkeypatch):
     another one's length."""
     model = moved(albef)
     monkeypatch.setattr(evaluate, "TOP", 3)
-    queries, gallery, asks, *feats = evaluate.both_sides(Run(model, batch=2), dataset)
-    nearest, scores = evaluate.match(Run(model, batch=2), dataset, gallery, asks, *feats)
+    retrieval = evaluate.task_retrieval(Run(model, batch=2), dataset)
+    _, gallery, *feats, _ = retrieval
+    nearest, scores = evaluate.match(Run(model, batch=2), dataset, retrieval)
     similarity = feats[0] @ feats[1].T
     assert torch.equal(nearest, similarity.topk(3)[1].float())
 

@@ -2,6 +2,7 @@
 looks at colours. What the real model embeds is in test_embed.py, protocols in test_protocols.py."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from PIL import Image
 
 import evaluate
 import train
-from evaluate import FEATURES, Run, evaluate_task, instruction_matrix, rank
+from evaluate import FEATURES, Retrieval, Run, evaluate_all, instruction_matrix, rank
 from instructions import PERSON_SENTENCE, SENTENCES, TASKS, Ask
 from model import PARTS, Instruction, InstructReID, Output
 from reid import checkpoints, cli
 from reid.cli import UserError
+from reid.compare import FIGURES, comparison
 from reid.images import normalise
 from reid.layouts import LAYOUTS
 from reid.protocols import GENERAL, STRICT, columns, masks, usual_protocols
@@ -54,9 +56,14 @@ class ColourModel(torch.nn.Module):
     def instruct(self, sentences=None, pictures=None):
         parts = [] if sentences is None else [colours_of(*sentences)]
         parts += [] if pictures is None else [pictures.mean((2, 3))]
+        if not parts:
+            return None
         colour = sum(parts) / len(parts)
         mask = torch.ones(len(colour), 1, dtype=torch.bool)
         return Instruction(colour[:, None], mask, colour, colour[:, None])
+
+    def forward(self, images, instr):
+        return Output(None, self.embed(images, instr), None, None, None)
 
     def embed(self, images, instr=None):
         colour = images.mean((2, 3))
@@ -129,28 +136,26 @@ def pedes(root):
 
 def test_a_row_is_the_metrics_of_all_queries_in_chunks_and_reranked_too(monkeypatch):
     torch.manual_seed(0)
-    feats = torch.randn(23, 8), torch.randn(40, 8)
+    feats = F.normalize(torch.randn(23, 8)), F.normalize(torch.randn(40, 8))
     queries = [Record("market", "query", None, i % 5, i % 3) for i in range(23)]
     gallery = [Record("market", "gallery", None, i % 6, i % 2) for i in range(40)]
-    units = [F.normalize(side) for side in feats]
     pair = masks(GENERAL, *columns(queries, gallery))
-    plain = (-units[0] @ units[1].T).numpy()
-    reranked = k_reciprocal(*units)(0, plain.copy())
-    for chunk in (100, 4):
+    first = (-feats[0] @ feats[1].T).numpy()
+    reranked = k_reciprocal(*feats)(0, first.copy())
+    retrieval = Retrieval(queries, gallery, *feats)
+    for chunk, (stage, dist) in product((100, 4), ((None, first), (k_reciprocal, reranked))):
         monkeypatch.setattr(evaluate, "CHUNK", chunk)
-        for stage, dist in ((None, plain), (k_reciprocal, reranked)):
-            direct = evaluate.ranking_metrics(dist, *pair)
-            row = rank(GENERAL, queries, gallery, *feats, stage=stage)
-            assert row["mAP"] == pytest.approx(direct["mAP"])
-            assert row["mINP"] == pytest.approx(direct["mINP"])
-            assert [row[f"R{k}"] for k in (1, 5, 10)] == list(direct["cmc"][[0, 4, 9]])
-            assert np.nanmean(row["each"][0]["mAP"]) == pytest.approx(row["mAP"])
-            assert np.nanmean(row["each"][0]["R1"]) == pytest.approx(row["R1"])
+        direct = evaluate.ranking_metrics(dist, *pair)
+        row = rank(GENERAL, retrieval, stage=stage)
+        assert [row[f"R{k}"] for k in (1, 5, 10)] == list(direct["cmc"][[0, 4, 9]])
+        assert [row["mAP"], row["mINP"]] == pytest.approx([direct["mAP"], direct["mINP"]])
+        for figure, values in row["each"][0].items():
+            assert np.nanmean(values) == pytest.approx(row[figure])
     with pytest.raises(UserError, match="20 neighbours.*holds 12"):
-        rank(GENERAL, queries, gallery[:12], feats[0], feats[1][:12], stage=k_reciprocal)
+        rank(GENERAL, Retrieval(queries, gallery[:12], feats[0], feats[1][:12]), None, k_reciprocal)
     for value in (torch.nan, torch.inf):
         with pytest.raises(UserError, match="NaN or infinity"):
-            rank(GENERAL, queries, gallery, feats[0], feats[1] * value)
+            rank(GENERAL, retrieval._replace(gallery_feats=feats[1] * value))
 
 
 def test_chance_is_that_of_the_ranking_without_what_is_removed():
@@ -158,7 +163,7 @@ def test_chance_is_that_of_the_ranking_without_what_is_removed():
     queries = [Record("market", "query", "q", 1, 1)]
     people = ((1, 1), (1, 2), (2, 3))
     gallery = [Record("market", "gallery", str(i), *who) for i, who in enumerate(people)]
-    row = rank(GENERAL, queries, gallery, torch.ones(1, 2), torch.ones(3, 2))
+    row = rank(GENERAL, Retrieval(queries, gallery, torch.ones(1, 2), torch.ones(3, 2)))
     assert row["chance R1"] == pytest.approx(1 / 2)
     assert row["chance mAP"] == pytest.approx((1 + 1 / 2) / 2)
 
@@ -168,7 +173,7 @@ def test_llcm_averages_trials_in_both_directions_and_ranks_people(root):
                for modality in ("rgb", "ir") for pid, image in ((1, "red"), (2, "blue"))
                for cam in (1, 2) for _ in range(3)]
     protocols = LAYOUTS["llcm"].protocols["vi"]
-    rows = evaluate_task(Run(ColourModel()), dataset_of(root, "llcm", "vi", records, protocols))
+    rows = evaluate_all(Run(ColourModel()), [dataset_of(root, "llcm", "vi", records, protocols)])
     assert [row["protocol"] for row in rows] == ["ir-to-vis", "vis-to-ir"]
     for row in rows:
         assert (row["trials"], row["queries"], row["gallery"], row["R1"]) == (10, 12, 4, 1)
@@ -176,37 +181,40 @@ def test_llcm_averages_trials_in_both_directions_and_ranks_people(root):
     places = ((2, 1), (2, 2), (1, 1))  # a person's second image before the hit costs no rank
     records = [Record("llcm", "test", "q", 1, 9, modality="ir")]
     records += [Record("llcm", "test", str(i), *place) for i, place in enumerate(places)]
-    feats = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]])
-    row = rank(protocols[0], records, records, feats, feats)
+    feats = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]]))
+    row = rank(protocols[0], Retrieval(records, records, feats, feats))
     assert (row["R1"], row["mAP"]) == (0, pytest.approx(1 / 3))
-    row = rank(protocols[0]._replace(cell=()), records, records, feats, feats)
-    assert row["each"][0]["mAP"] == pytest.approx([1 / 3])
+    assert [each["mAP"] for each in row["each"]] == [pytest.approx([1 / 3])] * 10
 
 
-def test_second_stage_reorders_only_the_nearest(root, monkeypatch):
-    first, second = evaluate_task(Run(ColourModel()), pedes(root))
+def test_second_stage_reorders_only_the_nearest(root):
+    first, second = evaluate_all(Run(ColourModel()), [pedes(root)])
     assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
-    matches = torch.tensor([[[2.0, 3], [0, 1]], [[5, 9], [9, 5]]])  # nearest, scores
+    dataset = pedes(root)
+    run = Run(ColourModel())
+    retrieval = evaluate.task_retrieval(run, dataset)._replace(queries=[1, 2])
+    run.once = lambda *_: torch.tensor([[[2.0, 3], [0, 1]], [[5, 9], [9, 5]]])  # nearest, scores
     dist = np.array([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]]) - 1
-    rescore = evaluate.matched_first(matches)(None, None)
+    rescore = evaluate.second_stage(run, dataset, retrieval)(None, None)
     assert rescore(0, dist.copy()).argsort(1).tolist() == [[3, 2, 0, 1], [0, 1, 3, 2]]
     assert rescore(1, dist[1:].copy()).argsort(1).tolist() == [[0, 1, 3, 2]]  # the second query
+    run.once = lambda *_: torch.tensor([[[2.0, 4]], [[5, 9]]])  # of a damaged file
+    with pytest.raises(UserError, match="not of this"):
+        evaluate.second_stage(run, dataset, retrieval)
 
 
 # ---- tasks ----
 
 def test_tasks_give_every_protocol_with_its_name_and_chance(root):
     dataset = ltcc(root)
-    rows = evaluate_task(Run(ColourModel()), dataset)
+    rows = evaluate_all(Run(ColourModel()), [dataset])
     assert [row["protocol"] for row in rows] == [each.name for each in dataset.protocols]
     assert [row["R1"] for row in rows] == [1, 0.5, 1]  # colours of clothes, where they change
     for row in rows:
         assert row["queries"] == 4 and row["without"] == 0 and 0 < row["chance mAP"] < 1
-    assert evaluate_task(Run(ColourModel(), protocol="sc"), dataset)[0]["protocol"] == "sc"
-    with pytest.raises(UserError, match="general, cc, sc"):
-        evaluate_task(Run(ColourModel(), protocol="strict"), dataset)
+    assert evaluate_all(Run(ColourModel(), protocol="sc"), [dataset])[0]["protocol"] == "sc"
     with pytest.raises(UserError, match="0 queries"):
-        evaluate_task(Run(ColourModel()), dataset._replace(records=dataset.records[4:]))
+        evaluate.queries_and_gallery(dataset._replace(records=dataset.records[4:]))
 
 
 def test_junk_is_not_embedded(root):
@@ -215,7 +223,7 @@ def test_junk_is_not_embedded(root):
         (("query", "red", 1, 1), ("gallery", "red", 1, 2), ("gallery", "blue", 2, 2),
          ("gallery", "grey", -1, 2))]
     model = ColourModel()
-    [row] = evaluate_task(Run(model), dataset_of(root, "market", "trad", records))
+    [row] = evaluate_all(Run(model), [dataset_of(root, "market", "trad", records)])
     assert row["gallery"] == 2 and len(model.seen) == 3
     assert instruction_matrix(Run(model), dataset_of(root, "market", "trad", records)) == []
 
@@ -232,11 +240,12 @@ class Moody(ColourModel):
 
 def test_each_of_the_sentences_is_ranked_and_their_figures_summarised(root):
     run = Run(Moody(listen=1.0), protocol="general")
-    figures = [evaluate_task(run, ltcc(root), i)[0] for i in range(20)]
+    general = ltcc(root).protocols[0]
+    figures = [evaluate.evaluate_protocol(run, ltcc(root), general, i)[0] for i in range(20)]
     mAP, R1 = ([row[key] for row in figures] for key in ("mAP", "R1"))
     assert len(set(mAP)) > 2 and mAP != R1
     assert len(run.known) == 20  # query and gallery are the same photos here
-    [row] = evaluate.evaluate_sentences(run, ltcc(root))
+    [row] = evaluate_all(run, [ltcc(root)], evaluate.evaluate_sentences)
     expected = {"sentences": 20, "mAP": np.mean(mAP), "sd": np.std(mAP), "R1": np.mean(R1)}
     expected |= {"R1 sd": np.std(R1), "best": max(mAP), "worst": min(mAP)}
     expected |= {"best sentence": SENTENCES["cc"][np.argmax(mAP)]}
@@ -271,10 +280,10 @@ def test_feature_and_precision_reach_every_pass_of_the_model(root):
     assert [row["feature"] for row in rows] == ["F", "F_out"] * 3 + ["F", "F"]
     both = {feature: Run(Spied(), feature) for feature in FEATURES}
     for run in both.values():
-        rows = {row["feature"]: row["mAP"] for row in evaluate_task(run, ltcc(root))}
+        rows = {row["feature"]: row["mAP"] for row in evaluate_all(run, [ltcc(root)])}
         assert rows["F"] != rows["F_out"]
         [first, *_] = [row for row in instruction_matrix(run, ltcc(root))]
-        [same] = [row for row in evaluate_task(replace(run, protocol="cc"), ltcc(root))
+        [same] = [row for row in evaluate_all(replace(run, protocol="cc"), [ltcc(root)])
                   if row["feature"] == FEATURES[run.feature]]
         assert first["mAP"] == same["mAP"]
 
@@ -290,9 +299,8 @@ def test_matrix_of_sentences(root):
         (target, words) for target in TASKS["cc"].targets for words in (right, wrong)]
     assert [row["R1"] for row in rows if row["target"] == "same clothes"] == [1, 1]
     run = Run(model)
-    queries, gallery = evaluate.sides(ltcc(root))
-    _, variants = evaluate.instruction_variants(run, ltcc(root), queries, gallery)
-    for sentence, (asks, *feats) in variants.items():
+    variants = evaluate.instruction_variants(run, ltcc(root))
+    for sentence, (queries, gallery, *feats, asks) in variants.items():
         assert set(asks) == {Ask(sentence)}
         for records, found in zip((queries, gallery), feats):
             own = run.features(ltcc(root), records, [Ask(sentence)] * 4)
@@ -321,14 +329,14 @@ def test_matrix_of_wanted_own_and_random_instruction(root, task):
     if row.described and row.pictures:
         expected["random words"] = [Ask("wears blue", "red.png"), Ask("wears red", "blue.png")]
         expected["random picture"] = [Ask("wears red", "blue.png"), Ask("wears blue", "red.png")]
-    queries, gallery = evaluate.sides(dataset)
-    _, variants = evaluate.instruction_variants(run, dataset, queries, gallery)
-    assert {name: said for name, (said, *_) in variants.items()} == expected
-    shown = asks("red", "green", "blue", "green")
-    carrying = run.features(dataset, gallery, shown)
-    for name, (said, query_feats, gallery_feats) in variants.items():
-        assert torch.equal(query_feats, run.features(dataset, queries, said)), name
-        assert torch.equal(gallery_feats, carrying), name
+    variants = evaluate.instruction_variants(run, dataset)
+    assert {name: each.asks for name, each in variants.items()} == expected
+    carried = asks("red", "green", "blue", "green")
+    carrying = run.features(dataset, dataset.split("gallery"), carried)
+    for name, each in variants.items():
+        feats = run.features(dataset, dataset.split("query"), each.asks)
+        assert torch.equal(each.query_feats, feats), name
+        assert torch.equal(each.gallery_feats, carrying), name
     colours = colours_of("red", "green", "blue", "green")
     torch.testing.assert_close(carrying, F.normalize(2 * colours))
 
@@ -349,8 +357,9 @@ def test_shortcut_controls_by_value(root, task):
     queries = [replace(query, path=f"{name}.png")
                for query, name in zip(dataset.split("query"), photos)]
     run = Run(ColourModel(listen=0.5))
-    controls = evaluate.shortcut_controls(run, dataset, queries, gallery)
-    stranger, alone, bare = (feats for _, *feats in controls.values())
+    dataset = dataset._replace(records=(*queries, *gallery))
+    controls = evaluate.shortcut_controls(run, dataset, evaluate.task_retrieval(run, dataset))
+    stranger, alone, bare = (feats for _, _, *feats, _ in controls.values())
 
     wanted = colours_of("red", "blue")
     carried = colours_of("red", "green", "blue", "green")
@@ -382,29 +391,29 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
     dataset = dataset_of(root, "cocas", "li", queries + gallery)
     random = set()
     for seed in range(30):
-        kept, wrong = evaluate.wrong_instructions(dataset, queries, gallery, seed)
-        assert kept == [1, 2] and wrong["own"] == [Ask("2:other"), Ask("3:other")]
-        random.add(tuple(ask.words[0] for ask in wrong["random"]))
+        kept, asks = evaluate.wrong_asks(dataset, queries, gallery, seed)
+        assert kept == queries[1:] and asks["wanted"] == [Ask("2:wanted"), Ask("3:wanted")]
+        assert asks["own"] == [Ask("2:other"), Ask("3:other")]
+        random.add(tuple(ask.words[0] for ask in asks["random"]))
     assert random == {("1", "1"), ("1", "2"), ("3", "1"), ("3", "2")}
 
-    run = Run(ColourModel(listen=1.0))
-    left, variants = evaluate.instruction_variants(run, dataset, queries, gallery)
-    wanted, feats, _ = variants["wanted"]
-    assert left == queries[1:] and wanted == [Ask("2:wanted"), Ask("3:wanted")]
-    assert torch.equal(feats, run.features(dataset, left, wanted))
+    wanted = evaluate.instruction_variants(Run(ColourModel()), dataset)["wanted"]
+    assert wanted.queries == queries[1:] and len(wanted.query_feats) == 2
     with pytest.raises(UserError, match="one query person only"):
-        evaluate.wrong_instructions(dataset, queries[:1], gallery)
+        evaluate.wrong_asks(dataset, queries[:1], gallery)
 
 
-def test_compare_shows_the_difference_of_two_runs(root):
-    dataset = cocas(root, "ctcc")
+def test_comparison_shows_the_difference_of_the_rows_that_two_runs_share(root):
     runs = [Run(ColourModel(listen), protocol=STRICT.name) for listen in (0.0, 1.0)]
-    one, two = (evaluate_task(run, dataset)[0] for run in runs)
-    rows = evaluate.compare(*runs, dataset)
-    for row, figure in zip(rows, ("mAP", "R1"), strict=True):
+    [one], [two] = (evaluate_all(run, [cocas(root, "ctcc")]) for run in runs)
+    fused = one | {"feature": "F_out"}
+    rows = comparison([one, fused], [two])
+    for row, figure in zip(rows, FIGURES, strict=True):
         assert (row["figure"], row["first"], row["second"]) == (figure, one[figure], two[figure])
         assert row["low"] <= row["difference"] == two[figure] - one[figure] <= row["high"]
-    assert rows[0]["difference"] > 0
+    assert rows[0]["difference"] > 0 and rows[0]["protocol"] == "strict"
+    with pytest.raises(UserError, match="no row"):
+        comparison([fused], [two])
 
 
 # ---- the command line ----

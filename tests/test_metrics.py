@@ -131,6 +131,9 @@ def test_chance_equals_the_mean_over_random_orders():
     figures = [ranking_metrics(rng.random((3, 12)), positive, removed) for _ in range(2000)]
     hits, ranked = (positive & ~removed).sum(1), (~removed).sum(1)
     mAP, R1 = random_ranking(hits, ranked)
+    assert (figures[0]["chance mAP"], figures[0]["chance R1"]) == (mAP, R1)
     assert mAP == pytest.approx(np.mean([each["mAP"] for each in figures]), abs=0.01)
     assert R1 == pytest.approx(np.mean([each["cmc"][0] for each in figures]), abs=0.02)
-    assert random_ranking(np.array([1, 0]), np.array([2, 5])) == (0.75, 0.5)  # one without a hit
+    both = np.array([[True, False], [False, False]])  # one query without a hit
+    figures = ranking_metrics(np.zeros((2, 2)), both)
+    assert (figures["chance mAP"], figures["chance R1"], figures["without"]) == (0.75, 0.5, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate import rank, ranking_metrics
+from evaluate import Retrieval, rank, ranking_metrics
 from reid.layouts import LAYOUTS
 from reid.protocols import GENERAL, columns, masks, trials
 from reid.records import Record
@@ -64,7 +64,7 @@ def figures(p, query_places, gallery_places):
         angle = torch.tensor([degrees for _, degrees in places], dtype=torch.float64).deg2rad()
         return torch.stack([angle.cos(), angle.sin()], 1).float()
     sides = [[record for record, _ in places] for places in (query_places, gallery_places)]
-    return rank(p, *sides, feats(query_places), feats(gallery_places))
+    return rank(p, Retrieval(*sides, feats(query_places), feats(gallery_places)))
 
 
 def at(*records):

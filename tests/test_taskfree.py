@@ -16,7 +16,7 @@ def test_strangers_join_the_gallery_and_are_never_a_hit(root, make):  # noqa: F8
     others = [each for each in (cocas(root, "ctcc"), ltcc(root)) if each.name != dataset.name]
     run = Run(ColourModel(listen=0.5))
     rows = taskfree.task_free_rows(run, dataset, others)
-    count = sum(len(evaluate.sides(other)[1]) for other in others)
+    count = sum(len(evaluate.queries_and_gallery(other)[1]) for other in others)
     for own, free in zip(rows[::2], rows[1::2]):
         assert (own["gallery of"], free["gallery of"]) == ("the task", "all tasks")
         assert free["gallery"] == own["gallery"] + count and free["queries"] == own["queries"]
@@ -32,7 +32,7 @@ def test_strangers_join_the_gallery_and_are_never_a_hit(root, make):  # noqa: F8
 def test_a_hit_agrees_with_the_instruction_by_hand(root):  # noqa: F811
     dataset = cocas(root, "li")
     run = Run(ColourModel(listen=1.0))
-    queries, gallery, asks, *feats = evaluate.both_sides(run, dataset)
+    queries, gallery, *feats, asks = evaluate.task_retrieval(run, dataset)
     for row in taskfree.tau_rows(run, dataset, taus=(-1, 0.2, 0.99)):
         aps = []
         for query, ask, feat in zip(queries, asks, feats[0]):

@@ -39,7 +39,7 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):  # n
 
     model, config = evaluate.load_model("runs/all/last.pt")
     run = evaluate.Run(model, config["feature"])
-    every = evaluate.evaluate_sentences(run, opened(data, "coat"))
+    every = evaluate.evaluate_all(run, [opened(data, "coat")], evaluate.evaluate_sentences)
     assert [row["sentences"] for row in every] == [2, 2, 2]
     TASKS["coat"] = COAT._replace(opposite=None)
     matrix = evaluate.instruction_matrix(run, opened(data, "coat"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluate import CHUNK, rank
+from evaluate import CHUNK, Retrieval, rank
 from extras.benchmarks import medians, peak_memory
 from reid import cli
 from reid.protocols import GENERAL
@@ -42,8 +42,10 @@ def compare(name, queries, gallery, people, cams, repeats):
         for chunk in query_feats.split(CHUNK):
             chunk @ gallery_feats.T
 
+    retrieval = Retrieval(query_records, gallery_records, query_feats, gallery_feats)
+
     def figures():
-        rank(GENERAL, query_records, gallery_records, query_feats, gallery_feats)
+        rank(GENERAL, retrieval)
 
     memory = peak_memory(figures)
     times = medians({"product": product, "figures": figures}, repeats)
