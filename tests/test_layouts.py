@@ -118,7 +118,7 @@ def test_a_query_of_itcpr_has_its_hits_where_the_instance_is_the_same(toy):
         ("query", 0, None, "0:7", ("Wearing 7.",)), ("query", 1, None, "1:8", ("Wearing 8.",)),
         ("gallery", 0, "0:7", None, (NO_WORDS,)), ("gallery", 0, None, None, (NO_WORDS,)),
         ("gallery", 1, "1:8", None, (NO_WORDS,))]
-    hits, removed = masks(dataset.protocols[0], *columns(*evaluate.sides(dataset)))
+    hits, removed = masks(dataset.protocols[0], *columns(*evaluate.queries_and_gallery(dataset)))
     assert hits.tolist() == [[True, False, False], [False, False, True]] and not removed.any()
 
 
