@@ -857,6 +857,8 @@ def open_run(path, config, device):
         return Run(model.to(device), feature, config.flip, trained["amp"], **how), trained
 
     known, notes = load_features(path, {"data", "task", "flip", "parts"}, device)
+    with checkpoints.user_error_on(path):
+        asked_tasks(notes["task"])
     flip = notes["flip"] == "True"
     if config.flip and not flip:
         raise UserError(f"--flip: {path} holds features without it; drop it, or save them again")

@@ -1,5 +1,6 @@
 """Files: written whole or not at all, by one process at a time; JSON that is what it should be."""
 
+import errno
 import hashlib
 import json
 import math
@@ -41,7 +42,7 @@ def replacing(path):
     UserError as `writing`; a crash or a full disk leaves the previous file as it was.
     """
     with writing(path):
-        target = Path(os.path.realpath(path))
+        target = followed(path)
         part = target.with_name(f"{target.name}.part")
         try:
             with open(part, "w+b") as file:
@@ -53,15 +54,25 @@ def replacing(path):
             part.unlink(missing_ok=True)
 
 
+def followed(path):
+    """The Path that a path, or the link that it is, names; nothing need be there. OSError for a
+    link to itself."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
+
+
 @contextmanager
 def filling(out):
     """An empty folder to write into, which becomes the folder `out` when all is in it.
 
-    out: a Path, absent or an empty folder. UserError as `writing`, and where another process is
-    filling it; what fails leaves nothing, and what a killed process left is removed.
+    out: absent, an empty folder, or a link to either. UserError as `writing`, and where another
+    process is filling it; what fails leaves nothing, and what a killed process left is removed.
     """
-    part = out.with_name(f".{out.name}.part")
     with writing(out):
+        target = followed(out)
+        part = target.with_name(f".{target.name}.part")
         if part.exists():
             lock(part)
             shutil.rmtree(part)
@@ -71,7 +82,7 @@ def filling(out):
             yield part
             held.close()
             os.remove(held.name)
-            part.replace(out)
+            part.replace(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -88,7 +99,7 @@ def lock(folder):
     UserError if another one does. Returns the lock, which lasts no longer than it is referred to.
     """
     with writing(folder):
-        file = open(Path(folder) / ".lock", "w")
+        file = open(Path(folder) / ".lock", "w+")  # not "w": a named pipe would be waited for
     if fcntl is None:
         return file
     try:

@@ -197,7 +197,7 @@ def text_model(folder):
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    files = {path.name for path in Path(folder).glob("*")}
+    files = {path.name for path in Path(folder).glob("*") if path.is_file()}
     if files and not files & {"tokenizer.json", "vocab.txt"}:
         raise ValueError("no vocabulary in it")
 
@@ -244,10 +244,15 @@ def to_json(bert, tokenizer):
 
 
 def from_json(parts):
-    """(BERT, tokenizer) of what `to_json` returned; the BERT's weights are yet to be loaded."""
+    """(BERT, tokenizer) of what `to_json` returned; the BERT's weights are yet to be loaded.
+
+    Raises what the libraries raise; ValueError if it is another model.
+    """
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 
     bert = BertModel(bert_config(json.loads(parts["bert"])), add_pooling_layer=False)
-    tokenizer = BertTokenizer(tokenizer_object=Tokenizer.from_str(parts["tokenizer"]))
-    return bert, tokenizer
+    tokenizer = Tokenizer.from_str(parts["tokenizer"])
+    if '"Regex"' in tokenizer.to_str():  # a BERT's has none; one by a stranger could run for years
+        raise ValueError("a tokenizer with a regular expression")
+    return bert, BertTokenizer(tokenizer_object=tokenizer)

@@ -183,6 +183,8 @@ def test_features_that_nobody_saved(note, here, refused):
         with safe_open("f.safetensors", "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             notes = file.metadata()
+        save_file(tensors, "odd.safetensors", notes | {"task": "x"})
+        refused(evaluate, ("--checkpoint", "odd.safetensors"), "odd.safetensors", "'x'")
         del notes[note]
         save_file(tensors, "odd.safetensors", notes)
     refused(evaluate, ("--checkpoint", "odd.safetensors"), "odd.safetensors", "save them again")

@@ -314,6 +314,14 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
+def test_a_link_to_itself_is_not_replaced(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for write in (files.replacing, files.filling):
+        with pytest.raises(UserError, match="loop: Too many levels"), write(tmp_path / "loop"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
 def test_a_folder_appears_when_it_is_complete(tmp_path):
     out = tmp_path / "deep/out"
     before = os.umask(0o027)

@@ -54,6 +54,16 @@ def test_a_checkpoint_gives_the_same_model_back(bert):
     assert torch.equal(read(again, its_tokenizer), read(ours, tokenizer))
 
 
+def test_a_checkpoint_brings_no_regular_expression(bert):
+    parts = text.to_json(*text.named_text_model(str(bert)))
+    tokenizer = json.loads(parts["tokenizer"])
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}
+    escaped = json.dumps(tokenizer).replace("Regex", "Re\\u0067ex")
+    for content in (json.dumps(tokenizer), escaped):
+        with pytest.raises(ValueError, match="regular expression"):
+            text.from_json(parts | {"tokenizer": content})
+
+
 def test_the_embedded_model_is_the_published_file(tmp_path, monkeypatch):
     bert, tokenizer = text.embedded_text_model()
     assert bert.embedded and len(tokenizer) == bert.config.vocab_size == 30522
@@ -126,7 +136,7 @@ FAULTS = {
     "encoder.layer.2": lambda: change_config(num_hidden_layers=3),
     "header": lambda: shorten(WEIGHTS),
     "refused": lambda: to_pickle(WEIGHTS),
-    "no vocabulary": lambda: Path("bert/vocab.txt").unlink(),
+    "no vocabulary": lambda: (Path("bert/vocab.txt").unlink(), os.mkfifo("bert/vocab.txt")),
     "no file named": lambda: WEIGHTS.unlink(),
 }
 

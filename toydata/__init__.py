@@ -45,7 +45,7 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
     do not change a byte. sets: "all" adds the other layouts, with a quarter of the people, and
     leaves every byte of the five as it is. UserError when `out` holds something already.
     """
-    out = Path(out).resolve()  # a link stays: the folder that it leads to is filled
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.UserError(
             f"--out {out} is not an empty folder; name another one or remove it first")
