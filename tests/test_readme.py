@@ -7,12 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
-import toydata
 from reid import checkpoints, cli
 from tests.trees import put, text
 
@@ -183,8 +183,8 @@ def patched(tmp_path):
 
 
 @pytest.fixture
-def toy(tmp_path):
-    toydata.make_toy(tmp_path / "toy", people=16, seed=0)
+def toy(tmp_path, drawn):
+    (tmp_path / "toy").symlink_to(drawn)
 
 
 FEW = "--preset toy --steps 2 --ids 2 --images 2".split()
@@ -199,25 +199,20 @@ def test_every_diff_is_tried():
         assert page.stem == "recipes" or "```diff" not in page.read_text()
 
 
-def test_photos_of_ones_own(patched, tmp_path):
-    for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
-        for pid in people:
-            put(tmp_path / "mine", *(f"my_{role}/p{pid}_cam{cam}_0001.jpg" for cam in (1, 2)))
-    printed = patched("A data set of your own", "train.py", "--data", "mine", *FEW)
-    assert "trad  My photos  general" in printed
-
-
-def test_photos_with_captions(patched, tmp_path):
+@pytest.mark.parametrize("heading, named, row", [
+    ("A data set of your own", "p{}_cam{}_0001.jpg", "trad  My photos  general"),
+    ("Photos with captions", "p{}_{:04d}.jpg", "t2i   My photos  text-to-image"),
+])
+def test_photos_of_ones_own(patched, tmp_path, heading, named, row):
     captions = {}
-    for role, people in (("train", (1, 2)), ("gallery", (3, 4))):
-        for pid in people:
-            for number in (1, 2):
-                captions[f"my_{role}/p{pid}_{number:04d}.jpg"] = ["a man in red", "with a bag"]
+    for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
+        for pid, number in product(people, (1, 2)):
+            captions[f"my_{role}/{named.format(pid, number)}"] = ["a man in red", "with a bag"]
     put(tmp_path / "mine", *captions)
-    captions["my_gallery/p3_0001.jpg"] = "a woman in blue"
-    text(tmp_path, "mine/captions.json", captions)
-    printed = patched("Photos with captions", "train.py", "--data", "mine", *FEW)
-    assert "t2i   My photos  text-to-image" in printed
+    if "captions" in heading:
+        captions["my_gallery/p3_0001.jpg"] = "a woman in blue"
+        text(tmp_path, "mine/captions.json", captions)
+    assert row in patched(heading, "train.py", "--data", "mine", *FEW)
 
 
 @pytest.mark.parametrize("heading, flags, said", [
@@ -253,29 +248,22 @@ TRAIN_AND_EVALUATE = """
 import evaluate, train
 from extras import pictures
 flags = dict(data="toy/COCAS", task="li", preset="toy", steps=2, ids=4, images=2, warmup=1)
-train.main(train.Config(**flags, name="a"))
+train.main(train.Config(**flags, train_text=True, name="a"))
 evaluate.main(evaluate.Config(checkpoint="runs/a/last.pt"))
 pictures.main(pictures.Config(checkpoint="runs/a/last.pt"))
 """
 
 
-def weights_of(printed, run):
-    """{name: tensor} of the run's checkpoint, with which evaluation printed what training did."""
+@pytest.mark.parametrize("heading, name, is_there", [
+    ("A backbone of your own", "editor.pos", False),
+    ("An instruction encoder of your own", "encoder.text.bert.gru.weight_ih_l0", True),
+])
+def test_an_encoder_of_ones_own(patched, toy, tmp_path, heading, name, is_there):
+    """It learns, and evaluation of the checkpoint prints what training did."""
+    printed = patched(heading, "-c", TRAIN_AND_EVALUATE)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
     assert len(figures) == 4 and figures[:2] == figures[2:]  # by F and by F_out
-    assert (run / "attention_cocas_li.png").exists()
-    return checkpoints.load(run / "last.pt")["model"]
-
-
-def test_a_backbone_of_ones_own(patched, toy, tmp_path):
-    printed = patched("A backbone of your own", "-c", TRAIN_AND_EVALUATE)
-    weights = weights_of(printed, tmp_path / "runs/a")
-    assert "editor.pos" not in weights and weights["editor.blocks.0.attn.gate"].abs().sum() > 0
-
-
-def test_an_instruction_encoder_of_ones_own(patched, toy, tmp_path):
-    program = TRAIN_AND_EVALUATE.replace("name=", "train_text=True, name=")
-    printed = patched("An instruction encoder of your own", "-c", program)
-    weights = weights_of(printed, tmp_path / "runs/a")
-    assert weights["encoder.text.bert.gru.weight_ih_l0"].shape == (192, 128)
+    assert (tmp_path / "runs/a/attention_cocas_li.png").exists()
+    weights = checkpoints.load(tmp_path / "runs/a/last.pt")["model"]
+    assert (name in weights) == is_there
     assert weights["editor.blocks.0.attn.gate"].abs().sum() > 0
