@@ -67,8 +67,7 @@ class PKSampler:
         self.order = None  # of the identities in this epoch; kept, as it serves many steps
 
     def batch(self, step):
-        steps_per_epoch = len(self.people) // self.ids_per_batch
-        epoch, position = divmod(step, steps_per_epoch)
+        epoch, position = divmod(step, len(self.people) // self.ids_per_batch)
         if epoch != self.epoch:
             self.epoch = epoch
             self.order = list(self.people)
@@ -156,9 +155,8 @@ class Batches(torch.utils.data.Dataset):
     UserError for an unreadable image or too few identities.
     """
 
-    def __init__(
-        self, datasets, size, picture_size, ids_per_batch, images_per_id, seed, ratios=None
-    ):
+    def __init__(self, datasets, size, picture_size, ids_per_batch, images_per_id, seed,
+                 ratios=None):
         self.size = size
         self.picture_size = picture_size
         self.seed = seed
@@ -201,49 +199,43 @@ class Batches(torch.utils.data.Dataset):
         rng = random.Random(f"{self.seed}:{step}")
         asks = training_instructions(dataset.task, records, sampler.records_of, rng)
 
-        def load(paths, size):
-            return torch.stack([self._load(dataset.root / path, size) for path in paths])
-
+        images = self._load(dataset.root, [record.path for record in records], self.size)
         sentences = [ask.words for ask in asks] if asks[0].words else None
         pictures = None
         if asks[0].picture:
-            pictures = load([ask.picture for ask in asks], self.picture_size)
+            paths = [ask.picture for ask in asks]
+            pictures = self._load(dataset.root, paths, self.picture_size)
         clothes = None
         if clothes_of:
             paths = [ask.picture or record.path for ask, record in zip(asks, records)]
             clothes = torch.tensor([clothes_of[path] for path in paths])
-        labels = [self.labels[dataset.name][record.pid] for record in records]
-        return Batch(
-            load([record.path for record in records], self.size),
-            torch.tensor(labels),
-            dataset.name,
-            dataset.task,
-            sentences,
-            pictures,
-            clothes,
-        )
+        labels = torch.tensor([self.labels[dataset.name][record.pid] for record in records])
+        return Batch(images, labels, dataset.name, dataset.task, sentences, pictures, clothes)
 
-    def _load(self, path, size):
-        if (path, size) in self.cache:
-            return self.cache[path, size]
-        image = load_image(path, size)
+    def _load(self, root, paths, size):
+        images = []
         # in worker processes a cache each would multiply the memory, and each would see few twice
         in_worker = get_worker_info() is not None
-        if not in_worker and self.cached_bytes + image.nbytes <= CACHE_BYTES:
-            self.cache[path, size] = image
-            self.cached_bytes += image.nbytes
-        return image
+        for path in paths:
+            key = root / path, size
+            image = self.cache.get(key)
+            if image is None:
+                image = load_image(*key)
+                if not in_worker and self.cached_bytes + image.nbytes <= CACHE_BYTES:
+                    self.cache[key] = image
+                    self.cached_bytes += image.nbytes
+            images.append(image)
+        return torch.stack(images)
 
 
 def with_training_images(datasets):
     """Those that are trained on; the others are there to be tested on. UserError if none is."""
     trained = [dataset for dataset in datasets if dataset.split("train")]
-    if trained:
-        return trained
-    first = datasets[0]
-    raise UserError(
-        f"{first.root}: {first.title} has no training images there (COCAS+: in real1/)"
-    )
+    if not trained:
+        first = datasets[0]
+        raise UserError(
+            f"{first.root}: {first.title} has no training images there (COCAS+: in real1/)")
+    return trained
 
 
 def clothes_on(dataset, records):
@@ -316,10 +308,10 @@ def augment(images, pictures, pad=10, erase_prob=0.5, generator=None):
     height, width = images.shape[2:]
     flip = torch.rand(b, generator=generator, device=device) < 0.5
     top, left = torch.randint(2 * pad + 1, (2, b), generator=generator, device=device)
+    erased = erasing(b, (height, width), erase_prob, device, generator)
     padded = F.pad(normalise(mirror(images, flip)), [pad] * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (b 3 tops lefts H W), a view
     images = windows[torch.arange(b, device=device), :, top, left]
-    erased = erasing(b, (height, width), erase_prob, device, generator)
     images = images.masked_fill_(erased, 0)
 
     if pictures is not None:
@@ -383,8 +375,7 @@ def main(config):
     if bad:
         print("\n".join(bad))
         raise UserError(
-            f"{config.path}: {len(bad)} images do not open, listed above; fetch them again"
-        )
+            f"{config.path}: {len(bad)} images do not open, listed above; fetch them again")
     print("every image opens")
 
 

@@ -64,11 +64,6 @@ class Output(NamedTuple):
 SPLIT = "b n (h c) -> b h n c"  # the channels of each head
 
 
-def over_heads(mask):
-    """A mask of keys (b n) as attention takes it, (b 1 1 n); None stays None."""
-    return None if mask is None else rearrange(mask, "b n -> b 1 1 n")
-
-
 class EditingAttention(nn.Module):
     """Attention of the image tokens to themselves and, through a gate, to the instruction.
 
@@ -101,7 +96,9 @@ class EditingAttention(nn.Module):
         q = rearrange(self.q(x[:, :rows]), SPLIT, h=self.heads)
         k = rearrange(self.k(x), SPLIT, h=self.heads)
         v = rearrange(self.v(x), SPLIT, h=self.heads)
-        read = F.scaled_dot_product_attention(q, k, v, over_heads(mask))  # left half of M [V; V']
+        if mask is not None:
+            mask = rearrange(mask, "b n -> b 1 1 n")
+        read = F.scaled_dot_product_attention(q, k, v, mask)  # left half of M [V; V']
 
         if instr is not None:
             all_images = (x.shape[0], -1, -1, -1)  # one shared instruction serves the whole batch
@@ -109,8 +106,9 @@ class EditingAttention(nn.Module):
             v_instr = rearrange(self.v_instr(instr), SPLIT, h=self.heads).expand(all_images)
             gate = rearrange(self.gate, "h -> h 1 1")
             gated = gate * v_instr  # (g S') V' = S' (g V'), and V' has fewer rows than S'
-            edit = F.scaled_dot_product_attention(q, k_instr, gated, over_heads(instr_mask))
-            read = read + edit  # the right half of M [V; V']
+            if instr_mask is not None:
+                instr_mask = rearrange(instr_mask, "b t -> b 1 1 t")
+            read = read + F.scaled_dot_product_attention(q, k_instr, gated, instr_mask)  # right
 
         read = rearrange(read, "b h n c -> b n (h c)")
         return self.out(read)  # Eq. 4: F = Linear_o(M [V; V'])
@@ -125,7 +123,8 @@ class EditingAttention(nn.Module):
         scores = q @ k.mT * scale  # Eq. 3: S = Q K^T / sqrt(C)
         scores_instr = q @ k_instr.mT * scale  # Eq. 3: S' = Q K'^T / sqrt(C)
         if instr_mask is not None:
-            scores_instr = scores_instr.masked_fill(~over_heads(instr_mask), -torch.inf)
+            padding = ~rearrange(instr_mask, "b t -> b 1 1 t")
+            scores_instr = scores_instr.masked_fill(padding, -torch.inf)
 
         gate = rearrange(self.gate, "h -> h 1 1")
         left = scores.softmax(-1)
