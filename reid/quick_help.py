@@ -5,9 +5,9 @@ decorator or an annotation, is a stand-in.
 
 import os
 import sys
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 HEAVY = {"torch", "numpy", "safetensors"}
 SLOWLY = "REID_SLOW_HELP"  # in the environment: import everything
@@ -20,8 +20,18 @@ def is_asked_for():
     return is_ours and is_first and "--help" in sys.argv
 
 
+def start():
+    """From here on the heavy packages are stand-ins. If one does not do, the command begins again
+    with all that it imports."""
+    def again(*error):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, SLOWLY: "1"})
+
+    sys.meta_path.insert(0, _Finder())
+    sys.excepthook = again
+
+
 class _Anything(type):
-    """The type of the stand-in: each of its attributes is itself, and so is a call of it, except
+    """The type of the stand-in, a class: each attribute is the class itself, and so is a call, but
     that a call with an argument gives that back, as a decorator would."""
 
     def __getattr__(cls, name):
@@ -31,31 +41,13 @@ class _Anything(type):
         return args[0] if args else cls
 
 
-class _Finder:
-    """Finds the heavy packages and whatever is in them, empty."""
+class _Finder(Loader):
+    """Finds the heavy packages and whatever is in them."""
 
-    @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HEAVY:
-            return ModuleSpec(name, _Finder, is_package=True)
+            return ModuleSpec(name, self, is_package=True)
 
-    @staticmethod
-    def create_module(spec):
-        module = ModuleType(spec.name)
+    def exec_module(self, module):
         stand_in = type.__new__(_Anything, "StandIn", (), {})
         module.__getattr__ = lambda name: stand_in
-        return module
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-def start():
-    """From here on the heavy packages are stand-ins. If one does not do, the command begins again
-    with all that it imports."""
-    def again(*error):
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, SLOWLY: "1"})
-
-    sys.meta_path.insert(0, _Finder)
-    sys.excepthook = again
