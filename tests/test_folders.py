@@ -157,6 +157,13 @@ def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path, capsys):
     assert folders.without_overlap(drawn) == drawn
 
 
+def test_captioned_photos_of_msmt17_are_only_tested_beside_it(tmp_path):
+    for name in ("msmt17", "icfg-pedes", "rstpreid"):
+        TREES[name](tmp_path / name)
+    for dataset in folders.without_overlap(folders.open_all(tmp_path, ALL)):
+        assert bool(dataset.split("train")) == (dataset.layout == "msmt17") and dataset.tested
+
+
 def test_validation_images_are_trained_on_by_option(toy):
     root = trees.msmt17(toy / "msmt")
     [dataset] = folders.open_all(root, ALL, val=True)
@@ -209,6 +216,11 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command): 
     assert got == {(d.title, d.task, protocol.name) for d in datasets if d.tested
                    for protocol in d.protocols if not protocol.named}
     assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in rows)
+    os.mkdir("cpr")
+    for name in ("ITCPR", "SynCPR"):
+        os.symlink(drawn / name, f"cpr/{name}")
+    code, out, err = command(train, "--data", "cpr", "--task", "li", "--steps", 2, *FAST)
+    assert code == 0 and "SynCPR (li)" in out and "li    ITCPR  composed  F " in out, err
     model = ("--checkpoint", "runs/all/last.pt")
     for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
                   ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 
 import data
 import train
@@ -19,13 +18,9 @@ from reid.cli import Interrupted, UserError, collect
 from reid.folders import find_datasets, open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
+from tests.trees import ltcc, put
 
 NAMES = ("anna", "Bob Müller", "c.3", "李", "user_007", "x y")
-
-
-def photo(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.effect_noise((8, 16), 60).save(path)
 
 
 @pytest.fixture
@@ -34,9 +29,8 @@ def mine(tmp_path):
     root = tmp_path / "mine"
     for person in NAMES:
         for outfit in ("coat", "dress"):
-            photo(root / person / outfit / "a_c1_x.JPG")
-            photo(root / person / outfit / "c2s1.png")
-    photo(root / "alone" / "1.jpeg")
+            put(root, f"{person}/{outfit}/a_c1_x.JPG", f"{person}/{outfit}/c2s1.png")
+    put(root, "alone/1.jpeg")
     return root
 
 
@@ -59,7 +53,7 @@ def test_a_folder_for_each_person_with_outfits(mine, capsys):
     again, _ = open_all(mine, asked_tasks("all"))
     assert {record.pid for record in again.split("train")} == {
         record.pid for record in trad.split("query")}
-    photo(mine / "zoe" / "1.jpg")
+    put(mine, "zoe/1.jpg")
     with pytest.raises(UserError, match=r"split\.json: zoe is in neither list"):
         open_all(mine, asked_tasks("all"))
 
@@ -67,7 +61,7 @@ def test_a_folder_for_each_person_with_outfits(mine, capsys):
 def test_a_split_by_hand_without_outfits(tmp_path):
     for role in ("train", "query", "gallery"):
         for person in NAMES[:3]:
-            photo(tmp_path / role / person / "1.png")
+            put(tmp_path, f"{role}/{person}/1.png")
     [dataset] = open_all(tmp_path, asked_tasks("all"))
     assert (dataset.task, dataset.title) == ("trad", "Own photos given-split")
     assert Counter(record.role for record in dataset.records) == dict.fromkeys(
@@ -80,7 +74,7 @@ def test_a_split_by_hand_without_outfits(tmp_path):
 def test_what_is_no_folder_of_people(tmp_path, mine):
     """A data set of which a part is missing is not taken for people."""
     for folder in ("bounding_box_train", "query"):
-        photo(tmp_path / "market" / folder / "0001_c1s1_000001_01.jpg")
+        put(tmp_path, f"market/{folder}/0001_c1s1_000001_01.jpg")
     with pytest.raises(UserError, match="no known data set in it, and no folder for each person"):
         find_datasets(tmp_path / "market")
     for person in NAMES[3:]:
@@ -100,8 +94,8 @@ def test_own_photos_are_trained_on_and_tested(mine, command, bert, train_tiny):
 def test_a_data_set_that_is_not_read_is_named(tmp_path):
     """And not taken for people with outfits."""
     for camera in ("cam1", "cam2"):
-        photo(tmp_path / "SYSU-MM01" / camera / "0001" / "0001.jpg")
-    photo(tmp_path / "d" / "DukeMTMC-reID" / "bounding_box_train" / "0001_c1_f0046182.jpg")
+        put(tmp_path, f"SYSU-MM01/{camera}/0001/0001.jpg")
+    put(tmp_path, "d/DukeMTMC-reID/bounding_box_train/0001_c1_f0046182.jpg")
     for folder, words in (("SYSU-MM01", "SYSU-MM01 is not read"), ("d", "withdrawn by its")):
         with pytest.raises(UserError, match=words):
             find_datasets(tmp_path / folder)
@@ -186,17 +180,15 @@ def test_a_resume_where_fewer_gpus_are_visible(monkeypatch):
     assert restored == [("first", zero), ("second", one), ("first", zero)]
 
 
-def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(mine, tmp_path):
+def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
     """And refused alone, in a line that says what it was taken for."""
-    market = tmp_path / "both" / "market"
+    both = tmp_path / "both"
     for folder in ("bounding_box_train", "bounding_box_test", "query"):
-        photo(market / folder / "anna.jpg")
+        put(both, f"market/{folder}/anna.jpg")
     words = r"taken for Market-1501 \(trad\): .*cannot read 'anna.jpg'"
     with pytest.raises(UserError, match=words):
-        open_all(tmp_path / "both", asked_tasks("trad"))
-    for folder in ("train", "query", "test"):
-        for camera in (1, 2):
-            photo(tmp_path / "both" / "ltcc" / folder / f"000_1_c{camera}_000001.png")
-    [dataset] = open_all(tmp_path / "both", asked_tasks("all"))
+        open_all(both, asked_tasks("trad"))
+    ltcc(both / "ltcc")
+    [dataset] = open_all(both, asked_tasks("all"))
     assert dataset.task == "cc"
     assert any("passed over, taken for Market-1501" in note for note in dataset.notes)
