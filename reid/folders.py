@@ -18,8 +18,7 @@ from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
 PASSED_OVER = (".", "__MACOSX")  # beginnings of folders' names
-WITHDRAWN = "DukeMTMC"  # by its authors
-NOT_READ = ("SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in the name of a folder
+NOT_READ = ("DukeMTMC", "SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in a folder's name
 
 
 # ---- finding ----
@@ -49,12 +48,10 @@ def find_datasets(path):
         return found
 
     names = " ".join([Path(path).resolve().name, *inside]).lower()
-    if WITHDRAWN.lower() in names:
-        raise UserError(f"{path}: {WITHDRAWN}-reID was withdrawn by its authors: do not use it")
     for name in NOT_READ:
+        why = "was withdrawn by its authors" if name == "DukeMTMC" else "is not read here"
         if name.lower() in names:
-            raise UserError(
-                f"{path}: {name} is not read here: write a reader, docs/recipes.md shows how")
+            raise UserError(f"{path}: {name} {why}; docs/data.md names what is read")
     if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
     raise UserError(
@@ -65,9 +62,8 @@ def find_datasets(path):
 
 def reserved_names():
     """Names of folders by which data sets are recognised: they are no names of people."""
-    signs = [sign for layout in LAYOUTS.values() for sign in layout.signs]
-    parts = {part for sign in signs for entry in sign for part in entry.split("/")}
-    return parts | {"bounding_box_train", "bounding_box_test", "query", "gallery", "test", "train"}
+    entries = {entry for layout in LAYOUTS.values() for sign in layout.signs for entry in sign}
+    return {part for entry in entries for part in entry.split("/")}
 
 
 # ---- opening ----

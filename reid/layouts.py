@@ -16,7 +16,7 @@ from typing import NamedTuple
 from reid.cli import UserError
 from reid.files import check_file, read_json
 from reid.images import is_image
-from reid.own_photos import is_given, photos_of, read_own
+from reid.own_photos import read_own
 from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
 from reid.records import Record, as_captions
 from reid.streamed import Entries
@@ -41,8 +41,6 @@ LAYOUTS = {}  # where signs are alike, the more particular comes first
 
 def recognise(folder):
     """The name of the layout that a folder has, or None."""
-    if is_given(folder) and photos_of(folder / "train"):
-        return "own"
     for name, layout in LAYOUTS.items():
         if any(all(glob(entry, root_dir=folder) for entry in sign) for sign in layout.signs):
             return name
@@ -98,8 +96,8 @@ def named_record(name, role, path, rule, example, where):
     """
     match = re.search(rf"(?:^|/)(?:{rule})[^/]*$", path)
     if not match:
-        raise UserError(
-            f"{where}: cannot read '{Path(path).name}'; expected something like {example}")
+        name = Path(path).name
+        raise UserError(f"{where}: cannot read '{name}'; expected something like {example}")
     known = match.groupdict()
     pid = int(known["pid"])
     return Record(
@@ -173,13 +171,14 @@ def read_rows(path, *widths):
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
 
-    rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
-    rows = [(where, fields) for where, fields in rows if fields]
-    for where, fields in rows:
-        if len(fields) not in widths:
+    rows = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if fields and len(fields) not in widths:
             wanted = " or ".join(map(str, widths))
-            raise UserError(
-                f"{where}: {len(fields)} columns, expected {wanted} without blanks in a path")
+            raise UserError(f"{path}:{number}: {len(fields)} columns, expected {wanted} "
+                            "without blanks in a path")
+        rows += [(f"{path}:{number}", fields)] if fields else []
     if not rows:
         raise UserError(f"{path}: empty split, the list holds no row")
     return rows
@@ -270,6 +269,14 @@ def _merged(rows):
 
 # ---- data sets ----
 
+LAYOUTS["own"] = Layout(
+    title="Own photos",
+    signs=(("gallery/*/*", "query/*/*", "train/*/*"),),  # without them see find_datasets
+    read=read_own,
+    protocols={"trad": (GENERAL,), "cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
+)
+
+
 def read_msmt17(root, row):
     """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label.
 
@@ -313,8 +320,8 @@ def read_cuhk03(root, row):
     The view, 1 or 2, counts as camera, though there are five pairs of them. Of detected and labeled
     boxes the detected ones are read, as in the paper, unless --data is the other folder itself.
     """
-    there = [f"{kind}/" for kind in ("detected", "labeled") if (root / kind).is_dir()]
-    inside = there[0] if there else ""
+    kinds = ("detected/", "labeled/")
+    inside = next((kind for kind in kinds if (root / kind).is_dir()), "")
     kind = "labeled" if "label" in (root / inside).absolute().name else "detected"
     return read_images(root, row, f"cuhk03:{kind}", MARKET_FOLDERS,
                        r"(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.", "0001_c1_1.png", inside)
@@ -328,10 +335,8 @@ LAYOUTS["cuhk03"] = Layout(
     ),
     read=read_cuhk03,
     protocols={"trad": (GENERAL._replace(name="new (767/700)"),)},
-    published={
-        "train": (7365, 767), "query": (1400, 700), "gallery": (5332, 700),
-        "labeled train": (7368, 767), "labeled gallery": (5328, 700),
-    },
+    published={"train": (7365, 767), "query": (1400, 700), "gallery": (5332, 700),
+               "labeled train": (7368, 767), "labeled gallery": (5328, 700)},
 )
 
 LAYOUTS["market"] = Layout(
@@ -362,11 +367,10 @@ LAYOUTS["ltcc"] = Layout(
 
 
 def read_ltcc_clothes(root, row):
-    """LTCC_ReID with pictures of clothes and OmniReID lists beside it (Supp. Tab. 2, the ‡).
+    """LTCC_ReID with pictures of clothes and lists of ctcc beside it (Supp. Tab. 2, the ‡).
 
-    ctcc: `datalist/train_ctcc.txt` and, if they are there, `query_ctcc.txt` and `gallery_ctcc.txt`.
-    The released code has no such task: the names of the lists are UNVERIFIED, and so is how they
-    number people. A training image has the numbers of its name, as in cc: they share a classifier.
+    The names of the lists are UNVERIFIED, and so is how they number people: a training image has
+    the numbers of its name, as in cc, with which ctcc shares a classifier.
     """
     name = "ltcc-clothes"
     if not row.pictures:
@@ -425,9 +429,8 @@ LAYOUTS["prcc"] = Layout(
         PRCC._replace(name="same single-shot", queries={"cam": (1,)}, cell=("pid",)),
     )},
     # The sum of the last two is published, its parts (A 3,384, B 3,543, C 3,873) are UNVERIFIED.
-    published={
-        "train": (17896, 150), "val": (5002, 150), "gallery": (3384, 71), "query": (7416, 71),
-    },
+    published={"train": (17896, 150), "val": (5002, 150), "gallery": (3384, 71),
+               "query": (7416, 71)},
 )
 
 LAYOUTS["vc-clothes"] = Layout(
@@ -491,10 +494,8 @@ LAYOUTS["cuhk-pedes"] = Layout(
     read=partial(
         read_captioned, name="cuhk-pedes", file="reid_raw.json", others="caption_all.json"),
     protocols={"t2i": (TEXT,)},
-    published={
-        "train": (34054, 11003), "val": (3078, 1000),
-        "query": (6156, 1000), "gallery": (3074, 1000),
-    },
+    published={"train": (34054, 11003), "val": (3078, 1000), "query": (6156, 1000),
+               "gallery": (3074, 1000)},
     taken_from={"market": "imgs/Market/", "cuhk03": "imgs/CUHK03/"},
 )
 
@@ -512,9 +513,8 @@ LAYOUTS["rstpreid"] = Layout(
     signs=(("imgs", "data_captions.json"),),
     read=partial(read_captioned, name="rstpreid", file="data_captions.json", image="img_path"),
     protocols={"t2i": (TEXT,)},
-    published={
-        "train": (18505, 3701), "val": (1000, 200), "query": (2000, 200), "gallery": (1000, 200),
-    },
+    published={"train": (18505, 3701), "val": (1000, 200), "query": (2000, 200),
+               "gallery": (1000, 200)},
     taken_from={"msmt17": "imgs/"},
 )
 
@@ -566,11 +566,10 @@ def read_itcpr(root, row):
             pid = people.setdefault((entry["datasets"], entry["person_id"]), len(people))
             instance = entry["instance_id"]
             clothes = None if instance == -1 else f"{pid}:{instance}"
-            field = "target_clothes" if more else "clothes"
-            records.append(Record(
-                "itcpr", role, entry["file_path"], pid, **{field: clothes},
-                captions=(entry.get("caption", NO_WORDS),),
-            ))
+            known = {"target_clothes" if more else "clothes": clothes}
+            captions = (entry.get("caption", NO_WORDS),)
+            path = entry["file_path"]
+            records.append(Record("itcpr", role, path, pid, captions=captions, **known))
     return records
 
 
@@ -586,10 +585,7 @@ LAYOUTS["itcpr"] = Layout(
 
 
 def read_cocas(root, row):
-    """OmniReID lists in real1 to train on and in real2 to test on; either may be absent.
-
-    A real2 without lists, as its authors publish it, is a data set by itself.
-    """
+    """OmniReID lists in real1 to train on and in real2 to test on; either may be absent."""
     if row.text_only:  # the descriptions of li, for words and photos without them to agree on
         return read_list(root, "cocas", row._replace(text_only=False, tag="attr"), "real1", "train")
     if row.pictures and row.described:
@@ -660,10 +656,7 @@ TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # the released code's names
 
 
 def read_omnireid(root, row):
-    """Lists `train.txt`, `query.txt`, `gallery.txt` in datalist/, or with a task's tag.
-
-    `train_attr.txt` is the training list of li, and so on.
-    """
+    """Lists in datalist/, or with a task's tag: `train.txt`, or `train_attr.txt` for li."""
     roles = [role for role in ("train", "query", "gallery")
              if glob(f"{role}*.txt", root_dir=root / "datalist")]
     name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
@@ -696,8 +689,8 @@ def _listed_tasks(root, tasks):
              if glob(f"*_{tag}*.txt", root_dir=root / "datalist")}
     if not there and len(tasks) > 1:
         known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
-        raise UserError(f"{root}/datalist: the lists do not say their task; give --task, or name "
-                        f"them with its tag as in train_attr.txt ({known})")
+        raise UserError(f"{root}/datalist: give --task, or name the lists with its tag as in "
+                        f"train_attr.txt ({known})")
     return [task for task, tag in tags.items() if tag in there or not there]
 
 
@@ -707,12 +700,4 @@ LAYOUTS["omnireid"] = Layout(
     read=read_omnireid,
     protocols={},
     lists=True,
-)
-
-
-LAYOUTS["own"] = Layout(
-    title="Own photos",
-    signs=(),  # recognised where no data set is, see folders.find_datasets
-    read=read_own,
-    protocols={"trad": (GENERAL,), "cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
 )

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from dataclasses import replace
 from glob import glob
-from pathlib import Path
 
 from reid.cli import UserError
 from reid.files import read_json, write_text
@@ -25,11 +24,11 @@ FEWEST = 4  # people with two photos: two to train on and two to test on
 
 
 def is_own(root, names):
-    """Whether folders of people lie in `root`, none of which has one of these names, by which data
-    sets are known."""
+    """Whether folders of people lie in `root`, none of them with one of these names of data sets'.
+    """
     photos = photos_of(root)
-    folders = {part for path in photos for part in Path(path).parts[:-1]}
-    return len({person_of(path) for path in photos}) > 1 and not folders & names
+    folders = {part for path in photos for part in path.split("/")[:-1]}
+    return len(numbered(photos)) > 1 and not folders & names
 
 
 def is_given(root):
@@ -89,8 +88,7 @@ def record_of(split, role, path, people, above=""):
 
 
 def trained_people(root, photos):
-    """The people to train on, as split.json has them; half of all, drawn and written there, if it
-    does not exist."""
+    """The people to train on, as split.json has them; else half of all, drawn and written there."""
     path = root / SPLIT
     people = Counter(map(person_of, photos))
     if path.exists():
