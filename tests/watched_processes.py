@@ -26,18 +26,7 @@ from reid import cli
 from tests.test_model import TINY
 
 PATIENCE = 6
-INTERRUPTED = 2  # counted from 0
-SEPARATE_STEP = 1  # it learns from `separate_terms` alone
-FULL = torch.autocast("cpu", enabled=False)
-
-
-def separate_terms(net, images, pictures, batch, config):
-    """The terms of the loss in which no image meets another: their mean over a batch is that over
-    its parts, as long as the norms do not look at the batch."""
-    net.eval()
-    terms = train.loss_terms(net, images, pictures, batch, config, FULL)
-    net.train()
-    return {name: terms[name] for name in ("id", "id_out")}
+INTERRUPTED = 3  # the first is 1
 
 
 def copy_of(net):
@@ -49,7 +38,7 @@ def main():
     mode = sys.argv.pop(1)
     torch.set_num_threads(1)
     nets = []
-    seen = {"steps": [], "gradients": [], "probes": []}
+    seen = {"steps": [], "gradients": [], "seeds": []}
     init_process_group = dist.init_process_group
     loss_terms = train.loss_terms
     augment = data.augment
@@ -65,30 +54,20 @@ def main():
         return []
 
     def watched_augment(images, pictures, pad, erase, rng):
-        """Also what becomes of a probe, which grows brighter from left to right."""
-        left_to_right = torch.arange(images.shape[3]).expand_as(images) * 4
-        same = torch.Generator().set_state(rng.get_state())
-        seen["probes"].append(augment(left_to_right.to(images.dtype), None, pad, erase, same)[0])
+        seen["seeds"].append(rng.initial_seed())
         return augment(images, pictures, pad, erase, rng)
 
-    def watched_terms(net, images, pictures, batch, config, *args):
-        if not net.training:  # from separate_terms
-            return loss_terms(net, images, pictures, batch, config, *args)
-        step = len(seen["steps"])
+    def watched_terms(net, images, pictures, batch, *args):
         nets.append(net)
         seen["steps"].append((copy_of(net), images, pictures, batch))
-        if mode == "interrupt" and rank == 1 and step == INTERRUPTED:
+        if mode == "interrupt" and rank == 1 and len(seen["steps"]) == INTERRUPTED:
             os.kill(os.getpid(), signal.SIGINT)
-        if mode != "quiet" and step == SEPARATE_STEP:
-            return separate_terms(net, images, pictures, batch, config)
-        return loss_terms(net, images, pictures, batch, config, *args)
+        return loss_terms(net, images, pictures, batch, *args)
 
     def note_gradients(optimiser, args, kwargs):
-        gradients = {}
-        for name, p in nets[0].named_parameters():
-            if p.grad is not None:
-                gradients[name] = p.grad.clone()
         if isinstance(optimiser, torch.optim.AdamW):  # the first of a step
+            gradients = {name: p.grad.clone() for name, p in nets[0].named_parameters()
+                         if p.grad is not None}
             seen["gradients"].append(gradients)
 
     train.loss_terms = watched_terms
