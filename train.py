@@ -579,7 +579,7 @@ def resumed_config(config, saved):
     """The config of a checkpoint; only the machine's flags may differ, and --steps be raised.
     UserError for others."""
     own = ("resume", "device", "workers", "steps")
-    others = cli.words_of(config, Config, own)
+    others = cli.flags_of(config, Config, own)
     if others:
         flag = others[0].partition("=")[0]
         raise UserError(f"--resume continues with the flags of its run: drop {flag}")

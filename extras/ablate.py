@@ -80,7 +80,7 @@ def main(config):
     groups = [[*texts] for is_end, texts in groupby(config.vary, "/".__eq__) if not is_end]
     if not groups:
         raise UserError('--vary: name the variants, such as --vary "" "--no-editing"')
-    shared = cli.words_of(config, train.Config, OWN + MACHINE)
+    shared = cli.flags_of(config, train.Config, OWN + MACHINE)
     folder = Path("runs", cli.folder_name(config.name or folder_of(["--ablate", *shared])))
     seeds = range(config.seed, config.seed + config.seeds)
 
@@ -89,7 +89,7 @@ def main(config):
     names = {}  # the name of a variant's folders -> its flags
     for text in chain(*groups):
         variants[text] = variant_of(config, text)
-        name = folder_of(cli.words_of(variants[text], config, OWN)) or "default"
+        name = folder_of(cli.flags_of(variants[text], config, OWN)) or "default"
         if names.setdefault(name, text) != text:
             raise UserError(f'--vary "{text}": it is the same as "{names[name]}": drop one')
         for seed in seeds:
@@ -113,7 +113,7 @@ def main(config):
 def variant_of(config, text):
     """The Config of a variant. UserError for what its flags cannot mean, and for missing data."""
     try:
-        shared = cli.words_of(config, train.Config, OWN)
+        shared = cli.flags_of(config, train.Config, OWN)
         variant = cli.parse(Config, shared + shlex.split(text))
         for name in OWN:
             if getattr(variant, name) != getattr(Config, name):
@@ -243,7 +243,7 @@ def command_of(run):
         lock = files.lock(folder)
         shutil.rmtree(folder)
         lock.close()
-    return [sys.executable, train.__file__, *cli.words_of(run, train.Config)]
+    return [sys.executable, train.__file__, *cli.flags_of(run, train.Config)]
 
 
 def start(run, gpu):

@@ -128,19 +128,19 @@ def _requirement(field, value, is_filled=False):
     return None
 
 
-def words_of(config, base, left_out=()):
-    """The flags by which a config differs from another one, or from its class, as words of a
-    command line."""
-    words = []
+def flags_of(config, base, left_out=()):
+    """The flags by which a config differs from another one, or from its class, as a command line
+    has them."""
+    flags = []
     for field in dataclasses.fields(base):
         value = getattr(config, field.name)
         if value == getattr(base, field.name) or field.name in left_out:
             continue
         if isinstance(value, bool):
-            words.append(_flag(field) if value else _flag(field).replace("--", "--no-", 1))
+            flags.append(_flag(field) if value else _flag(field).replace("--", "--no-", 1))
         else:
-            words.append(f"{_flag(field)}={value}")
-    return words
+            flags.append(f"{_flag(field)}={value}")
+    return flags
 
 
 def folder_name(name):

@@ -64,7 +64,7 @@ def followed(path):
 
 
 @contextmanager
-def filling(out):
+def creating(out):
     """An empty folder to write into, which becomes the folder `out` when all is in it.
 
     out: absent, an empty folder, or a link to either. UserError as `writing`, and where another

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
 
-from reid.cli import UserError, folder_name, words_of
+from reid.cli import UserError, folder_name, flags_of
 from reid.files import check_file, lock, parse_json, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
@@ -37,7 +37,7 @@ def name_of(config, preset, unnamed):
     """
     if config.name:
         return folder_name(config.name)
-    words = [config.task, *words_of(config, preset, unnamed)]
+    words = [config.task, *flags_of(config, preset, unnamed)]
     if Path(config.data) != Path(preset.data):
         words.insert(0, Path(config.data).resolve().name)
     return folder_of(words)

@@ -326,7 +326,7 @@ def test_a_model_for_each_task_of_each_data_set(drawn):  # noqa: F811
     config = cli.parse(ablate.Config, ["--task", "each", "--data", str(drawn), "--steps", "5"])
     names = []
     for run in ablate.runs_of(config, "a/task_each", 0):
-        given = cli.parse(train.Config, cli.words_of(run, train.Config))
+        given = cli.parse(train.Config, cli.flags_of(run, train.Config))
         assert f"_{given.task}-" in given.name and Path(given.data).parent == drawn and given.steps == 5
         names.append(given.name.removeprefix("a/task_each-").removesuffix("-seed_0"))
     assert sorted(names) == ["cocas_ctcc", "cocas_li", "cuhk-pedes_t2i", "llcm_vi", "ltcc_cc", "market_trad"]

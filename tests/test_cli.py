@@ -82,13 +82,13 @@ def test_numbers_of_train_have_limits_and_no_text_is_empty():
                 cli.parse(train.Config, [f"{flag}={value}"])
 
 
-def test_words_of_a_config_give_it_again():
+def test_flags_of_a_config_give_it_again():
     given = train.Config(task="li", editing=False, val=True, lr=0.1, vit_weights="my own/a=b.pth")
-    words = cli.words_of(given, train.Config)
+    words = cli.flags_of(given, train.Config)
     expected = ["--task=li", "--val", "--no-editing", "--vit-weights=my own/a=b.pth", "--lr=0.1"]
     assert words == expected and cli.parse(train.Config, words) == given
     base = train.Config(val=True, lr=0.1)
-    assert cli.words_of(given, base, ("task", "vit_weights")) == ["--no-editing"]
+    assert cli.flags_of(given, base, ("task", "vit_weights")) == ["--no-editing"]
 
 
 FROM_A_FILE = {
@@ -314,7 +314,7 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
 
 def test_a_link_to_itself_is_not_replaced(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    for write in (files.replacing, files.filling):
+    for write in (files.replacing, files.creating):
         with pytest.raises(UserError, match="loop: Too many levels"), write(tmp_path / "loop"):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["loop"]
@@ -324,7 +324,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     out = tmp_path / "deep/out"
     before = os.umask(0o027)
     try:
-        with files.filling(out) as folder:
+        with files.creating(out) as folder:
             (folder / "a").write_text("1")
             assert not out.exists()
             left = tmp_path / "deep/.out.part"
@@ -335,7 +335,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
     left.mkdir()
     (left / "of a killed process").write_text("")
-    with pytest.raises(KeyError), files.filling(tmp_path / "deep/out") as folder:
+    with pytest.raises(KeyError), files.creating(tmp_path / "deep/out") as folder:
         assert [path.name for path in folder.iterdir()] == [".lock"]
         raise KeyError
     assert list(left.parent.iterdir()) == [out]
@@ -353,8 +353,8 @@ def test_json_that_is_none(content, tmp_path):
         path.symlink_to(path)
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.json: .*; mend it") as error:
-        files.read_json(path, dict, "mend it")
+    with pytest.raises(UserError, match=r"a\.json: .*; fix it") as error:
+        files.read_json(path, dict, "fix it")
     assert len(str(error.value)) < len(str(path)) + 150
     files.write_text(tmp_path / "b.json", '\ufeff{"a": [0, 7, -0.5, null, true]}')
     assert repr(files.read_json(tmp_path / "b.json", dict, "")) == "{'a': [0, 7, -0.5, None, True]}"

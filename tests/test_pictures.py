@@ -88,19 +88,19 @@ def test_ranks_skip_the_removed_image_and_frames_tell_the_verdicts(dataset):
         assert picture.getpixel((x + 33, top + 60)) == inside
 
 
-@pytest.mark.parametrize("ask, title, beside", [
+@pytest.mark.parametrize("ask, title, first", [
     (Ask("in red"), "wanted: in red", "blue"), (Ask("wanted"), "wanted", "blue"),
     (Ask(picture="red.png"), "wanted clothes", "red"), (None, "wanted", "blue"),
     (Ask("in red", "green.png"), "wanted: in red", "green")])
-def test_words_are_the_title_and_clothes_stand_beside_the_ranking(ask, title, beside, dataset):
+def test_words_are_the_title_and_clothes_stand_before_the_ranking(ask, title, first, dataset):
     row = row_of(dataset, ask, [None])
     assert row.title == title
     text = row_of(dataset, Ask("of no query photo"), [None], query=None)
     other = row_of(dataset, Ask("of another query"), [None], query="red")
     picture = pictures.ranking_list([row, text, other])
     middle = 2 * GAP + LINE + SMALL.size + GAP + CELL  # unjudged rows have no legend
-    assert colours_along(picture, LEFT, middle, CELL) == [PAINT[beside]] * CELL
-    x = LEFT if beside == "blue" else LEFT + CELL + 3 * GAP
+    assert colours_along(picture, LEFT, middle, CELL) == [PAINT[first]] * CELL
+    x = LEFT if first == "blue" else LEFT + CELL + 3 * GAP
     assert colours_along(picture, x, middle, CELL) == [PAINT["blue"]] * CELL  # without a frame
     assert colours_along(picture, x + CELL, middle, GAP) == [WHITE] * GAP
 

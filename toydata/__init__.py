@@ -49,7 +49,7 @@ def make_toy(out, people=400, seed=0, workers=None, sets="five"):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.UserError(
             f"--out {out} is not an empty folder; name another one or remove it first")
-    with files.filling(out) as folder:
+    with files.creating(out) as folder:
         _write(folder, people, seed, workers, sets)
 
 

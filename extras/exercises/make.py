@@ -24,7 +24,7 @@ def main(config):
     out = Path(config.out)
     if out.exists():
         raise UserError(f"--out {out} is there already: name another folder or remove it first")
-    with files.filling(out) as folder:
+    with files.creating(out) as folder:
         write(folder, exercises)
     print(f"wrote {out}/: {len(exercises)} exercises, {most(exercises)} points; "
           "students begin at README.md")
