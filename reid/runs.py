@@ -16,7 +16,7 @@ from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
 
-from reid.cli import UserError, folder_name, flags_of
+from reid.cli import UserError, flags_of, folder_name
 from reid.files import check_file, lock, parse_json, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
