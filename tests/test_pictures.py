@@ -18,6 +18,7 @@ from instructions import TASKS, Ask, query_instruction
 from model import InstructReID
 from reid import checkpoints, pictures
 from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
+from reid.protocols import GENERAL
 from reid.records import Dataset, Record
 from reid.text import TextEncoder, embedded_text_model
 from tests.test_evaluate import OF_THEIR_OWN, PAINT, ColourModel, cocas, ltcc, root  # noqa: F401  (root is a fixture)
@@ -58,6 +59,23 @@ def colours_along(picture, x, y, width):
 
 
 # ---- ranking lists ----
+
+def test_rows_are_of_queries_with_a_hit_under_their_own_ask_and_distances(dataset):
+    def record(pid, cam, modality="visible"):
+        return Record("ltcc", "query", "red.png", pid, cam=cam, modality=modality)
+    protocol = GENERAL._replace(queries={"cam": (1, 2)}, gallery={"modality": ("visible",)})
+    queries = [record(1, 3), record(9, 1), record(1, 1), record(2, 2)]  # no query, no hit, two
+    gallery = [record(7, 3, "infrared"), record(2, 3), record(1, 1), record(1, 3)]
+    dist = np.array([[0, 3, 2, 1]] * 2 + [[0, 3, 1, 2], [0, 2, 1, 3]])
+    variants = {name: ([f"{name} {i}" for i in range(4)], lambda start, end: dist[start:end])
+                for name in ("wanted", "own")}
+    rows = pictures.rank_rows(dataset, protocol, queries, gallery, variants)
+    assert [(row.query, row.name, row.ask) for row in rows] == [
+        (queries[i], name, f"{name} {i}") for i in (2, 3) for name in variants]
+    first = [(gallery[2], REMOVED), (gallery[3], HIT), (gallery[1], MISS)]
+    second = [(gallery[2], MISS), (gallery[1], HIT), (gallery[3], MISS)]
+    assert [row.ranking for row in rows] == [first, first, second, second]
+
 
 def test_the_top_is_ten_images_and_few_of_the_removed():
     verdicts = np.array([REMOVED] * 5 + [MISS] * 4 + [REMOVED] + [HIT] * 9)
