@@ -157,13 +157,12 @@ def test_the_clothes_on_pictures_are_numbered_by_outfit(toy):
     not, and two people who wear what the same shop picture shows do; captions that nobody knows
     the clothes of tell of people."""
     records = []
-    for clothes in ("0:0", "0:1", "1:0", "1:1"):
-        for k in range(2):
-            paths = dict(template_path=f"shop {clothes}", crop_path=f"crop {clothes} {k}")
-            record = Record("cocas", "train", f"{clothes} {k}.jpg", 0, clothes=clothes, **paths)
-            records.append(record)
-        shop = "the same" if clothes in ("0:1", "1:1") else clothes
+    for clothes, shop in (("0:0", "a"), ("0:1", "b"), ("1:0", "c"), ("1:1", "b")):
         (toy / f"shop {clothes}").write_text(shop)
+        records += [Record("cocas", "train", f"{clothes} {k}.jpg", 0, clothes=clothes,
+                           template_path=f"shop {clothes}", crop_path=f"crop {clothes} {k}")
+                    for k in range(2)]
+    unknown = [replace(record, clothes=None) for record in records]
     for task, row in TASKS.items():
         dataset = Dataset("cocas", "COCAS+", task, toy, tuple(records))
         numbers = data.clothes_on(dataset, records)
@@ -171,9 +170,7 @@ def test_the_clothes_on_pictures_are_numbered_by_outfit(toy):
             outfits = {(path.split()[1], number) for path, number in numbers.items()}
             assert sorted(outfits) == [("0:0", 0), ("0:1", 1), ("1:0", 2), ("1:1", 1)]
         elif row.text_only:
-            found = [numbers[record.path] for record in records]
-            assert found == [0, 0, 1, 1, 2, 2, 3, 3]
-            unknown = [replace(record, clothes=None) for record in records]
+            assert [numbers[record.path] for record in records] == [0, 0, 1, 1, 2, 2, 3, 3]
             assert data.clothes_on(dataset, unknown) == {}
         else:
             assert numbers == {}
