@@ -269,8 +269,7 @@ def test_one_shared_sentence_equals_the_same_sentence_repeated():
     instr = model.instruct(["ignore clothes"] * 3)
     assert len(instr.tokens) == 1, "three equal sentences are encoded three times"
     repeated = instr.expand(3)
-    what = "one sentence for all, against the same sentence for each"
-    assert_close(model(images, instr).fused, model(images, repeated).fused, {}, 1e-5, what)
+    assert_close(model(images, instr).fused, model(images, repeated).fused, {}, 1e-5)
 
 
 def test_the_instruction_matters_only_through_open_gates():

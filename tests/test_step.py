@@ -31,7 +31,7 @@ EDITED = [name for name, row in TASKS.items() if not row.text_only]  # Eq. 7
 [TEXT_ONLY] = [name for name, row in TASKS.items() if row.text_only]  # Eq. 8
 # pictures, and words too if a task has both
 RICHEST = max(EDITED, key=lambda name: (TASKS[name].pictures, len(TASKS[name].parts)))
-FULL = torch.autocast("cpu", enabled=False)
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 WATCHED = {
     "out": "forward", "instr": "instruct", "read": "read_text", "text": "embed_text",
     "logits": "match",
@@ -163,7 +163,7 @@ def test_a_step_equals_eq7(task):
     model = a_model()
     images, pictures, batch = a_batch(task)
     seen = watch(model)
-    terms = train.loss_terms(model, images, pictures, batch, a_config(), FULL)
+    terms = train.loss_terms(model, images, pictures, batch, a_config(), NO_AUTOCAST)
     assert_step(model, terms, terms_of(seen, model, batch, a_config()), task)
     assert not model.neck.bias.requires_grad and not model.fused_neck.bias.requires_grad
 
@@ -183,7 +183,7 @@ def test_a_step_of_t2i_equals_eq8_pair_by_pair(clothes, monkeypatch):
 
     monkeypatch.setattr(losses, "hard_negatives", chosen)
     seen = watch(model)
-    terms = train.loss_terms(model, images, None, batch, a_config(), FULL, rng)
+    terms = train.loss_terms(model, images, None, batch, a_config(), NO_AUTOCAST, rng)
     own = range(len(PEOPLE))
     pairs = [*zip(own, own), *zip(own, FALSE_TEXTS.tolist()), *zip(FALSE_IMAGES.tolist(), own)]
     tokens, read = seen["out"].tokens, seen["read"]
@@ -209,7 +209,7 @@ def test_flags_reach_the_loss(flags):
     model = a_model(parts_of(config, RICHEST))
     images, pictures, batch = a_batch(RICHEST)
     seen = watch(model)
-    terms = train.loss_terms(model, images, pictures, batch, config, FULL)
+    terms = train.loss_terms(model, images, pictures, batch, config, NO_AUTOCAST)
     assert_terms(terms, terms_of(seen, model, batch, config), 1e-9, str(flags))
     if config.loss != "image" and "editing" not in flags:
         usual = terms_of(seen, model, batch, a_config())
@@ -226,7 +226,7 @@ def test_the_baseline_of_tab_4_never_sees_an_instruction():
     for sentences in (DESCRIPTIONS, DESCRIPTIONS[::-1]):
         model = a_model(parts_of(config, "li"))
         asked = batch._replace(sentences=sentences)
-        terms = train.loss_terms(model, images, None, asked, config, FULL)
+        terms = train.loss_terms(model, images, None, asked, config, NO_AUTOCAST)
         sum(terms.values()).backward()
         grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         results.append({**terms, **grads})
@@ -245,7 +245,7 @@ def test_the_learned_temperature_stays_between_its_bounds(share):
     assert model.temperature().item() == pytest.approx(bound)
     images, _, batch = a_batch(TEXT_ONLY)
     seen = watch(model)
-    terms = train.loss_terms(model, images, None, batch, a_config(), FULL)
+    terms = train.loss_terms(model, images, None, batch, a_config(), NO_AUTOCAST)
     assert_terms(terms, terms_of(seen, model, batch, a_config()), 1e-9, TEXT_ONLY)
 
 
