@@ -98,7 +98,9 @@ def test_reading_order_names_what_is_in_the_file():
     steps = re.findall(r"^\d\. `(\w+)\.py`, (\d+) minutes: (.+)$", README, re.M)
     assert tuple(file for file, _, _ in steps) == SCRIPTS
     assert f"in about {sum(int(minutes) for _, minutes, _ in steps)} minutes" in README
-    for file, _, words in steps:
+    for file, minutes, words in steps:
+        lines = len((ROOT / f"{file}.py").read_text().splitlines())
+        assert 15 < lines / int(minutes) < 35, f"{file}.py has {lines} lines"
         for code in re.findall(r"`([\w.]+)`", words):
             resolve_name(f"{file}.{code}")
 
