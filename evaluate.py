@@ -36,6 +36,7 @@ from instructions import (
 )
 from model import InstructReID
 from reid import checkpoints, cli, pictures
+from reid import text as texts
 from reid.cli import UserError, progress
 from reid.compare import comparison
 from reid.device import AMP, allow_tf32, full_precision_matmul, inference, pick_device
@@ -45,14 +46,6 @@ from reid.images import batches, load_all, load_image, normalise
 from reid.protocols import OTHER_CLOTHES, TARGETS, Columns, answerable, columns, masks, trials
 from reid.rerank import k_reciprocal
 from reid.tables import format_table
-from reid.text import (
-    CrossEncoder,
-    TextEncoder,
-    bert_config,
-    embedded_text_model,
-    from_json,
-    to_json,
-)
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, as_clothes, joined
 
 LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
@@ -314,12 +307,14 @@ def embed_batch(model, dataset, images, asks, kind, mirrored=False):
         clothes = load_all(dataset.root, [ask.picture for ask in asks], model.picture_size)
         clothes = clothes.flip(3) if mirrored else clothes
         clothes = normalise(clothes.to(model.neck.weight.device))
+    if kind in FEATURES:
+        images = normalise(images)
     instr = model.instruct(words, clothes)
     if kind in (CLOTHES, "instruction"):
         return {kind: instr.pooled.float()}
     if kind == "text":
         return {kind: model.embed_text(model.read_text(instr)).float()}
-    out = model(normalise(images), instr)
+    out = model(images, instr)
     feats = {"edit": F.normalize(out.neck, dim=1).float()}
     if out.fused_neck is not None:
         feats["fused"] = F.normalize(out.fused_neck, dim=1).float()
@@ -343,8 +338,8 @@ def refuse_untrained(model, ask, kind):
 
 
 def match(run, dataset, retrieval):
-    """The second stage of t2i (Supp. 5.2): the TOP nearest images of each query and their scores,
-    side by side (2 q TOP).
+    """The second stage of t2i (Supp. 5.2), {"matching": (2 q TOP)}: the TOP nearest images of each
+    query, and their scores.
 
     A score is the similarity as the contrast of Eq. 8 sees it, divided by the temperature, plus
     the logit of the pair: both say how probable it is that the two belong together.
@@ -373,7 +368,7 @@ def match(run, dataset, retrieval):
         scores = similarity / model.temperature().item() + torch.stack(logits)
     if not scores.isfinite().all():
         raise UserError(DIVERGED)
-    return torch.stack([nearest.float(), scores])
+    return {"matching": torch.stack([nearest.float(), scores])}
 
 
 def second_stage(run, dataset, retrieval):
@@ -381,8 +376,7 @@ def second_stage(run, dataset, retrieval):
     keep their order behind them."""
     records = [*retrieval.queries, *retrieval.gallery]
     asks = [*retrieval.asks, *[None] * len(retrieval.gallery)]
-    matches = run.once(
-        "matching", dataset, records, asks, lambda: {"matching": match(run, dataset, retrieval)})
+    matches = run.once("matching", dataset, records, asks, partial(match, run, dataset, retrieval))
     nearest, scores = matches.cpu().numpy()
     if not ((0 <= nearest) & (nearest < len(retrieval.gallery))).all():
         raise UserError(NOT_SAVED)
@@ -423,8 +417,8 @@ class Run:
             kind = "text"
         elif asks[0] is None and kind == "fused":
             kind = "edit"
-        return self.once(
-            kind, dataset, records, asks, lambda: embed(self, dataset, records, asks, kind))
+        how = dataset, records, asks
+        return self.once(kind, *how, partial(embed, self, *how, kind))
 
     def once(self, kind, dataset, records, asks, compute):
         """The tensor of a kind; compute() gives {kind: tensor} where it is not known."""
@@ -878,14 +872,15 @@ def rebuild(state, path, text=None):
     TextEncoder in place of the packaged one."""
     with checkpoints.user_error_on(path):
         if text is None:
-            bert, tokenizer = from_json(state["text"]) if state["text"] else embedded_text_model()
-            text = TextEncoder(bert, tokenizer, state["pooling"], state["config"]["train_text"])
+            kept = state["text"]
+            parts = texts.from_json(kept) if kept else texts.embedded_text_model()
+            text = texts.TextEncoder(*parts, state["pooling"], state["config"]["train_text"])
         cross = None
         if state["cross"]:
-            cross = CrossEncoder(bert_config(json.loads(state["cross"])), state["shape"]["dim"])
-        model = InstructReID(
-            state["shape"], state["classes"], state["parts"], text=text, cross=cross
-        )
+            config = texts.bert_config(json.loads(state["cross"]))
+            cross = texts.CrossEncoder(config, state["shape"]["dim"])
+        shape, classes, parts = (state[name] for name in ("shape", "classes", "parts"))
+        model = InstructReID(shape, classes, parts, text=text, cross=cross)
         checkpoints.restore_model(model, state["model"], path)
     return model
 
@@ -898,7 +893,7 @@ def parts_of(model, classes):
         "classes": classes,
         "shape": model.shape,
         "parts": list(model.parts),
-        "text": None if is_embedded else to_json(text.bert, text.tokenizer),
+        "text": None if is_embedded else texts.to_json(text.bert, text.tokenizer),
         "pooling": text.pooling,
         "cross": model.cross and model.cross.layers.config.to_json_string(),
         "model": checkpoints.model_state(model),

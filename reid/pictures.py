@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reid.files import replacing
 from reid.images import MEAN, STD, load_image
-from reid.protocols import answerable, columns, masks
+from reid.protocols import answerable, columns, indices_of, masks
 from reid.records import Dataset, Record
 
 TEXT = ImageFont.load_default(15)
@@ -78,9 +78,9 @@ def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
     variants: {name: (the Ask of each query, function: start and end of a slice of the queries ->
     their distances from the gallery (c g))}.
     """
-    places = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
+    places = indices_of(gallery, protocol.gallery)
     gallery = [gallery[i] for i in places]
-    asking = [i for i, record in enumerate(queries) if protocol.is_query(record)]
+    asking = indices_of(queries, protocol.queries)
     has_hit = answerable(protocol, [queries[i] for i in asking], gallery)
     asking = list(compress(asking, has_hit))
 

@@ -53,12 +53,6 @@ class Protocol(NamedTuple):
     transposed: bool = False  # the queries are sampled instead of the gallery
     named: bool = False  # evaluated only if asked for by name
 
-    def is_query(self, record):
-        return all(getattr(record, field) in values for field, values in self.queries.items())
-
-    def in_gallery(self, record):
-        return all(getattr(record, field) in values for field, values in self.gallery.items())
-
 
 GENERAL = Protocol("general", removed=lambda q, g: q.cam == g.cam)
 OTHER_CLOTHES = Protocol("cc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes == g.clothes))
@@ -107,27 +101,37 @@ def answerable(protocol, queries, gallery):
         yield bool((positive & ~removed).any())
 
 
+def indices_of(records, values):
+    """Of those records whose fields have one of the given values: {field: its values}."""
+    indices = []
+    for i, record in enumerate(records):
+        if all(getattr(record, field) in values[field] for field in values):
+            indices.append(i)
+    return indices
+
+
 def trials(protocol, queries, gallery):
     """[(indices of the queries, indices of the gallery)] of each trial; one if none is random."""
-    query_indices = [i for i, record in enumerate(queries) if protocol.is_query(record)]
-    gallery_indices = [i for i, record in enumerate(gallery) if protocol.in_gallery(record)]
+    query_indices = indices_of(queries, protocol.queries)
+    gallery_indices = indices_of(gallery, protocol.gallery)
     if not protocol.cell:
         return [(query_indices, gallery_indices)]
-
-    records = queries if protocol.transposed else gallery
-    indices = query_indices if protocol.transposed else gallery_indices
     pairs = []
     for seed in range(TRIALS):
-        sample = trial_gallery([records[i] for i in indices], seed, protocol.cell)
-        sample = [indices[i] for i in sample]
-        pairs.append((sample, gallery_indices) if protocol.transposed else (query_indices, sample))
+        if protocol.transposed:
+            sample = one_of_each(queries, query_indices, protocol.cell, seed)
+            pairs.append((sample, gallery_indices))
+        else:
+            sample = one_of_each(gallery, gallery_indices, protocol.cell, seed)
+            pairs.append((query_indices, sample))
     return pairs
 
 
-def trial_gallery(records, seed, cell=("pid", "cam")):
-    """Indices of one record of every cell, with the seeds and in the order of LLCM's own code."""
+def one_of_each(records, indices, cell, seed):
+    """Of those indices, that of one record of every cell, with the seeds and in the order of LLCM's
+    own code."""
     rng = random.Random(seed)
     cells = defaultdict(list)
-    for i in sorted(range(len(records)), key=lambda i: records[i].path):
+    for i in sorted(indices, key=lambda i: records[i].path):
         cells[tuple(getattr(records[i], field) for field in cell)].append(i)
     return [rng.choice(cells[key]) for key in sorted(cells)]

@@ -162,7 +162,7 @@ def test_the_second_stage_is_eq_8_pair_by_pair(dataset, albef, monkeypatch):
     monkeypatch.setattr(evaluate, "TOP", 3)
     retrieval = evaluate.task_retrieval(Run(model, batch=2), dataset)
     _, gallery, *feats, _ = retrieval
-    nearest, scores = evaluate.match(Run(model, batch=2), dataset, retrieval)
+    nearest, scores = evaluate.match(Run(model, batch=2), dataset, retrieval)["matching"]
     similarity = feats[0] @ feats[1].T
     assert torch.equal(nearest, similarity.topk(3)[1].float())
 

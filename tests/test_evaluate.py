@@ -158,16 +158,6 @@ def test_a_row_is_the_metrics_of_all_queries_in_chunks_and_reranked_too(monkeypa
             rank(GENERAL, retrieval._replace(gallery_feats=feats[1] * value))
 
 
-def test_chance_is_that_of_the_ranking_without_what_is_removed():
-    """One hit and one stranger are left, the image of the same camera is not."""
-    queries = [Record("market", "query", "q", 1, 1)]
-    people = ((1, 1), (1, 2), (2, 3))
-    gallery = [Record("market", "gallery", str(i), *who) for i, who in enumerate(people)]
-    row = rank(GENERAL, Retrieval(queries, gallery, torch.ones(1, 2), torch.ones(3, 2)))
-    assert row["chance R1"] == pytest.approx(1 / 2)
-    assert row["chance mAP"] == pytest.approx((1 + 1 / 2) / 2)
-
-
 def test_llcm_averages_trials_in_both_directions_and_ranks_people(root):
     records = [Record("llcm", "test", f"{image}.png", pid, cam, modality=modality)
                for modality in ("rgb", "ir") for pid, image in ((1, "red"), (2, "blue"))
