@@ -3,6 +3,7 @@ looks at colours. What the real model embeds is in test_embed.py, protocols in t
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -450,3 +451,51 @@ def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
         evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
     evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
     assert "saved features are not of this" in capsys.readouterr().err
+
+
+# ---- docs/recipes.md ----
+
+def test_the_recipe_of_a_threshold_equals_loops(root, monkeypatch):
+    """It is chosen on people whom its rates leave out; an image of the query's camera is no pair.
+    """
+    torch.manual_seed(0)
+    people = torch.randn(10, 8)
+    records = {}  # -> its feature
+    for i in range(120):
+        place = dict(pid=i % 10, cam=i // 10 % 2, clothes=f"{i % 10}:{i % 4}")
+        record = Record("ltcc", "query" if i % 3 else "gallery", f"{i}.png", **place)
+        records[record] = F.normalize(people[record.pid] + torch.randn(8), dim=0)
+    dataset = dataset_of(root, "ltcc", "cc", records, LAYOUTS["ltcc"].protocols["cc"])
+    sides = [dataset.split(role) for role in ("query", "gallery")]
+    feats = [torch.stack([records[record] for record in side]) for side in sides]
+    monkeypatch.setattr(evaluate, "task_retrieval", lambda run, _: Retrieval(*sides, *feats))
+    monkeypatch.setattr(evaluate, "load_model", lambda path: (ColourModel(), {"feature": "edit"}))
+    monkeypatch.setattr(evaluate, "tested_datasets", lambda path, task: [dataset])
+    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+    _, _, section = page.partition("\n## The same person or not?\n")
+    names = {}
+    exec(section.split("```python\n")[1].split("```")[0], names)
+
+    def cosines(people):
+        strangers, same = [], []
+        for query, photo in product(dataset.split("query"), dataset.split("gallery")):
+            if {query.pid, photo.pid} <= set(people):
+                cosine = (records[query] @ records[photo]).item()
+                if query.pid != photo.pid:
+                    strangers.append(cosine)
+                elif query.cam != photo.cam:
+                    same.append(cosine)
+        return np.array(strangers), np.array(same)
+
+    people, half, threshold = (names[key] for key in ("people", "half", "threshold"))
+    assert sorted(people) == list(range(10)) and half == 5
+    chosen_on, _ = cosines(people[:half])
+    strangers, same = cosines(people[half:])
+    accepted = (chosen_on >= threshold).sum()
+    assert accepted == int(0.01 * len(chosen_on)) > 0
+    expected = (strangers >= threshold).mean(), (same < threshold).mean()
+    assert (names["accepted"], names["rejected"]) == pytest.approx(expected)
+    assert 0 < expected[0] < 0.2 and 0.1 < expected[1] < 0.9
+    spread = np.arange(200, dtype=np.float32) / 200
+    at = names["choose"](spread, np.zeros(200, bool))
+    assert (spread >= at).sum() == 2
