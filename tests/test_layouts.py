@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
 from instructions import asked_tasks, gallery_instruction, query_instruction
 from reid import streamed as synth
 from reid.cli import UserError
@@ -118,7 +117,7 @@ def test_a_query_of_itcpr_has_its_hits_where_the_instance_is_the_same(toy):
         ("query", 0, None, "0:7", ("Wearing 7.",)), ("query", 1, None, "1:8", ("Wearing 8.",)),
         ("gallery", 0, "0:7", None, (NO_WORDS,)), ("gallery", 0, None, None, (NO_WORDS,)),
         ("gallery", 1, "1:8", None, (NO_WORDS,))]
-    hits, removed = masks(dataset.protocols[0], *columns(*evaluate.queries_and_gallery(dataset)))
+    hits, removed = masks(dataset.protocols[0], *columns(dataset.split("query"), dataset.split("gallery")))
     assert hits.tolist() == [[True, False, False], [False, False, True]] and not removed.any()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
 import toydata
 from instructions import ATTRIBUTES, asked_tasks
 from reid import cli
@@ -40,10 +39,6 @@ def content(folder):
 
 def names(folder):
     return [path.name for path in sorted(folder.iterdir())]
-
-
-def rows(file):
-    return [line.split() for line in file.read_text().splitlines()]
 
 
 def parsed(folder, pattern):
@@ -106,7 +101,8 @@ def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks
             assert all(record.captions for record in train)
         if not dataset.tested:
             continue
-        queries, gallery = evaluate.sides(dataset)
+        queries = dataset.split("query") or dataset.split("test")
+        gallery = [each for each in dataset.split("gallery") if not each.junk] or queries
         both = {record.pid for record in train} & {record.pid for record in gallery}
         assert not both or dataset.layout == "cocas", "in training and in test"
         for protocol in dataset.protocols:
@@ -137,44 +133,32 @@ def test_ltcc(root):
     assert set(frames.values()) == {1}
 
 
-def test_llcm(root):
+def test_infrared_is_grey(root):
     tree = root / "LLCM"
-    pattern = r"(\d{4})_c(\d{2})_s\d+_f\d+_(vis|nir)\.jpg"
-    seen = defaultdict(set)
-    for name in ("train_vis", "train_nir", "test_vis", "test_nir"):
-        for path, _ in rows(tree / f"idx/{name}.txt"):
-            pid, cam, modality = re.fullmatch(pattern, Path(path).name).groups()
-            assert modality == name[-3:] and path.split("/")[-2] == pid
-            seen[name].add(int(pid))
-            assert modality == "vis" or cam != "03"
-            colours = np.asarray(Image.open(tree / path).convert("RGB"), int)
-            assert (modality == "nir") == (np.ptp(colours, 2).max() <= 3), "infrared is grey"
-            if name.startswith("test"):
-                assert path.startswith(f"test_{modality}/cam{int(cam)}/")
-                again = tree / modality / pid / Path(path).name
-                assert (tree / path).read_bytes() == again.read_bytes()
+    [dataset] = open_all(tree, asked_tasks("vi"))
+    for record in dataset.records:
+        colours = np.asarray(Image.open(tree / record.path).convert("RGB"), int)
+        assert (record.modality == "ir") == (np.ptp(colours, 2).max() <= 3)
+        assert record.modality == "rgb" or record.cam != 3
+        again = re.sub(r"test_(vis|nir)/cam\d", r"\1", record.path)  # test people lie there twice
+        assert (tree / record.path).read_bytes() == (tree / again).read_bytes()
     ids = {int(pid) for pid in (tree / "idx/test_id.txt").read_text().split(",")}
-    assert ids == seen["test_vis"] == seen["test_nir"]
-    assert not ids & seen["train_vis"] and seen["train_vis"] == seen["train_nir"]
+    assert ids == {record.pid for record in dataset.split("test")}
 
 
 def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
-    """What asks with both needs: row n of either list of Real2 is the same query."""
-    lists = root / "COCAS/real2/datalist"
-    names = ("query", "gallery", "query_attr", "gallery_attr")
-    query, gallery, described_query, described_gallery = [rows(lists / f"{n}.txt") for n in names]
-    for pictures, words in ((query, described_query), (gallery, described_gallery)):
-        assert [row[:1] + row[2:] for row in pictures] == [row[:1] + row[2:] for row in words]
-
-    sentences = json.loads((lists / "runner_real2_v1_gpt.json").read_text())
+    pictured, described = [
+        open_all(root / "COCAS", asked_tasks(task))[0] for task in ("ctcc", "li")]
+    for role in ("query", "gallery"):
+        asked, shown = [[(record.path, record.clothes, record.target_clothes)
+                         for record in each.split(role)] for each in (pictured, described)]
+        assert asked == shown
     captions = defaultdict(set)
-    for image, key, _, clothes, _ in described_gallery:
-        assert image == key
-        captions[clothes].add(sentences[key])
+    for record in described.split("gallery"):
+        captions[record.clothes].add(record.captions[0])
     assert min(map(len, captions.values())) > 1, "one caption of an outfit: a search for sentences"
-    for _, key, pid, clothes, _ in described_query:
-        assert int(clothes) == int(pid) * 3 + int(Path(key).name.split("_")[1]) - 1
-        assert sentences[key] not in set.union(*captions.values())
+    for record in described.split("query"):
+        assert record.captions[0] not in set.union(*captions.values())
 
 
 # ---- the people ----
