@@ -117,7 +117,8 @@ def test_a_query_of_itcpr_has_its_hits_where_the_instance_is_the_same(toy):
         ("query", 0, None, "0:7", ("Wearing 7.",)), ("query", 1, None, "1:8", ("Wearing 8.",)),
         ("gallery", 0, "0:7", None, (NO_WORDS,)), ("gallery", 0, None, None, (NO_WORDS,)),
         ("gallery", 1, "1:8", None, (NO_WORDS,))]
-    hits, removed = masks(dataset.protocols[0], *columns(dataset.split("query"), dataset.split("gallery")))
+    q, g = columns(dataset.split("query"), dataset.split("gallery"))
+    hits, removed = masks(dataset.protocols[0], q, g)
     assert hits.tolist() == [[True, False, False], [False, False, True]] and not removed.any()
 
 
