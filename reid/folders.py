@@ -30,20 +30,7 @@ def find_datasets(path):
     except OSError as error:
         raise UserError(f"{path}: no such folder ({error.strerror}); correct --data") from error
 
-    found = []
-    level = [Path(path)]
-    for _ in range(SEARCH_DEPTH + 1):
-        deeper = []
-        for folder in level:
-            name = recognise(folder)
-            if name:
-                found.append((name, folder))
-            parts = LAYOUTS[name].parts if name else ()
-            own = [part for part in parts if (folder / part / "datalist").exists()]
-            if parts or not name:  # else all folders in it are its own
-                deeper += [each for each in sorted(folder.iterdir()) if each.is_dir()
-                           and each.name not in own and not each.name.startswith(PASSED_OVER)]
-        level = deeper
+    found = list(_below(Path(path), SEARCH_DEPTH))
     if found:
         return found
 
@@ -58,6 +45,20 @@ def find_datasets(path):
         f"{path}: no known data set in it, and no folder for each person; docs/data.md shows the "
         f"folders of all that is read. Found {', '.join(inside[:8]) or 'nothing'}"
     )
+
+
+def _below(folder, depth):
+    """Yields (name, root) of the data set that a folder is, or of those in its subfolders."""
+    name = recognise(folder)
+    if name:
+        yield name, folder
+    parts = LAYOUTS[name].parts if name else ()
+    own = [part for part in parts if (folder / part / "datalist").exists()]
+    if depth and (parts or not name):  # else all folders in it are its own
+        for each in sorted(folder.iterdir()):
+            passed_over = each.name in own or each.name.startswith(PASSED_OVER)
+            if each.is_dir() and not passed_over:
+                yield from _below(each, depth - 1)
 
 
 def reserved_names():
@@ -129,26 +130,21 @@ def _open(name, root, task, row, val):
 
 
 def is_drawn(root):
-    """Whether the data set, or the folder of data sets, was drawn by this repository.
-
-    Then it is as small as its user wants, and its people are in no other set.
-    """
+    """Whether the data set, or the folder of data sets, was drawn by this repository: then it is as
+    small as its user wants, and its people are in no other set."""
     folder = Path(root).absolute()
     return any((each / "toy.json").exists() for each in (folder, *folder.parents[:2]))
 
 
 def without_overlap(datasets):
-    """The data sets, to be trained on together, without images that one took from another.
-
-    Next to Market-1501 or CUHK03, CUHK-PEDES loses its images from there. Some are of test people:
-    "we filtered out duplicate images from the test sets" (Sec. 5.2). Which ones is not published
-    (28,566 stay, Supp. Tab. 2), so the whole folder goes.
-    """
+    """The data sets, to be trained on together, without images that one took from another: some are
+    of test people. "We filtered out duplicate images from the test sets" (Sec. 5.2); which ones is
+    not published (28,566 of CUHK-PEDES stay, Supp. Tab. 2), so the whole folder goes."""
     layouts = {}  # in their order
     for each in datasets:
         if not is_drawn(each.root):
-            is_listed = LAYOUTS[each.layout].lists
-            layouts[listed_layout(each.root) if is_listed else each.layout] = True
+            listed = LAYOUTS[each.layout].lists and listed_layout(each.root)
+            layouts[listed or each.layout] = True
     kept = []
     for dataset in datasets:
         taken_from = LAYOUTS[dataset.layout].taken_from

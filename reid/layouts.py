@@ -131,27 +131,20 @@ def read_entries(path, kinds):
     return entries
 
 
-def read_captioned(root, row, name, file, image="file_path", others=None):
+def read_captioned(root, row, name, file, image="file_path"):
     """Records of a JSON list `[{split, id, file_path, captions}]`; a test caption is a query.
 
-    file: its name, or a pattern; image: its word for file_path, a path below imgs/; others: a JSON
-    of captions for the images without one, whose ids are others.
+    file: its name, or a pattern; image: its word for file_path, a path below imgs/.
     """
     path = min(root.glob(file), default=root / file)
-    entries = read_entries(path, {image: str})
-    elsewhere = {}
-    if others and not all(entry.get("captions") for entry in entries):
-        for entry in read_entries(root / others, {image: str}):
-            elsewhere[entry[image]] = entry.get("captions")
-
     roles = {"train": "train", "val": "val", "test": "gallery"}
     records = []
-    for entry in entries:
+    for entry in read_entries(path, {image: str}):
         shown = entry[image]
         role = roles.get(str(entry.get("split")))
         if role is None:
             raise UserError(f"{path}: {shown!a} has no split train, val or test; {AGAIN}")
-        captions = as_captions(entry.get("captions") or elsewhere.get(shown))
+        captions = as_captions(entry.get("captions"))
         if not captions:
             raise UserError(f"{path}: no captions of {shown!a}; {AGAIN}")
         records.append(Record(name, role, f"imgs/{shown}", entry.get("id"), captions=captions))
@@ -377,8 +370,8 @@ def read_ltcc_clothes(root, row):
         return read_images(root, row, name, **LTCC, inside="LTCC_ReID/")
     records = []
     for record in read_list(root, name, row, "", "train"):
-        named = named_record(
-            name, "train", record.path, LTCC["rule"], LTCC["example"], record.path)
+        path = record.path
+        named = named_record(name, "train", path, LTCC["rule"], LTCC["example"], where=path)
         records.append(replace(record, pid=named.pid, cam=named.cam, clothes=named.clothes))
     if (root / f"datalist/query_{row.tag}.txt").exists():
         records += read_list(root, name, row, "", "query")
@@ -469,10 +462,9 @@ def read_llcm(root, row):
     return records
 
 
-VISIBLE = {"modality": ("rgb",)}
-INFRARED = {"modality": ("ir",)}
-LLCM = GENERAL._replace(name="ir-to-vis", queries=INFRARED, gallery=VISIBLE,
-                        cell=("pid", "cam"), people=True)
+VISIBLE, INFRARED = {"modality": ("rgb",)}, {"modality": ("ir",)}
+LLCM = GENERAL._replace(
+    name="ir-to-vis", queries=INFRARED, gallery=VISIBLE, cell=("pid", "cam"), people=True)
 
 LAYOUTS["llcm"] = Layout(
     title="LLCM",
@@ -487,12 +479,10 @@ LAYOUTS["llcm"] = Layout(
     published={"train": (30921, 713), "test": (15846, 351)},  # not 13,909: the total is 46,767
 )
 
-
 LAYOUTS["cuhk-pedes"] = Layout(
     title="CUHK-PEDES",
-    signs=(("imgs", "reid_raw.json"), ("imgs", "caption_all.json")),
-    read=partial(
-        read_captioned, name="cuhk-pedes", file="reid_raw.json", others="caption_all.json"),
+    signs=(("imgs", "reid_raw.json"), ("imgs", "caption_all.json")),  # the latter has no splits
+    read=partial(read_captioned, name="cuhk-pedes", file="reid_raw.json"),
     protocols={"t2i": (TEXT,)},
     published={"train": (34054, 11003), "val": (3078, 1000), "query": (6156, 1000),
                "gallery": (3074, 1000)},
@@ -657,10 +647,10 @@ TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # the released code's names
 
 def read_omnireid(root, row):
     """Lists in datalist/, or with a task's tag: `train.txt`, or `train_attr.txt` for li."""
+    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
     roles = [role for role in ("train", "query", "gallery")
              if glob(f"{role}*.txt", root_dir=root / "datalist")]
-    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
-    roles = roles or ["train"]  # that nothing is there is said by the reader of the list
+    roles = roles or ["train"]  # the reader of a list says that it is not there
     return [record for role in roles for record in read_list(root, name, row, "", role)]
 
 
@@ -685,12 +675,12 @@ def _listed_tasks(root, tasks):
         served = LAYOUTS[layout].protocols
         return [task for task, row in tasks.items() if (row.data_of or task) in served]
     tags = {task: row.tag for task, row in tasks.items() if row.tag}
-    there = {tag for tag in TAGS.union(tags.values())
-             if glob(f"*_{tag}*.txt", root_dir=root / "datalist")}
+    lists = root / "datalist"
+    there = {tag for tag in TAGS.union(tags.values()) if glob(f"*_{tag}*.txt", root_dir=lists)}
     if not there and len(tasks) > 1:
         known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
-        raise UserError(f"{root}/datalist: give --task, or name the lists with its tag as in "
-                        f"train_attr.txt ({known})")
+        raise UserError(
+            f"{lists}: give --task, or name the lists by its tag, as train_attr.txt ({known})")
     return [task for task, tag in tags.items() if tag in there or not there]
 
 
