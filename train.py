@@ -47,14 +47,10 @@ class Config:
     task: str = option(
         "all", "which task to train; all = every task that the data offers", ("all", *TASKS))
     data: str = option("./toy", "data set, or folder of data sets; an absent ./toy is drawn")
-    val: bool = option(
-        False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES); the paper does not")
-    name: str = option(
-        None, "the run's folder under ./runs; None = data, task, flags that differ from the preset")
-    resume: str = option(
-        None, "continue the run of this last.pt with its flags; only --steps may be raised")
-    start: str = option(
-        None, "initial weights from this last.pt, whatever its data; classifiers start afresh")
+    val: bool = option(False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES)")
+    name: str = option(None, "folder under ./runs; None = data, task, flags unlike the preset's")
+    resume: str = option(None, "continue the run of this last.pt; only --steps may be raised")
+    start: str = option(None, "initial weights from this last.pt; classifiers start afresh")
     preset: str = option(
         "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
         ("auto", "toy", "scratch", "paper"))
@@ -75,7 +71,7 @@ class Config:
     albef: str = option(
         None, "ALBEF.pth: its text and picture encoders are E_i, its multimodal layers E_f of t2i")
     text_model: str = option(
-        None, "BERT of the sentences in place of the embedded one: a folder, or a name on the hub")
+        None, "BERT in place of the embedded one: a folder, or a name on the hub")
     train_text: bool = option(False, "let the text tower learn too")
 
     loss: str = option(
@@ -90,25 +86,20 @@ class Config:
     plain: bool = option(
         True, "with all tasks, learn words for photos without instructions (Eq. 8) from COCAS+'s "
         "descriptions too; --no-plain: from the captions of t2i alone, as the paper")
-    align: bool = option(
-        True, "contrast that teaches a picture encoder without published weights to see clothes")
+    align: bool = option(True, "contrast that teaches a new picture encoder to tell clothes apart")
 
     steps: int = option(
         None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
     ids: int = option(None, "identities per batch", least=2, most=10**5)
     images: int = option(None, "images per identity", least=2, most=10**4)
     optimiser: str = option(
-        None, "muon: Muon for the matrices of transformer layers, AdamW for the rest",
-        ("adamw", "muon"))
-    lr: float = option(
-        None, "learning rate after the warm-up; falls to 0 along a cosine", least=0, most=10)
+        None, "muon: for the matrices of transformer layers, AdamW for the rest", ("adamw", "muon"))
+    lr: float = option(None, "learning rate after the warm-up; then a cosine", least=0, most=10)
     warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0, most=10**9)
     weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0, most=100)
-    gate_lr: float = option(
-        None, "learning rate of the gates, in multiples of lr", least=0, most=1000)
+    gate_lr: float = option(None, "that of the gates, in multiples of lr", least=0, most=1000)
     new_lr: float = option(
-        None, "that of layers which no file of weights brought, in multiples of lr", least=0,
-        most=1000)
+        None, "that of layers without published weights, in multiples of lr", least=0, most=1000)
     erase: float = option(None, "probability of random erasing", least=0, most=1)
     ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
 
@@ -123,8 +114,7 @@ class Config:
     workers: int = option(
         None, "loader processes; 0 keeps the decoded images in memory; None = 0 on the CPU, what "
         "the cores allow on a GPU", least=0, most=256)
-    evaluate_every: int = option(
-        None, "steps between evaluations; 0 = only after the last step", least=0)
+    evaluate_every: int = option(None, "steps between evaluations; 0 = only the last", least=0)
     save_every: int = option(500, "steps between checkpoints", least=1)
 
 

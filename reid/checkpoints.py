@@ -218,7 +218,7 @@ class Config:
 
 def main(config):
     if os.path.realpath(config.out) == os.path.realpath(config.checkpoint):
-        raise UserError(f"{config.out}: the run could not go on from it; name another file")
+        raise UserError(f"{config.out}: no run could be resumed from it; name another file")
     save(config.out, model_alone(load(config.checkpoint, MODEL | RUN)))
     print(f"wrote {config.out}, {os.path.getsize(config.out) / 1e6:.1f} MB")
 
