@@ -279,6 +279,8 @@ def main(config):
                 bar.set_postfix_str(log.status(), refresh=False)
             if step % config.save_every == 0:
                 save()
+    else:  # a signal may have ended the loader of one process, while the others wait above
+        processes.any_process(stops)
 
     bar.close()
     handlers.close()
