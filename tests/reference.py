@@ -48,16 +48,15 @@ def deit_checkpoint(kind, path):
 
 
 def albef_checkpoint(path):
-    """Writes the ALBEF weights to `path`: every tensor of ALBEF.pth; its momentum twins are decoys.
-    """
+    """Writes the ALBEF weights to `path`: every tensor of ALBEF.pth, with decoys for its momentum
+    twins."""
     online = recorded("albef/weights.npz")
     words = online["text_encoder.bert.embeddings.word_embeddings.weight"]
     online["text_encoder.cls.predictions.decoder.weight"] = words  # tied in ALBEF
-
     modules = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.")
-    twins = {name: tensor for name, tensor in online.items() if name.startswith(modules)}
-    momentum = {name.replace(".", "_m.", 1): twin for name, twin in decoys(twins).items()}
-    torch.save({"model": online | momentum, "epoch": 29}, path)
+    twins = decoys({name: tensor for name, tensor in online.items() if name.startswith(modules)})
+    renamed = {name.replace(".", "_m.", 1): tensor for name, tensor in twins.items()}
+    torch.save({"model": online | renamed, "epoch": 29}, path)
     return path
 
 
