@@ -18,8 +18,8 @@ from reid.folders import open_all
 from tests.commands import one_line
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_weight_that_a_task_builds_learns(task, train_tiny, monkeypatch):
+@pytest.mark.parametrize("task,loss", [*((task, "adaptive") for task in TASKS), ("li", "image")])
+def test_every_weight_that_a_task_builds_learns(task, loss, train_tiny, monkeypatch):
     """A head or an encoder without a gradient would be dead weight in every checkpoint. Only the
     neck of instructed images is there for t2i too."""
     idle = []
@@ -36,11 +36,11 @@ def test_every_weight_that_a_task_builds_learns(task, train_tiny, monkeypatch):
 
     monkeypatch.setattr(train, "finish", lambda *_: None)
     monkeypatch.setattr(train, "Loss", Watched)
-    assert train_tiny("--task", task, "--steps", 1)[0] == 0
+    assert train_tiny("--task", task, "--steps", 1, "--loss", loss)[0] == 0
     assert idle == (["neck.weight"] if TASKS[task].text_only else [])
     [last] = Path("runs").glob("*/last.pt")
     saved = checkpoints.load(last)
-    assert set(saved["parts"]) == set(TASKS[task].parts)
+    assert set(saved["parts"]) == set(TASKS[task].parts) - {"fused" if loss == "image" else ""}
     assert bool(saved["classes"]) != TASKS[task].text_only
 
 
