@@ -1,27 +1,40 @@
-"""What a training step costs on a GPU: time, images a second, share of the GPU's peak and memory of
-`base` at 256x128, 128 images, in bf16, fp16 and float32, with and without --compile.
+"""What a GPU does with this code: one command, about eight minutes, one table.
 
-The share of the peak is that of the operations which the model's shapes ask for, forward and
-backward: products, convolutions and attention, counted by torch.
+    python -m extras.benchmarks.gpu --out gpu.json
+
+It needs torch, einops, transformers, numpy and pillow. Where the packaged text encoder is missing,
+write it elsewhere (`--write-text FOLDER`, 44 MB) and name the folder here (`--text-model`).
 """
 
+import json
+import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from contextlib import chdir
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+
+# isort: split
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import data
+import toydata
 import train
-from data import Batch, augment
-from instructions import TASKS
-from model import InstructReID
-from reid import cli
-from reid.device import allow_tf32, autocast, pick_device
-from reid.text import TextEncoder, embedded_text_model
+from instructions import TASKS, asked_tasks
+from model import SIZES
+from reid import checkpoints, cli, files
+from reid.cli import UserError
+from reid.device import allow_tf32, autocast, loader_workers, pick_device
+from reid.folders import open_all
+from reid.images import normalise
+from reid.runs import read_log
+from reid.tables import format_table
+from reid.text import embedded_text_model
 
-CLASSES = 751  # of Market-1501
-SENTENCE = "do not change clothes"
 PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by the data sheets
     "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312,
     "A40": 150, "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "V100": 125, "T4": 65,
@@ -31,111 +44,182 @@ PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by t
 
 @dataclass
 class Config:
-    """Times training steps on a GPU."""
+    """Tests training on a GPU, and measures it.
 
-    device: str = cli.option("auto", "auto takes the GPU")
+    python -m extras.benchmarks.gpu --out gpu.json
+    """
+
+    out: str = cli.option("gpu.json", "write the table to this .json, row by row")
     tiny: bool = cli.option(False, "the smallest sizes, also on the CPU: does it run?")
-    steps: int = cli.option(20, "timed steps of each row", least=1, most=10**5)
-    grad_checkpointing: bool = cli.option(False, "as of train.py")
+    text_model: str = cli.option(None, "folder that --write-text wrote; None = the package's")
+    write_text: str = cli.option(
+        None, "only write the packaged text encoder, in half precision, into this folder")
 
 
 def main(config):
-    device = pick_device(config.device)
-    if device.type != "cuda" and not config.tiny:
-        print("no GPU here: nothing is measured (--tiny tries the code on the CPU)")
+    if config.write_text:
+        bert, tokenizer = embedded_text_model()
+        with files.filling(Path(config.write_text)) as folder:
+            bert.half().save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         return
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    known = [peak for key, peak in PEAKS.items() if key in name]  # the most exact name comes first
-    size, count, steps = ("tiny", 16, 1) if config.tiny else ("base", 128, config.steps)
-    print(f"torch {torch.__version__}, {name}, {size}, {count} images a step")
-    if device.type == "cuda" and not known:
-        print(f"the peak of {name} is not known here: add it to PEAKS for the share of it")
+    cli.check_output("--out", config.out, ".json")
+    device = pick_device("auto")
+    on_gpu = device.type == "cuda"
+    if not on_gpu and not config.tiny:
+        raise UserError("no GPU here: nothing is measured; --tiny tries the code on the CPU")
     allow_tf32(device)
-    for amp in ("bf16", "fp16", "off"):
-        for compiled in (False, True) if device.type == "cuda" else (False,):
-            flags = train.Config(**train.PAPER | dict(amp=amp, compile=compiled, size=size))
-            flags.grad_checkpointing = config.grad_checkpointing
-            print(row(flags, device, count, steps, known[:1]), flush=True)
+    table = {"torch": torch.__version__, "tiny": config.tiny, "rows": []}
+    table["device"] = torch.cuda.get_device_name(device) if on_gpu else "CPU"
+    out = Path(config.out).resolve()
+    flags = train.Config(text_model=config.text_model and str(Path(config.text_model).resolve()))
+    if config.tiny:
+        flags = replace(flags, task="li", ids=4, steps=2, warmup=1)
+
+    def add(what, part, *args):
+        """Adds the rows of a part; one that fails does not cost the others."""
+        try:
+            found = part(*args)
+        except Exception as error:
+            found = [{"verdict": f"FAILED: {type(error).__name__}: {error}"[:200]}]
+        table["rows"] += [{"what": what} | row for row in found]
+        files.write_text(out, json.dumps(table, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        toydata.make_toy("toy", people=8 if config.tiny else 400)
+        size = "tiny" if config.tiny else "base"
+        for amp in ("off", "fp16", "bf16"):
+            run = replace(flags, **train.PAPER | {"amp": amp, "size": size})
+            add(f"{size}, {amp}", step_rows, run, device, table["device"], config.tiny)
+        if on_gpu:  # elsewhere there may be no compiler
+            run = replace(run, compile=True)
+            add(f"{size}, {amp}, --compile", step_rows, run, device, table["device"], config.tiny)
+        add("feed", feed_rows, device, config.tiny)
+        add("resume, fp16", resume_rows, replace(flags, task="li", amp="fp16"))
+        add("default run", default_rows, flags)
+    print(f"\n{table['device']}; also in {config.out}\n\n{format_table(table['rows'])}")
+    if "FAILED" in str(table):
+        raise UserError("a part failed: the table says why")
 
 
-def row(flags, device, count, steps, peak):
-    """One line of figures; peak: [of the GPU], or [] where it is not known."""
+# ---- a training step ----
+
+def step_rows(flags, device, name, tiny):
+    """The cost of a step: time, images a second, the share of this GPU's peak of the operations
+    that the shapes ask for, counted by torch, memory, and how often the program waits for the GPU;
+    and whether the losses are those of float32 on the CPU."""
     torch.manual_seed(0)
-    text = TextEncoder(*embedded_text_model())
-    model = InstructReID(flags.size, {"market": CLASSES}, TASKS["trad"].parts, text=text).train()
+    model, _ = train.build_model(flags, {"market": 751}, TASKS["trad"].parts)
+    few = random_batch(model, 8 if tiny else 16)
+    batch = random_batch(model, 8 if tiny else 128).to(device)
+    cpu = torch.device("cpu")
+    expected = losses_of(train.Loss(model.train(), flags, autocast("off", cpu)), few)
     model.to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == "fp16")
     loss_of = train.Loss(model, flags, autocast(flags.amp, device))
-    pixels = torch.randint(0, 256, (count, 3, *model.size), dtype=torch.uint8)
-    labels = torch.arange(count) // 4
-    batch = Batch(pixels, labels, labels, "market", "trad", [SENTENCE] * count, None).to(device)
+    with FlopCounterMode(display=False) as counter:
+        sum(loss_of(normalise(batch.images), None, batch, None).values()).backward()
+    if flags.compile:
+        model.editor.compile()
+    losses = losses_of(loss_of, few.to(device))
+    error = ((losses - expected).abs() / (1 + expected.abs())).max().item()
+
+    optimisers = train.optimisers_of(model, flags)
+    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == "fp16")
     rng = torch.Generator(device).manual_seed(0)
 
     def step():
         """What train.main does with a batch."""
-        images, _ = augment(batch.images, None, model.size[0] // 16, 0.5, rng)
-        terms = loss_of(images, None, batch, rng)
-        scaler.scale(sum(terms.values())).backward()
-        scaler.unscale_(optimiser)
+        images, _ = data.augment(batch.images, None, model.size[0] // 16, 0.5, rng)
+        scaler.scale(sum(loss_of(images, None, batch, rng).values())).backward()
+        for optimiser in optimisers:
+            scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.CLIP)
-        scaler.step(optimiser)
+        for optimiser in optimisers:
+            scaler.step(optimiser)
         scaler.update()
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
 
-    # the operations first, without what --grad-checkpointing computes twice
-    with FlopCounterMode(display=False) as counter:
-        step()
-    operations = counter.get_total_flops()
-    model.editor.checkpointing = flags.grad_checkpointing
-    if flags.compile:
-        model.editor.compile()
-    for _ in range(3):
-        step()
-    seconds, memory = timed(step, steps, device)
-    waits = times_waited(step) if device.type == "cuda" else 0
-
-    figures = [
-        f"{flags.amp}{', --compile' if flags.compile else ''}: {1000 * seconds:.1f} ms a step",
-        f"{count / seconds:.0f} images/s",
-        f"{operations / 1e12:.3g} TFLOP a step, {operations / seconds / 1e12:.3g} TFLOP/s",
-    ]
-    if peak and flags.amp != "off":
-        share = operations / seconds / 1e12 / peak[0]
-        figures.append(f"{100 * share:.0f} % of the peak")
-    if memory:
-        figures.append(f"{memory / 2**30:.1f} GiB")
-    if waits:
-        figures.append(f"the program waits {waits} times for the GPU in a step")
-    return ", ".join(figures)
-
-
-def times_waited(step):
-    """How often the program waits for the GPU in a step; it should not."""
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        step()
-        torch.cuda.set_sync_debug_mode("default")
-    return len(noted)
-
-
-def timed(step, steps, device):
-    """(seconds a step, bytes at the most or None on the CPU)."""
-    if device.type == "cpu":
+    steps = 1 if tiny else 20
+    for _ in range(2):  # the first time is not the measured one
         start = time.perf_counter()
         for _ in range(steps):
             step()
-        return (time.perf_counter() - start) / steps, None
-
-    torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    torch.cuda.synchronize(device)
+        model.neck.weight[0].item()  # waits for the GPU
     seconds = (time.perf_counter() - start) / steps
-    return seconds, torch.cuda.max_memory_allocated(device)
+
+    speed = counter.get_total_flops() / seconds / 1e12
+    row = {"ms": f"{1000 * seconds:.1f}", "images/s": f"{len(batch.images) / seconds:.0f}"}
+    row["TFLOP/s"] = f"{speed:.2g}"
+    peaks = [peak for key, peak in PEAKS.items() if key in name]  # the most exact name comes first
+    if peaks and flags.amp != "off":
+        row["of the peak"] = speed / peaks[0]
+    if device.type == "cuda":
+        row["GiB"] = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}"
+        torch.cuda.reset_peak_memory_stats(device)
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            step()
+            torch.cuda.set_sync_debug_mode("default")
+        row["waits"] = len(waits)
+    verdict = "ok" if error < 0.05 else "FAILED"
+    return [row | {"verdict": f"{verdict}: losses as float32 on the CPU but for {error:.1e}"}]
+
+
+def random_batch(model, count):
+    return data.Batch(
+        images=torch.randint(0, 256, (count, 3, *model.size), dtype=torch.uint8),
+        labels=torch.arange(count) // 4, dataset="market", task="trad",
+        sentences=[TASKS["trad"].sentences[0]] * count, pictures=None)
+
+
+@torch.no_grad()
+def losses_of(loss_of, batch):
+    terms = loss_of(normalise(batch.images), None, batch, None)
+    return torch.stack([*terms.values()]).cpu()
+
+
+# ---- runs ----
+
+def feed_rows(device, tiny):
+    """How many drawn photos a second the loader processes bring to the device, in base's size."""
+    shape = SIZES["tiny" if tiny else "base"]
+    sizes = shape["size"], shape["picture_size"]
+    batches = data.Batches(
+        open_all("toy", asked_tasks("trad")), *sizes, 4 if tiny else 32, 4, seed=0)
+    workers = loader_workers(None, device, batches.bytes_of_a_batch) or 1
+    loader = data.loader(batches, 0, 3 if tiny else 40, workers, device.type == "cuda")
+    next(loader)  # the processes have started
+    start = time.perf_counter()
+    images = sum(len(batch.to(device).images) for batch in loader)
+    rate = images / (time.perf_counter() - start)
+    return [{"images/s": f"{rate:.0f}", "verdict": f"{workers} loader processes"}]
+
+
+def resume_rows(flags):
+    """A run, the same again, and the same in two parts: in its warm-up, which does not depend on
+    --steps. What the second differs from the first by is this GPU's own."""
+    whole = replace(flags, steps=6, warmup=50, name="whole")
+    for run in (whole, replace(whole, name="again"), replace(whole, steps=3, name="half")):
+        train.main(run)
+    train.main(train.Config(resume="runs/half/last.pt", steps=6))
+    names = ("whole", "again", "half")
+    first, *others = [checkpoints.load(f"runs/{name}/last.pt")["model"] for name in names]
+    own, difference = [
+        max(float((model[key] - first[key]).abs().max()) for key in first) for model in others]
+    verdict = "ok" if difference <= 10 * own else "FAILED"
+    return [{"verdict": f"{verdict}: weights differ by {difference:.1e}, without it by {own:.1e}"}]
+
+
+def default_rows(flags):
+    """The minutes of the default run, and what it reaches."""
+    train.main(replace(flags, name="default"))
+    *_, last_losses, last_rows = read_log("runs/default")
+    rows = [{"verdict": f"{last_losses['seconds'] / 60:.1f} minutes of training"}]
+    for row in last_rows["rows"]:
+        ranking = " ".join(row[name] for name in ("task", "data", "protocol", "feature"))
+        rows.append({"mAP": row["mAP"], "R1": row["R1"], "verdict": ranking})
+    return rows
 
 
 if __name__ == "__main__":
