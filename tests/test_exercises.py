@@ -53,10 +53,9 @@ TROUBLE = {  # exercise -> a body of its first function that harms the grading
 import os
 for _ in range(20 if os.getuid() == 0 else 0):  # others may not fork
     if not os.fork():
-        os.setsid()
         os.execvp("sleep", ["sleep", "{SLEEP}"])
 while True: pass""",
-    "adaptive-triplet": "import os; os.fork()",
+    "adaptive-triplet": "import os; os.fork() or os._exit(0)",
     "contrast": "import os; os._exit(0)",
     "matching": "return torch.empty(6 * 2**30, dtype=torch.uint8)",
     "sampler": "import ctypes; ctypes.string_at(0)",

@@ -11,7 +11,7 @@ from extras.exercises import code
 from extras.exercises.make import chosen
 from extras.exercises.sandbox import trouble_with_bwrap, verdicts
 from reid import cli
-from reid.cli import UserError
+from reid.cli import UserError, printable
 
 LARGEST = 2**18  # bytes of a student's file
 
@@ -122,8 +122,8 @@ def points(verdict):
 
 
 def sentences(verdict):
-    """What is wrong, each sentence once."""
-    wrong = [printable(words) for words in verdict.values() if words]
+    """What is wrong, each sentence once, on a line of at most 300 characters."""
+    wrong = [printable(words[:300].strip()) for words in verdict.values() if words]
     return list(dict.fromkeys(wrong))
 
 
@@ -151,8 +151,3 @@ def in_full(marks):
         lines.append(f"{name:{width}}  {points(verdict)} of {len(verdict)}")
         lines += [f"    {words}" for words in sentences(verdict)]
     return "\n".join([*lines, total(marks)])
-
-
-def printable(text):
-    """At most 300 characters in a line, without what a terminal would act on."""
-    return "".join(sign if sign.isprintable() else " " for sign in text[:300]).strip()

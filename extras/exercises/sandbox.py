@@ -4,7 +4,6 @@ What the process says is read as JSON and judged on this side; docs/teaching.md 
 protects against, and what not.
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -18,11 +17,13 @@ from pathlib import Path
 
 from extras.exercises import code
 from extras.exercises.child import WALL
+from reid import files
+from reid.cli import UserError
 
 CHILD = Path(__file__).with_name("child.py")
 START = 120  # seconds that importing torch may take
 LARGEST = 2**20  # bytes of all answers
-SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of Linux
+PREFIX = "reid-grading-"  # of temporary folders
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/sys/devices/system/cpu")
 
 
@@ -32,7 +33,9 @@ def verdicts(texts, seconds):
     texts: {Exercise: the text of its file}, each put into a copy of the code that is otherwise the
     project's. seconds: of a processor, for the tests of each.
     """
-    with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as folder:
+    remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        held = files.lock(folder)  # noqa: F841  until the end
         tasks = []
         for exercise, text in texts.items():
             copy = Path(folder, exercise.name)
@@ -43,9 +46,17 @@ def verdicts(texts, seconds):
     return {each.name: verdict(answers.get(each.name), each.tests) for each in texts}
 
 
+def remove_leftovers():
+    """Removes the folders of graders that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(UserError):  # another grader's, or another user's
+            files.lock(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def run(folder, tasks, seconds):
     """What the process of a hand-out answers to [name, copy, tests] of each exercise: {name: any
-    JSON}. Ends all that it started."""
+    JSON}. Ends its whole group."""
     scratch = Path(folder, "tmp")
     scratch.mkdir()
     environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -53,8 +64,6 @@ def run(folder, tasks, seconds):
     python = [sys.executable, "-P", "-B", "-c", CHILD.read_text(encoding="utf-8")]
     command = [*fence(folder, scratch), *python, json.dumps(tasks), str(seconds)]
 
-    strangers = children()
-    adopt_orphans(True)
     with tempfile.TemporaryFile() as answers:
         process = subprocess.Popen(
             command,
@@ -62,14 +71,16 @@ def run(folder, tasks, seconds):
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=answers,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(START + WALL * seconds * len(tasks))
         finally:
-            end(process, strangers)
-            adopt_orphans(False)
+            with suppress(ProcessLookupError, PermissionError):  # the whole group has ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         answers.seek(0)
         return read(answers)
 
@@ -95,31 +106,6 @@ def verdict(answer, tests):
     elif type(answer) is int and -signal.NSIG < answer < 0:
         words = f"the process that ran the tests was ended by: {signal.strsignal(-answer)}"
     return dict.fromkeys(tests, words)
-
-
-# ---- the end of all processes ----
-
-def adopt_orphans(yes):
-    """Makes those of our descendants that lose their parent children of ours, or no longer."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SUBREAPER, int(yes), 0, 0, 0)
-
-
-def children():
-    """The numbers of this process's children; on Linux, else none."""
-    file = Path(f"/proc/self/task/{os.getpid()}/children")
-    return set(map(int, file.read_text().split())) if file.exists() else set()
-
-
-def end(process, strangers):
-    """Ends the process with its group, and all children of ours but the strangers."""
-    with suppress(ProcessLookupError, PermissionError):  # the whole group has ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    while left := children() - strangers:
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
 
 
 # ---- bubblewrap ----
