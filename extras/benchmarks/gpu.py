@@ -59,7 +59,7 @@ class Config:
 def main(config):
     if config.write_text:
         bert, tokenizer = embedded_text_model()
-        with files.filling(Path(config.write_text)) as folder:
+        with files.creating(Path(config.write_text)) as folder:
             bert.half().save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return
