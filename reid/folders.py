@@ -168,10 +168,8 @@ def print_notes(datasets):
 
 
 def oddities(dataset):
-    """[what is not as published: numbers of images and people, or people in both splits].
-
-    Nothing of drawn people. Where no split is as published, the data is one's own in this form.
-    """
+    """[what is not as published: numbers of images and people, or people in both splits]. Nothing
+    of drawn people. Where no split is as published, the data is one's own in this form."""
     if is_drawn(dataset.root):
         return []
     layout = LAYOUTS[dataset.layout]

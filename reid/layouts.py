@@ -164,14 +164,13 @@ def read_rows(path, *widths):
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
 
-    rows = []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if fields and len(fields) not in widths:
-            wanted = " or ".join(map(str, widths))
-            raise UserError(f"{path}:{number}: {len(fields)} columns, expected {wanted} "
-                            "without blanks in a path")
-        rows += [(f"{path}:{number}", fields)] if fields else []
+    rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
+    rows = [(where, fields) for where, fields in rows if fields]
+    wanted = " or ".join(map(str, widths))
+    for where, fields in rows:
+        if len(fields) not in widths:
+            raise UserError(
+                f"{where}: {len(fields)} columns, expected {wanted} without blanks in a path")
     if not rows:
         raise UserError(f"{path}: empty split, the list holds no row")
     return rows
@@ -185,11 +184,9 @@ def whole_number(text, where):
 
 
 def read_list(root, name, row, part, role):
-    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist.
-
-    An instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or says nothing.
-    Training rows of one image become one Record.
-    """
+    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist. An
+    instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or says nothing. Training
+    rows of one image become one Record."""
     folder = root / part / "datalist"
     tagged = sorted(folder.glob(f"{role}_{row.tag}*.txt"))
     plain = [folder / f"{role}.txt", folder / f"{role}_v2.txt"]
@@ -271,11 +268,9 @@ LAYOUTS["own"] = Layout(
 
 
 def read_msmt17(root, row):
-    """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label.
-
-    The third field of the name is the camera. V2 has masked faces; its numbers are not V1's.
-    Labels begin at 0 in training and in test: here test people follow the 1,041 training people.
-    """
+    """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label; the third field
+    of the name is the camera. V2 has masked faces. Labels begin at 0 in training and in test: here
+    test people follow the 1,041 training people."""
     rule, example = r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_", "0000_000_01_0303morning_0008_0.jpg"
     name, train, test = "msmt17:V1", "train", "test"
     if (root / "mask_train_v2").is_dir():
@@ -308,11 +303,9 @@ MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box
 
 
 def read_cuhk03(root, row):
-    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, view.
-
-    The view, 1 or 2, counts as camera, though there are five pairs of them. Of detected and labeled
-    boxes the detected ones are read, as in the paper, unless --data is the other folder itself.
-    """
+    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, view, which counts as
+    camera, though there are five pairs of them. The detected boxes are read, as in the paper,
+    unless --data is the folder of the labeled ones itself."""
     kinds = ("detected/", "labeled/")
     inside = next((kind for kind in kinds if (root / kind).is_dir()), "")
     kind = "labeled" if "label" in (root / inside).absolute().name else "detected"
@@ -346,9 +339,7 @@ LAYOUTS["market"] = Layout(
 
 LTCC = {
     "folders": {"train": "train", "query": "query", "test": "gallery"},
-    # Pid, outfit of that person, camera.
-    "rule": r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_",
-    "example": "094_1_c9_015923.png",
+    "rule": r"(?P<pid>\d+)_(?P<outfit>\d+)_c(?P<cam>\d+)_", "example": "094_1_c9_015923.png",
 }
 LAYOUTS["ltcc"] = Layout(
     title="LTCC",
@@ -360,11 +351,9 @@ LAYOUTS["ltcc"] = Layout(
 
 
 def read_ltcc_clothes(root, row):
-    """LTCC_ReID with pictures of clothes and lists of ctcc beside it (Supp. Tab. 2, the ‡).
-
-    The names of the lists are UNVERIFIED, and so is how they number people: a training image has
-    the numbers of its name, as in cc, with which ctcc shares a classifier.
-    """
+    """LTCC_ReID with pictures of clothes and lists of ctcc beside it (Supp. Tab. 2, the ‡). Their
+    names are UNVERIFIED, and so is how they number people: a training image has the numbers of its
+    name, as in cc, with which ctcc shares a classifier."""
     name = "ltcc-clothes"
     if not row.pictures:
         return read_images(root, row, name, **LTCC, inside="LTCC_ReID/")
@@ -388,11 +377,9 @@ LAYOUTS["ltcc-clothes"] = LAYOUTS["ltcc"]._replace(
 
 
 def read_prcc(root, row):
-    """`train/092/A_cropped_rgb010.jpg`, `test/C/001/cropped_rgb010.jpg`: the folder is the pid.
-
-    A, B, C is the camera. People wear the same clothes under A and B, others under C. The gallery
-    is A; val shows the people of train.
-    """
+    """`train/092/A_cropped_rgb010.jpg`, `test/C/001/cropped_rgb010.jpg`: the folder is the pid; A,
+    B, C is the camera. People wear the same clothes under A and B, others under C. The gallery is
+    A; val shows the people of train."""
     rgb = "rgb/" if (root / "rgb").is_dir() else ""
     found = read_images(
         root, row, "prcc", {"train/*": "train", "val/*": "val"},
@@ -447,10 +434,8 @@ LAYOUTS["vc-clothes"] = Layout(
 
 
 def read_llcm(root, row):
-    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality.
-
-    vis/ and nir/ hold test people, too; who is trained on is in idx/.
-    """
+    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality. vis/ and nir/ hold test
+    people, too; who is trained on is in idx/."""
     rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s\d+_f\d+_(?P<modality>vis|nir)"
     example = "0001_c01_s185535_f7010_nir.jpg"
     records = []
@@ -543,11 +528,8 @@ LAYOUTS["syncpr"] = Layout(
 
 
 def read_itcpr(root, row):
-    """`query.json` has captions of what is wanted, `gallery.json` the images in `instance_id` of
-    which a query has its hits, -1 for nobody's.
-
-    A person_id counts within one of the `datasets` that the images come from.
-    """
+    """`query.json` has captions of what is wanted; its hits are the images of `gallery.json` with
+    its instance_id, -1 is nobody's. A person_id counts within one of the source data sets."""
     kinds = {"file_path": str, "datasets": str, "person_id": int, "instance_id": int}
     people = {}  # (data set, person_id) -> pid
     records = []
@@ -619,11 +601,9 @@ LAYOUTS["cocas"] = Layout(
 
 def read_cocas_real2(root, row):
     """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
-
     `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
     pid, clothes, camera. That blanks separate them is UNVERIFIED. A gallery image is its own
-    picture of clothes: the template of its clothes would be the very file that its query asks with.
-    """
+    picture of clothes: their template would be the very file that its query asks with."""
     records = []
     for role, width in (("query", 5), ("gallery", 4)):
         for where, (image, *template, pid, clothes, cam) in read_rows(root / f"{role}.txt", width):
@@ -685,7 +665,7 @@ def _listed_tasks(root, tasks):
 
 
 LAYOUTS["omnireid"] = Layout(
-    title="OmniReID lists",
+    title="OmniReID",
     signs=(("datalist",),),
     read=read_omnireid,
     protocols={},

@@ -15,9 +15,7 @@ PIECE = 2**24  # bytes of the JSON that are in memory at a time
 
 class Entries(Streamed):
     """The training Records of the JSON list at `path`, each read when it is asked for.
-
-    records_of(entry): its Records, `each` in number, of one person.
-    """
+    records_of(entry): its Records, `each` in number, of one person."""
 
     def __init__(self, path, records_of, each=1):
         self.path = path
@@ -76,10 +74,8 @@ class Entries(Streamed):
         return index
 
     def _places(self):
-        """Yields (byte at which it begins, pid) of each entry, then the end of the file.
-
-        UserError if the list is cut off or no such list, or if an entry is wrong.
-        """
+        """Yields (byte at which it begins, pid) of each entry, then the end of the file. UserError
+        if the list is cut off or no such list, or if an entry is wrong."""
         decode = json.JSONDecoder().raw_decode
         size = self.path.stat().st_size
         text = ""  # read, and not yet decoded

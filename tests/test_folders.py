@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 
 import pytest
 
@@ -12,8 +13,7 @@ import train
 from instructions import TASKS, asked_tasks
 from reid import folders
 from reid.cli import UserError
-from reid.layouts import LAYOUTS, Layout, caption_queries, read_images
-from reid.protocols import GENERAL, TEXT
+from reid.layouts import LAYOUTS, caption_queries, read_images
 from reid.runs import read_log
 from tests import trees
 from tests.test_train import FAST, command, one_line  # noqa: F401 (a fixture)
@@ -230,35 +230,22 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command): 
     one_line(command(train, "--data", drawn / "COCAS-Real2", "--steps", 1), "no training images")
 
 
-def read_mine(root, row):
-    """`p12_0001.jpg` = person; captions.json has what each image shows."""
-    roles = {"my_train": "train", "my_query": "query", "my_gallery": "gallery"}
-    if row.text_only:
-        del roles["my_query"]
-    records = read_images(root, row, "mine", roles, r"p(?P<pid>\d+)_", "p12_0001.jpg",
-                          captions="captions.json")
-    return records + caption_queries(records) if row.text_only else records
-
-
-def test_images_and_captions_of_ones_own(toy, monkeypatch):
+def test_images_and_captions_of_ones_own(toy):
     captions = {}
-    for role, people in (("train", (1, 2)), ("query", (2, 10)), ("gallery", (2, 10))):
-        for pid in people:
+    for role in ("query", "gallery"):
+        for pid in (2, 10):
             path = f"my_{role}/p{pid}_0001.jpg"
-            put(toy / "mine", path)
+            put(toy, path)
             captions[path] = "a man in red" if role == "gallery" else ["a woman", "in blue"]
-    text(toy, "mine/captions.json", captions)
-    row = Layout("My photos", (("my_train", "captions.json"),), read_mine,
-                 {"t2i": (TEXT,), "li": (GENERAL,)})
-    monkeypatch.setitem(LAYOUTS, "mine", row)
-
-    described = opened(toy / "mine", "li")
-    assert [(r.role, r.pid, r.captions) for r in described.split("query")] == [
-        ("query", 10, ("a woman", "in blue")), ("query", 2, ("a woman", "in blue"))]
-    searched = opened(toy / "mine", "t2i").split("query")
-    assert [(r.path, r.pid, r.captions) for r in searched] == [
-        (None, 10, ("a man in red",)), (None, 2, ("a man in red",))]
+    text(toy, "captions.json", captions)
+    read = partial(read_images, toy, None, "mine", {"my_query": "query", "my_gallery": "gallery"},
+                   r"p(?P<pid>\d+)_", "p12_0001.jpg", captions="captions.json")
+    assert [(r.role, r.pid, r.captions) for r in read()] == [
+        ("query", 10, ("a woman", "in blue")), ("query", 2, ("a woman", "in blue")),
+        ("gallery", 10, ("a man in red",)), ("gallery", 2, ("a man in red",))]
+    assert [(r.role, r.path, r.pid, r.captions) for r in caption_queries(read())] == [
+        ("query", None, 10, ("a man in red",)), ("query", None, 2, ("a man in red",))]
     del captions["my_gallery/p2_0001.jpg"]
-    text(toy, "mine/captions.json", captions)
+    text(toy, "captions.json", captions)
     with pytest.raises(UserError, match="captions.json: no captions of my_gallery/p2_0001.jpg"):
-        opened(toy / "mine", "t2i")
+        read()
