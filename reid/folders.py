@@ -17,7 +17,6 @@ from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
 SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-PASSED_OVER = (".", "__MACOSX")  # beginnings of folders' names
 NOT_READ = ("DukeMTMC", "SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in a folder's name
 
 
@@ -56,7 +55,7 @@ def _below(folder, depth):
     own = [part for part in parts if (folder / part / "datalist").exists()]
     if depth and (parts or not name):  # else all folders in it are its own
         for each in sorted(folder.iterdir()):
-            passed_over = each.name in own or each.name.startswith(PASSED_OVER)
+            passed_over = each.name in own or each.name.startswith((".", "__MACOSX"))
             if each.is_dir() and not passed_over:
                 yield from _below(each, depth - 1)
 

@@ -271,16 +271,18 @@ def read_msmt17(root, row):
     """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label; the third field
     of the name is the camera. V2 has masked faces. Labels begin at 0 in training and in test: here
     test people follow the 1,041 training people."""
-    rule, example = r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_", "0000_000_01_0303morning_0008_0.jpg"
-    name, train, test = "msmt17:V1", "train", "test"
-    if (root / "mask_train_v2").is_dir():
-        name, train, test = "msmt17:V2", "mask_train_v2", "mask_test_v2"
-        if (root / "train").is_dir():
-            raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
-                            "keep each with its own lists")
+    rule = r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_"
+    example = "0000_000_01_0303morning_0008_0.jpg"
+    is_v2 = (root / "mask_train_v2").is_dir()
+    if is_v2 and (root / "train").is_dir():
+        raise UserError(f"{root}: V1 (train/) and V2 (mask_train_v2/) in one folder; "
+                        "keep each with its own lists")
+    name = "msmt17:V2" if is_v2 else "msmt17:V1"
     records = []
-    for role, folder, first_pid in (
-            ("train", train, 0), ("val", train, 0), ("query", test, 1041), ("gallery", test, 1041)):
+    for role in ("train", "val", "query", "gallery"):
+        part = "train" if role in ("train", "val") else "test"
+        first_pid = 1041 if part == "test" else 0
+        folder = f"mask_{part}_v2" if is_v2 else part
         there = set(glob("*/*", root_dir=root / folder))
         for where, (path, label) in read_rows(root / f"list_{role}.txt", 2):
             if path not in there:
@@ -447,7 +449,8 @@ def read_llcm(root, row):
     return records
 
 
-VISIBLE, INFRARED = {"modality": ("rgb",)}, {"modality": ("ir",)}
+VISIBLE = {"modality": ("rgb",)}
+INFRARED = {"modality": ("ir",)}
 LLCM = GENERAL._replace(
     name="ir-to-vis", queries=INFRARED, gallery=VISIBLE, cell=("pid", "cam"), people=True)
 

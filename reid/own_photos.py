@@ -31,10 +31,6 @@ def is_own(root, names):
     return len(numbered(photos)) > 1 and not folders & names
 
 
-def is_given(root):
-    return all((root / role).is_dir() for role in GIVEN)
-
-
 def photos_of(root):
     """The paths below `root` of all photos in the folders of people, sorted: person/photo and
     person/outfit/photo."""
@@ -49,7 +45,7 @@ def person_of(path):
 def read_own(root, row):
     """The Records of such a folder. Of somebody to be tested on, a photo of each outfit is a query
     and the others are in the gallery. UserError if there are too few people."""
-    if is_given(root):
+    if all((root / role).is_dir() for role in GIVEN):
         photos = [(role, path) for role in GIVEN for path in photos_of(root / role)]
         people = numbered(path for _, path in photos)
         return [record_of("given", role, path, people, f"{role}/") for role, path in photos]
