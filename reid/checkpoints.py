@@ -66,6 +66,12 @@ def load(path, form=MODEL):
             raise UserError(
                 f"{path}: the classifier of {name} has no {count} people; take another checkpoint"
             )
+    sizes = [size for tensor in state["model"].values() for size in tensor.shape]
+    largest = max([len(state["model"]), *sizes])
+    for name, value in state["shape"].items():
+        numbers = value if isinstance(value, (tuple, list)) else [value]
+        if any(isinstance(number, int) and number > largest for number in numbers):
+            raise UserError(f"{path}: its model has no {name} of {value}; take another checkpoint")
     return state
 
 

@@ -133,7 +133,7 @@ def changed(state, path, value):
     ("model/neck.weight", 5), ("model/neck.weight", MISSING), ("parts", MISSING), ("parts", ["x"]),
     ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
     ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
-    ("pooling", MISSING), ("cross", "[]"),
+    ("pooling", MISSING), ("cross", "[]"), ("shape/depth", 10**4),
 ])
 def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
     state = checkpoints.load(LAST)

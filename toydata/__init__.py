@@ -71,6 +71,8 @@ def _write(root, people, seed, workers, sets):
         for entries, job in zip(bar, jobs):
             for name, entry in entries:
                 lists.setdefault(job.folder / name, []).append(entry)
+        pool.close()
+        pool.join()  # a worker that has only just begun would take its end for the parent's
 
     for file, entries in lists.items():
         file.parent.mkdir(parents=True, exist_ok=True)
