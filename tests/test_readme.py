@@ -219,11 +219,12 @@ def test_photos_of_ones_own(patched, tmp_path, heading, named, row):
 
 @pytest.mark.parametrize("heading, flags, said", [
     ("A task of your own", "--task coat", ("look past the coat", "do not change clothes")),
-    ("A size of your own", "--size square", ("size square (64x64)", "cc    LTCC  general")),
+    ("A size of your own", "--size square", ("size square from scratch", "cc    LTCC  general")),
 ])
 def test_a_row_of_ones_own(patched, toy, heading, flags, said):
     printed = patched(heading, "train.py", "--data", "toy/LTCC_ReID", *flags.split(), *FEW)
-    assert all(words in printed for words in said)
+    for words in said:
+        assert words in printed
 
 
 OPPOSITE = """
