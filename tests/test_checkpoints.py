@@ -20,6 +20,7 @@ import evaluate
 import toydata
 import train
 from reid import checkpoints, cli, features, files, pictures, runs
+from reid.records import Dataset, Record
 from tests.commands import Payload, call, one_line
 from tests.test_model import TINY
 
@@ -238,6 +239,14 @@ def test_a_resume_on_other_data_is_refused(change, words, drawn, here, refused):
     change(drawn)
     refused(train, ("--resume", LAST), LAST, words)
     assert Path(LAST).read_bytes() == before
+
+
+def test_the_same_files_of_other_people_are_other_data():
+    def data_of(*pids):
+        records = [Record("mine", "train", f"{n}.jpg", pid) for n, pid in enumerate(pids)]
+        return checkpoints.training_data([Dataset("mine", "Mine", "trad", None, records)])
+
+    assert data_of(1, 1, 2) == data_of(1, 1, 2) != data_of(1, 2, 2)
 
 
 # ---- the model alone ----

@@ -234,14 +234,14 @@ SAME = {"grad_checkpointing", "compile", "workers", "feature", "save_every"}  # 
 def test_a_flag_does_what_it_promises(flag, outcome, drawn, tmp_path):
     if flag in ELSEWHERE:
         return
-    both, changed, what, expected = DIFFERENT[flag]
+    both, changed, measure, expected = DIFFERENT[flag]
     if flag == "data":
         changed = (changed[0], drawn / "LTCC_ReID", *changed[2:])
     if flag == "text_model":
         changed = (changed[0], another_bert(tmp_path / "other"))
     first = outcome(*both)
     second = outcome(*both, *changed)
-    found = what(first), what(second)
+    found = measure(first), measure(second)
     assert found == expected if expected else found[0] != found[1]
     if flag in SAME:
         assert first.terms == second.terms
@@ -514,7 +514,7 @@ def test_after_kill_9_the_run_goes_on_and_its_log_has_no_line_twice(
 def test_a_run_that_another_process_writes_is_left_alone(train_tiny, command, tmp_path):
     assert train_tiny("--task", "ctcc", "--steps", 1, "--name", "a")[0] == 0
     before = Path("runs/a/last.pt").read_bytes()
-    hold = "from reid import files; lock = files.lock('runs/a'); print(file=open('held', 'w'))"
+    hold = "from reid import runs; log = runs.Log('runs/a'); print(file=open('held', 'w'))"
     other = start(tmp_path, "-c", f"{hold}; import time; time.sleep(600)")
     while not Path("held").exists():
         assert other.poll() is None, other.stderr.read()
@@ -525,23 +525,24 @@ def test_a_run_that_another_process_writes_is_left_alone(train_tiny, command, tm
     assert Path("runs/a/last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("amount, what", [
+@pytest.mark.parametrize("spoil, message", [
     (lambda term: term * float("nan"), "tri_out is nan"),
     (lambda term: term + (0 * term).sqrt(), "gradient is nan"),
 ], ids=["loss", "gradient"])
 @pytest.mark.parametrize("save_every", [3, 500])
-def test_nan_at_step_7_stops_before_it_is_saved(amount, what, save_every, train_tiny, monkeypatch):
+def test_nan_at_step_7_stops_before_it_is_saved(
+        spoil, message, save_every, train_tiny, monkeypatch):
     loss_terms = train.loss_terms
     calls = []
 
     def breaking(*args):
         terms = loss_terms(*args)
         calls.append(1)
-        return terms | {"tri_out": amount(terms["tri_out"])} if len(calls) == 7 else terms
+        return terms | {"tri_out": spoil(terms["tri_out"])} if len(calls) == 7 else terms
 
     monkeypatch.setattr(train, "loss_terms", breaking)
     flags = ("--task", "ctcc", "--steps", 9, "--save-every", save_every, "--name", "a")
-    one_line(train_tiny(*flags), "step 7, ctcc", what, "--lr")
+    one_line(train_tiny(*flags), "step 7, ctcc", message, "--lr")
     assert Path("runs/a/last.pt").exists() == (save_every == 3)
     assert save_every != 3 or last("a")["step"] == 6
 
