@@ -4,6 +4,7 @@ AdamW, and a run that was interrupted goes on to the same bits and the same log.
 import dataclasses
 import json
 import math
+import re
 import signal
 import time
 from collections import Counter
@@ -634,3 +635,19 @@ def test_muon_moves_the_matrices_of_transformer_layers_and_nothing_else():
     learning = [p for p in model.parameters() if p.requires_grad]
     assert sorted(map(id, moved[0] + moved[1])) == sorted(map(id, learning))
     assert len(train.optimisers_of(model, dataclasses.replace(config, optimiser="adamw"))) == 1
+
+
+@pytest.mark.parametrize("flag, loaded", [
+    ("name", "(?!)"), ("start", "(?!.*classifiers)"), ("vit_weights", r"editor\.(?!.*instr)"),
+    ("albef", r"(encoder\.picture|cross)\."),
+])
+def test_what_no_file_of_weights_brought_moves_at_new_lr(flag, loaded):
+    config = train.Config(**train.TOY | {"new_lr": 3.0})
+    model, _ = train.build_model(config, {"market": 5})
+    scales = {}
+    for optimiser in train.optimisers_of(model, dataclasses.replace(config, **{flag: "a file"})):
+        for group in optimiser.param_groups:
+            scales |= dict.fromkeys(group["params"], group["scale"])
+    for name, p in model.named_parameters():
+        if p.requires_grad and not name.endswith("gate"):
+            assert scales[p] == (1.0 if re.match(loaded, name) else 3.0), name
