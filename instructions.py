@@ -216,10 +216,7 @@ UNSAID = {
     "without umbrella", "common clothing", "stand",
 }
 
-NOUNS = {  # gender -> adult, child
-    "male": ("man", "boy"),
-    "female": ("woman", "girl"),
-}
+NOUNS = {"male": ("man", "boy"), "female": ("woman", "girl")}  # gender -> adult, child
 
 ACCESSORIES = {
     "with hat": "a hat",

@@ -48,6 +48,8 @@ def test_an_epoch_shows_each_identity_once_and_images_without_replacement():
         seen.update(orders[-1])
     assert len(seen) == 13 and min(seen.values()) > 0.8 * 60 * 12 / 13
     assert len(set(orders)) > 50
+    chosen = {tuple(index % 3 for index in sampler.batch(step)) for step in range(180)}
+    assert len(chosen) > 100, "every step takes the same images of a person"
 
 
 def test_a_person_with_fewer_than_k_images_repeats_evenly():
