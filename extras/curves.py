@@ -3,7 +3,6 @@
     python -m extras.curves runs/a runs/b --out curves.png
 """
 
-import statistics
 import sys
 from dataclasses import dataclass
 
@@ -83,31 +82,6 @@ def scores_of(log, task):
     return scores
 
 
-def mean_log(logs):
-    """One log of several: the means of their losses and mAP, line by line. Runs that differ in
-    nothing but the seed have the same lines."""
-    lines = []
-    for alike in zip(*logs):
-        line = dict(alike[0])
-        if "rows" in line:
-            line["rows"] = []
-            for rows in zip(*(each["rows"] for each in alike)):
-                mAP = statistics.mean(row["mAP"] for row in rows)
-                line["rows"].append(rows[0] | {"mAP": mAP})
-        else:
-            line["losses"] = {}
-            for name in alike[0]["losses"]:
-                line["losses"][name] = statistics.mean(each["losses"][name] for each in alike)
-        lines.append(line)
-    return lines
-
-
-def save(figure, path):
-    """Writes a .png. UserError if it cannot."""
-    with replacing(path) as file:
-        figure.savefig(file, format="png", bbox_inches="tight")
-
-
 # ---- command line ----
 
 @dataclass
@@ -124,7 +98,8 @@ def main(config):
     for folder, log in logs.items():
         if not any(tasks_of(log)):
             raise UserError(f"{folder}: no log.jsonl with lines there; name the folder of a run")
-    save(draw(logs), config.out)
+    with replacing(config.out) as file:
+        draw(logs).savefig(file, format="png", bbox_inches="tight")
     print(f"wrote {config.out}")
 
 

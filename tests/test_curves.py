@@ -69,12 +69,6 @@ def test_28_runs_are_28_curves_that_differ():
     assert drawn == named and len(set(drawn)) == 28
 
 
-def test_a_mean_over_seeds_by_hand():
-    def log(loss, mAP):
-        return [losses(1, tri=loss, id=1.0), evaluation(9, row("cc", "cc", mAP))]
-    assert curves.mean_log([log(2.0, 0.25), log(4.0, 0.75)]) == log(3.0, 0.5)
-
-
 def test_the_command_draws_and_names_a_folder_without_a_log(tmp_path):
     a = write(tmp_path / "runs/_$x^$", LOG)
     command = [sys.executable, "-m", "extras.curves", a, "--out", tmp_path / "both.png"]
