@@ -405,7 +405,8 @@ class Run:
     parts: tuple = ()  # the model's; of a file of features, those of the model it is of
 
     def __post_init__(self):
-        self.parts = self.model.parts if self.model else self.parts
+        if self.model is not None:
+            self.parts = self.model.parts
         if self.feature == "fused" and "fused" not in self.parts:
             raise UserError("--feature fused: this model was trained without E_f; drop the flag")
 
@@ -504,9 +505,8 @@ def chosen_protocols(dataset, name=None):
     """Those that are evaluated by default, or the one of that name; none without a test split."""
     if not dataset.tested:
         return []
-    if name is None:
-        return [protocol for protocol in dataset.protocols if not protocol.named]
-    return [protocol for protocol in dataset.protocols if protocol.name == name]
+    return [protocol for protocol in dataset.protocols
+            if (protocol.name == name if name else not protocol.named)]
 
 
 def queries_and_gallery(dataset):
@@ -591,24 +591,23 @@ def instruction_variants(run, dataset):
     right one first.
 
     With sentences: the task's and the opposite one, on both sides. Else those of `wrong_asks`,
-    while gallery images keep their own. t2i: the caption alone.
+    while gallery images keep their own. The right one alone for t2i, and if nothing tells what any
+    query wears.
     """
     row = TASKS[dataset.task]
     queries, gallery = queries_and_gallery(dataset)
-    if row.text_only:
-        return {"wanted": task_retrieval(run, dataset)}
     variants = {}
     if row.sentences:
         for task in filter(None, (dataset.task, row.opposite)):
             sentence = TASKS[task].sentences[0]
-            sides = [[Ask(sentence)] * len(records) for records in (queries, gallery)]
-            variants[sentence] = retrieval_of(run, dataset, queries, gallery, *sides)
-        return variants
-    carried = [gallery_instruction(dataset.task, record) for record in gallery]
-    queries, asks_by_name = wrong_asks(dataset, queries, gallery)
-    for name, asks in asks_by_name.items():
-        variants[name] = retrieval_of(run, dataset, queries, gallery, asks, carried)
-    return variants
+            both = [[Ask(sentence)] * len(records) for records in (queries, gallery)]
+            variants[sentence] = retrieval_of(run, dataset, queries, gallery, *both)
+    elif not row.text_only:
+        carried = [gallery_instruction(dataset.task, record) for record in gallery]
+        queries, asks_by_name = wrong_asks(dataset, queries, gallery)
+        for name, asks in asks_by_name.items():
+            variants[name] = retrieval_of(run, dataset, queries, gallery, asks, carried)
+    return variants or {"wanted": task_retrieval(run, dataset)}
 
 
 def wrong_asks(dataset, queries, gallery, seed=0):

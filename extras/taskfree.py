@@ -68,9 +68,9 @@ def carried(task, records):
 def tau_rows(run, dataset, taus=TAUS):
     """Rows of a task with an instruction for each image: mAP and R1 at each tau."""
     queries, gallery, *feats, asks = evaluate.task_retrieval(run, dataset)
-    shown = [gallery_instruction(dataset.task, record) for record in gallery]
+    worn = [gallery_instruction(dataset.task, record) for record in gallery]
     wanted = run.features(dataset, queries, asks, "instruction")
-    cosine = (wanted @ run.features(dataset, gallery, shown, "instruction").T).cpu().numpy()
+    cosine = (wanted @ run.features(dataset, gallery, worn, "instruction").T).cpu().numpy()
     dist = -(feats[0] @ feats[1].T).cpu().numpy()
     protocol = dataset.protocols[-1]  # the person, in whatever clothes
     same, removed = masks(protocol, *columns(queries, gallery))

@@ -390,6 +390,9 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
 
     wanted = evaluate.instruction_variants(Run(ColourModel()), dataset)["wanted"]
     assert wanted.queries == queries[1:] and len(wanted.query_feats) == 2
+    worn = dataset._replace(records=(*queries, *gallery[:2]))  # in the wanted clothes alone
+    [(name, alone)] = evaluate.instruction_variants(Run(ColourModel()), worn).items()
+    assert name == "wanted" and alone.queries == queries
     with pytest.raises(UserError, match="one query person only"):
         evaluate.wrong_asks(dataset, queries[:1], gallery)
 
