@@ -19,6 +19,7 @@ from model import PARTS, Instruction, InstructReID, Output
 from reid import checkpoints, cli
 from reid.cli import UserError
 from reid.compare import FIGURES, comparison
+from reid.features import load_features, save_features
 from reid.images import normalise
 from reid.layouts import LAYOUTS
 from reid.protocols import GENERAL, STRICT, columns, masks, usual_protocols
@@ -196,7 +197,7 @@ def test_second_stage_reorders_only_the_nearest(root):
 
 # ---- tasks ----
 
-def test_tasks_give_every_protocol_with_its_name_and_chance(root):
+def test_tasks_give_every_protocol_with_its_name_and_chance(root, monkeypatch):
     dataset = ltcc(root)
     rows = evaluate_all(Run(ColourModel()), [dataset])
     assert [row["protocol"] for row in rows] == [each.name for each in dataset.protocols]
@@ -204,6 +205,12 @@ def test_tasks_give_every_protocol_with_its_name_and_chance(root):
     for row in rows:
         assert row["queries"] == 4 and row["without"] == 0 and 0 < row["chance mAP"] < 1
     assert evaluate_all(Run(ColourModel(), protocol="sc"), [dataset])[0]["protocol"] == "sc"
+    window = evaluate_all(Run(ColourModel(), ap_window=1), [dataset])
+    assert window[0]["protocol"] == "general, AP in the first 1"
+    assert window[0]["mAP"] == 1 > rows[0]["mAP"]  # the second hit costs nothing
+    monkeypatch.setattr(evaluate, "k_reciprocal", lambda *feats: lambda start, dist: -dist)
+    first, second = evaluate_all(Run(ColourModel(), protocol="sc", rerank=True), [dataset])
+    assert second["protocol"] == "sc + re-ranking" and second["R1"] < first["R1"] == 1
     with pytest.raises(UserError, match="0 queries"):
         evaluate.queries_and_gallery(dataset._replace(records=dataset.records[4:]))
 
@@ -450,6 +457,20 @@ def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
     assert table.strip() == again.strip()
     figures = [line.split()[-4:] for line in comparison.splitlines() if " mAP " in line]
     assert [line[1:] for line in figures] == [["0.0", "0.0", "0.0"]] * 2  # difference, low, high
+    known, notes = load_features(saved, set())
+    for kind in FEATURES:
+        key = min(key for key in known if key.startswith(kind))
+        known[key] = known[key].roll(1, 0)  # one side shows other people
+    save_features(tmp_path / "other.safetensors", known, notes)
+    other = str(tmp_path / "other.safetensors")
+    evaluate.main(evaluate.Config(saved, compare=other, ap_window=2, device="cpu"))
+    _, _, comparison = capsys.readouterr().out.partition("(first)")
+    figures = [line.split()[-5:-2] for line in comparison.splitlines() if " R1 " in line]
+    assert figures == [["100.0", "0.0", "-100.0"]] * 2
+    assert comparison.count("general, AP in the first 2") == 4
+    with pytest.raises(UserError, match="nothing could be ranked"):
+        evaluate.main(evaluate.Config(saved, rerank=True, device="cpu"))
+    assert "go without --rerank" in capsys.readouterr().err
     with pytest.raises(UserError, match="--flip"):
         evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
     evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
