@@ -616,11 +616,16 @@ def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, train_tiny, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["holidays"]
 
 
-def test_a_resume_takes_the_flags_of_its_run(train_tiny, command):
-    assert train_tiny("--task", "trad", "--steps", 1, "--name", "a")[0] == 0
+def test_a_resume_takes_the_flags_of_its_run_and_evaluates_no_step_again(train_tiny, command):
+    flags = ("--task", "ctcc", "--steps", 2, "--evaluate-every", 2, "--name", "a")
+    assert train_tiny(*flags)[0] == 0
     one_line(command(train, "--resume", "runs/a/last.pt", "--lr", 1), "--resume", "drop --lr")
-    code, out, _ = command(train, "--resume", "runs/a/last.pt", "--device", "cpu", "--workers", 0)
-    assert code == 0 and "1 steps in" in out
+    machine = ("--device", "cpu", "--workers", 0)
+    code, out, _ = command(train, "--resume", "runs/a/last.pt", *machine, "--steps", 3)
+    assert code == 0 and "3 steps in" in out
+    with_matrix = {line["step"]: bool(line["matrix"]) for line in runs.read_log("runs/a")
+                   if "rows" in line}
+    assert with_matrix == {2: True, 3: True}
 
 
 def test_muon_moves_the_matrices_of_transformer_layers_and_nothing_else():
