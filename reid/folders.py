@@ -27,7 +27,8 @@ def find_datasets(path):
     try:
         inside = sorted(os.listdir(path))
     except OSError as error:
-        raise UserError(f"{path}: no such folder ({error.strerror}); correct --data") from error
+        reason = f"no such folder ({error.strerror}); give that of a data set"
+        raise UserError(f"{path}: {reason}") from error
 
     found = list(_below(Path(path), SEARCH_DEPTH))
     if found:
