@@ -275,6 +275,14 @@ def test_no_answer_of_another_form_passes(answer):
     assert verdict.keys() == {"a", "b"} and verdict["b"]
 
 
+def test_what_killed_graders_left_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    for name in ("reid-grading-killed", "another"):
+        (tmp_path / name / "copy").mkdir(parents=True)
+    sandbox.remove_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+
 @pytest.mark.parametrize("full, empty, sentence", (
     ("wrong", "wrong", "the code itself fails the tests of schedule"),
     ("", "", "test passes without the functions of schedule"),

@@ -163,6 +163,12 @@ def test_the_hits_are_those_of_the_rule(query, words, clothes, weight, w, hits, 
     assert hits(*flags, "--top", 2) == found[:2]
 
 
+def test_what_is_not_understood_is_said_each_time(run):
+    for _ in range(2):
+        assert "note: sentences with words" in run("--instruction", "in 赤 red")[2]
+    assert "note" not in run("--instruction", WORDS)[2]
+
+
 def test_two_queries_are_two_searches_in_hits_and_picture(hits, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures, "save", lambda picture, _: drawn.append(np.array(picture)))
@@ -268,10 +274,10 @@ def test_a_sentence_that_is_known_needs_no_bert(hits, model, monkeypatch):
     first = hits(*words)
     assert hits(*words) == first
     hits("--query", "ben.png", "--instruction", "coat.png")
-    for _ in range(2):
-        hits("--instruction", "in 赤 red")
-    hits(*words)
-    assert [reader is None for reader in readers] == [True, False, False, True, True, False]
+    for sentence in ("in blue", "in blue", "in 赤 red", "in 赤 red", WORDS):
+        hits("--instruction", sentence)
+    is_new = [reader is None for reader in readers]
+    assert is_new == [True, False, False, True, False, True, True, False]
 
 
 def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatch):
