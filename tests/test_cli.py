@@ -15,11 +15,12 @@ import torch
 
 import data
 import evaluate
+import toydata.__main__
 import train
-from extras import ablate
+from extras import ablate, curves, search
 from reid import cli, device, files, quick_help
 from reid.cli import UserError
-from tests.commands import ROOT, start
+from tests.commands import ROOT, one_line, start
 
 COMMANDS = {"train.py": train, "evaluate.py": evaluate, "data.py": data, "-m extras.ablate": ablate}
 FIELDS = {field.name: field for field in dataclasses.fields(train.Config)}
@@ -119,6 +120,17 @@ def test_a_name_that_is_no_folder_name():
         with pytest.raises(UserError, match="--name "):
             cli.folder_name(name)
     assert cli.folder_name("a/b c") == "a/b c"
+
+
+@pytest.mark.parametrize("out", ["x.jpg", "x", "x.PNG", "nowhere/x.png"])
+def test_no_command_begins_with_an_output_that_would_fail_at_its_end(out, command, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for module, flag, *flags in (
+            (curves, "--out", "runs/a"), (toydata.__main__, "--sheet"),
+            (search, "--out", "--photos", "photos", "--instruction", "red")):
+        result = command(module, *flags, flag, out)
+        one_line(result, f"{flag} {out}: name a .png in a folder that exists")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 # ---- help ----
@@ -329,6 +341,9 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
             assert not out.exists()
             left = tmp_path / "deep/.out.part"
             assert list(left.parent.iterdir()) == [left]
+            program = "from reid import files\nwith files.creating('deep/out'): pass"
+            _, error = start(tmp_path, "-c", program).communicate()
+            assert "being written by another process" in error
     finally:
         os.umask(before)
     assert [path.name for path in out.iterdir()] == ["a"] and out.stat().st_mode & 0o777 == 0o750
