@@ -9,7 +9,7 @@ from pathlib import Path
 
 from extras.exercises import code
 from extras.exercises.make import chosen
-from extras.exercises.sandbox import trouble_with_bwrap, verdicts
+from extras.exercises.sandbox import remove_leftovers, trouble_with_bwrap, verdicts
 from reid import cli
 from reid.cli import UserError, printable
 
@@ -36,6 +36,7 @@ def main(config):
         print(f"bwrap {trouble_with_bwrap()}: hand-outs run with limits, but can read your files; "
               "for people you do not trust see docs/teaching.md")
 
+    remove_leftovers()
     check_tests(exercises, config.seconds)
     with open_marks(config.csv) as file:
         names = [exercise.name for exercise in exercises]

@@ -33,7 +33,6 @@ def verdicts(texts, seconds):
     texts: {Exercise: the text of its file}, each put into a copy of the code that is otherwise the
     project's. seconds: of a processor, for the tests of each.
     """
-    remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         held = files.lock(folder)  # noqa: F841  until the end
         tasks = []
