@@ -4,6 +4,7 @@ line that names the file, exit code 2, and nothing that was there is lost."""
 import json
 import os
 import random
+import re
 import resource
 import shutil
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def changed(state, path, value):
     ("model/neck.weight", 5), ("model/neck.weight", MISSING), ("parts", MISSING), ("parts", ["x"]),
     ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
     ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
-    ("pooling", MISSING), ("cross", "[]"), ("shape/depth", 10**4),
+    ("pooling", MISSING), ("cross", "[]"),
 ])
 def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
     state = checkpoints.load(LAST)
@@ -144,6 +145,14 @@ def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
         words.append(f"{path.replace('/', '.')} is {value!r}, must be o")
     refused(evaluate, ("--checkpoint", "odd.pt"), *words)
     refused(train, ("--resume", "odd.pt"), *words)
+
+
+@pytest.mark.parametrize("path, value", [
+    ("shape/depth", 10**4), ("shape/dim", 10**6), ("shape/size", (64, 10**6))])
+def test_numbers_are_compared_before_a_model_allocates_them(path, value, here):
+    torch.save(changed(checkpoints.load(LAST), path, value), "odd.pt")
+    with pytest.raises(cli.UserError, match=f"no {path[6:]} of {re.escape(str(value))}"):
+        checkpoints.load("odd.pt")
 
 
 @pytest.mark.parametrize("path, value", [
