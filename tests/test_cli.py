@@ -18,7 +18,7 @@ import evaluate
 import toydata.__main__
 import train
 from extras import ablate, curves, search
-from reid import cli, device, files, quick_help
+from reid import checkpoints, cli, device, features, files, quick_help, weights
 from reid.cli import UserError
 from tests.commands import ROOT, one_line, start
 
@@ -354,6 +354,17 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
         assert [path.name for path in folder.iterdir()] == [".lock"]
         raise KeyError
     assert list(left.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("read", [
+    checkpoints.load, weights.read_published, lambda path: features.load_features(path, set())])
+def test_a_named_pipe_is_not_waited_for(read, tmp_path):
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR)  # else a test of what is forgotten would wait, too
+    with pytest.raises(UserError, match="pipe.safetensors: a pipe, not a file"):
+        read(path)
+    os.close(held)
 
 
 @pytest.mark.parametrize("content", [
