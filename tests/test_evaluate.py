@@ -358,6 +358,8 @@ def test_shortcut_controls_by_value(root, task):
     dataset = dataset._replace(records=(*queries, *gallery))
     controls = evaluate.shortcut_controls(run, dataset, evaluate.task_retrieval(run, dataset))
     stranger, alone, bare = (feats for _, _, *feats, _ in controls.values())
+    for each in controls.values():
+        assert [query.pid for query in each.queries] == [1, 2] and each.gallery == gallery
 
     wanted = colours_of("red", "blue")
     carried = colours_of("red", "green", "blue", "green")

@@ -1,5 +1,7 @@
 """One gallery for all tasks, and hits that agree with the instruction, on painted images."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -11,12 +13,20 @@ from tests.test_evaluate import ColourModel, cocas, ltcc, pedes, root  # noqa: F
 
 
 @pytest.mark.parametrize("make", [lambda folder: cocas(folder, "li"), ltcc, pedes])
-def test_strangers_join_the_gallery_and_are_never_a_hit(root, make):  # noqa: F811
+def test_strangers_join_the_gallery_and_are_never_a_hit(  # noqa: F811
+        root, make, tmp_path_factory, monkeypatch):  # noqa: F811
     dataset = make(root)
-    others = [each for each in (cocas(root, "ctcc"), ltcc(root)) if each.name != dataset.name]
+    elsewhere = shutil.copytree(root, tmp_path_factory.mktemp("elsewhere"), dirs_exist_ok=True)
+    others = [cocas(elsewhere, "ctcc"), ltcc(elsewhere)]
+    others = [each for each in others if each.name != dataset.name]
+    read = []
+    batches = evaluate.batches
+    monkeypatch.setattr(evaluate, "batches", lambda root, paths, *size: (
+        read.extend([root] * len(paths)) or batches(root, paths, *size)))
     run = Run(ColourModel(listen=0.5))
     rows = taskfree.task_free_rows(run, dataset, others)
     count = sum(len(evaluate.queries_and_gallery(other)[1]) for other in others)
+    assert read.count(elsewhere) == count
     for own, free in zip(rows[::2], rows[1::2]):
         assert (own["gallery of"], free["gallery of"]) == ("the task", "all tasks")
         assert free["gallery"] == own["gallery"] + count and free["queries"] == own["queries"]
