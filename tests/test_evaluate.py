@@ -284,6 +284,9 @@ def test_feature_and_precision_reach_every_pass_of_the_model(root):
         [same] = [row for row in evaluate_all(replace(run, protocol="cc"), [ltcc(root)])
                   if row["feature"] == FEATURES[run.feature]]
         assert first["mAP"] == same["mAP"]
+        [row] = evaluate_all(
+            replace(run, protocol="cc"), [ltcc(root)], evaluate.evaluate_sentences)
+        assert row["feature"] == FEATURES[run.feature]
 
 
 # ---- the instruction matrix ----
