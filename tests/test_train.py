@@ -600,7 +600,7 @@ def test_a_run_never_overwrites_another(train_tiny):
 
 @pytest.mark.parametrize("flags, words", [
     (("--data", "./nowhere"), ("nowhere: no such folder",)),
-    (("--data", "holidays"), ("holidays", "Market-1501", "LTCC")),
+    (("--data", "holidays"), ("holidays: no known data set in it", "docs/data.md")),
     (("--data", "n" * 300), ("n" * 300,)), (("--resume", "n" * 300), ("n" * 300,)),
     (("--ids", 64, "--task", "trad"), ("--ids 64", "12 identities")),
     (("--device", "tpu9"), ("--device tpu9",)), (("--steps", 0), ("--steps 0",)),
