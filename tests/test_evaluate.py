@@ -195,6 +195,14 @@ def test_second_stage_reorders_only_the_nearest(root):
         evaluate.second_stage(run, dataset, retrieval)
 
 
+def test_pictures_show_the_ranking_after_the_second_stage(root, monkeypatch):
+    reverse = lambda *_: lambda *feats: lambda start, dist: -dist  # noqa: E731
+    monkeypatch.setattr(evaluate, "second_stage", reverse)
+    [[first, after, *_]] = evaluate.rankings(Run(ColourModel()), pedes(root)).values()
+    assert (first.name, after.name) == ("wanted", "wanted, after matching")
+    assert after.ranking == first.ranking[::-1] and len(first.ranking) == 4
+
+
 # ---- tasks ----
 
 def test_tasks_give_every_protocol_with_its_name_and_chance(root, monkeypatch):
