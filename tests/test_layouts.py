@@ -210,11 +210,12 @@ def test_li_of_cocas(toy):
         opened(root, "t2i")
 
 
-def test_both_of_cocas_are_the_rows_in_the_lists_of_ctcc_and_of_li(toy):
+@pytest.mark.parametrize("task", trees.JOINED)
+def test_both_of_cocas_are_the_rows_in_the_lists_of_ctcc_and_of_li(toy, task):
     root = trees.cocas(toy / "COCAS")
     text(root, "real2/datalist/query.txt", "images/1/q.jpg templates/9_2.jpg 9 2 3\n"
          "images/1/q.jpg templates/9_3.jpg 9 3 3\nimages/1/p.jpg templates/9_1.jpg 9 1 3\n")
-    dataset = opened(root, "both")
+    dataset = opened(root, task)
     pictured, described = opened(root, "ctcc"), opened(root, "li")
     assert dataset.protocols == (STRICT, ID_ONLY) and not dataset.extra
     assert [(r.path, r.target_clothes) for r in dataset.split("query")] == [
@@ -226,10 +227,10 @@ def test_both_of_cocas_are_the_rows_in_the_lists_of_ctcc_and_of_li(toy):
         assert (record.template_path, record.crop_path) == (one.template_path, one.crop_path)
         assert record.captions == other.captions and record.cam == one.cam
 
-    assert "both" not in [d.task for d in open_all(root, asked_tasks("all"))]
+    assert task not in [d.task for d in open_all(root, asked_tasks("all"))]
     text(root, "real2/datalist/query_attr.txt", "images/1/q.jpg k1 9 7 3\n")
     with pytest.raises(UserError, match="no query image is both in"):
-        opened(root, "both")
+        opened(root, task)
 
 
 def test_real2_as_it_is_published(toy):
@@ -278,8 +279,9 @@ def test_lists_of_any_task(toy):
     assert [r.modality for r in opened(root, "vi").records] == ["rgb", "ir", "rgb", "rgb"]
     assert opened(root, "ctcc").split("query")[0].target_clothes == "9:2"
     assert opened(root, "trad").split("train")[0].cam == 2
-    with pytest.raises(UserError, match="nothing there for --task both"):
-        opened(root, "both")
+    for task in trees.JOINED:
+        with pytest.raises(UserError, match=f"nothing there for --task {task}"):
+            opened(root, task)
     with pytest.raises(UserError, match="attr = li"):
         open_all(toy, asked_tasks("all"))
     trees.omnireid(toy / "other")

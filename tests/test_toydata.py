@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 import toydata
-from instructions import ATTRIBUTES, asked_tasks
+from instructions import ATTRIBUTES, TASKS, asked_tasks
 from reid import cli
 from reid.folders import open_all
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks, trials
+from tests.trees import JOINED
 from toydata import cameras, drawing, people, sheet
 from toydata.figure import Pose
 from toydata.trees import FIVE, TREES, Job
@@ -89,15 +90,15 @@ def test_contact_sheet():
 
 # ---- the lists, as the readers of the real data sets see them ----
 
-@pytest.mark.parametrize("tasks", ["all", "both"])
+@pytest.mark.parametrize("tasks", ["all", *JOINED])
 def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks):
     datasets = open_all(root, asked_tasks(tasks))
-    assert tasks == "both" or {each.layout for each in datasets} == LAYOUTS.keys() - {"own"}
+    assert tasks != "all" or {each.layout for each in datasets} == LAYOUTS.keys() - {"own"}
     for dataset in datasets:
         train = list(dataset.split("train"))
-        if dataset.task in ("ctcc", "both"):
+        if TASKS[dataset.task].pictures:
             assert all(record.crop_path and record.template_path for record in train)
-        if dataset.task in ("t2i", "li", "both"):
+        if TASKS[dataset.task].described:
             assert all(record.captions for record in train)
         if not dataset.tested:
             continue

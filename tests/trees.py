@@ -4,9 +4,10 @@ import json
 
 from PIL import Image
 
-from instructions import asked_tasks
+from instructions import TASKS, asked_tasks
 from reid.folders import open_all
 
+JOINED = [name for name, row in TASKS.items() if row.described and row.pictures]  # words, pictures
 PHOTO = Image.effect_noise((8, 16), 60).convert("RGB")
 
 
