@@ -664,7 +664,8 @@ def shortcut_controls(run, dataset, wanted, seed=0):
     with an instruction for each image. wanted: the Retrieval under the right ones.
 
     - a stranger's photo: the right instruction with the photo of another person;
-    - without a photo: E_i's feature of what is wanted against that of what the gallery carries;
+    - without a photo: E_i's feature of what is wanted against that of what the gallery carries,
+      unless that is the same for all (ITCPR);
     - gallery without instructions: by the rule of reid.uninstructed, if the model was trained for
       what it takes: it reads sentences and text queries, or sees pictures.
     """
@@ -679,10 +680,9 @@ def shortcut_controls(run, dataset, wanted, seed=0):
         stranger = rng.choice([record for record in queries if record.pid != query.pid])
         strangers.append(replace(query, path=stranger.path))
     embedded = partial(retrieval_of, run, dataset)
-    controls = {
-        "a stranger's photo": embedded(strangers, gallery, asks, carried),
-        "without a photo": embedded(queries, gallery, asks, carried, "instruction"),
-    }
+    controls = {"a stranger's photo": embedded(strangers, gallery, asks, carried)}
+    if len(set(carried)) > 1:
+        controls["without a photo"] = embedded(queries, gallery, asks, carried, "instruction")
     needed = {"words": True, "text queries": row.described, "pictures": row.pictures}
     if all(part in run.parts for part in needed if needed[part]):
         controls["gallery without instructions"] = bare_gallery(run, dataset, wanted)

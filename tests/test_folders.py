@@ -221,6 +221,7 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command): 
         os.symlink(drawn / name, f"cpr/{name}")
     code, out, err = command(train, "--data", "cpr", "--task", "li", "--steps", 2, *FAST)
     assert code == 0 and "SynCPR (li)" in out and "li    ITCPR  composed  F " in out, err
+    assert "stranger's photo" in out and "without a photo" not in out  # its gallery carries one Ask
     model = ("--checkpoint", "runs/all/last.pt")
     for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
                   ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
