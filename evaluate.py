@@ -222,13 +222,13 @@ def distances(query_feats, gallery_feats, stage=None):
     """
     rescore = stage and stage(query_feats, gallery_feats)
 
+    @full_precision_matmul()
     def of_queries(start, end):
         dist = (-query_feats[start:end] @ gallery_feats.T).cpu().numpy()
         return rescore(start, dist) if rescore else dist
     return of_queries
 
 
-@full_precision_matmul()
 def rank(protocol, retrieval, ap_window=None, stage=None):
     """The figures of a row, means over the queries with a hit of all trials of a protocol.
 
@@ -332,8 +332,8 @@ def refuse_untrained(model, ask, kind):
     missing = [part for part in needed if needed[part] and part not in model.parts]
     if missing:
         raise UserError(
-            f"the model was not trained for {' and '.join(missing)}: take a checkpoint of a task "
-            "that trains it, such as --task all"
+            f"the model was not trained for {' and '.join(missing)}: take a checkpoint of tasks "
+            "that train it, such as --task all with descriptions and pictures of clothes"
         )
 
 
@@ -347,8 +347,9 @@ def match(run, dataset, retrieval):
     model = run.model
     top = min(TOP, len(retrieval.gallery))
     parts = []
-    for chunk in retrieval.query_feats.split(CHUNK):
-        parts.append((chunk @ retrieval.gallery_feats.T).topk(top))
+    with full_precision_matmul():
+        for chunk in retrieval.query_feats.split(CHUNK):
+            parts.append((chunk @ retrieval.gallery_feats.T).topk(top))
     similarity = torch.cat([part.values for part in parts])
     nearest = torch.cat([part.indices for part in parts])
 
@@ -377,6 +378,8 @@ def second_stage(run, dataset, retrieval):
     records = [*retrieval.queries, *retrieval.gallery]
     asks = [*retrieval.asks, *[None] * len(retrieval.gallery)]
     matches = run.once("matching", dataset, records, asks, partial(match, run, dataset, retrieval))
+    if matches.shape[:2] != (2, len(retrieval.queries)):
+        raise UserError(NOT_SAVED)
     nearest, scores = matches.cpu().numpy()
     if not ((0 <= nearest) & (nearest < len(retrieval.gallery))).all():
         raise UserError(NOT_SAVED)
@@ -432,7 +435,10 @@ class Run:
                 raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
             for name, tensor in compute().items():
                 self.known[f"{name} {fingerprint}"] = tensor
-        return self.known[f"{kind} {fingerprint}"]
+        known = self.known[f"{kind} {fingerprint}"]
+        if kind != "matching" and len(known) != len(records):
+            raise UserError(NOT_SAVED)
+        return known
 
 
 # ---- the rows of a table ----
@@ -536,6 +542,8 @@ def retrieval_of(run, dataset, queries, gallery, asks, carried, kind=None):
     """A Retrieval of records under their Asks, by a kind of feature."""
     query_feats = run.features(dataset, queries, asks, kind)
     gallery_feats = run.features(dataset, gallery, carried, kind)
+    if query_feats.shape[1:] != gallery_feats.shape[1:]:
+        raise UserError(NOT_SAVED)
     return Retrieval(queries, gallery, query_feats, gallery_feats, asks)
 
 
@@ -592,7 +600,7 @@ def instruction_variants(run, dataset):
 
     With sentences: the task's and the opposite one, on both sides. Else those of `wrong_asks`,
     while gallery images keep their own. The right one alone for t2i, and if nothing tells what any
-    query wears.
+    query wears or all gallery images carry the same (ITCPR).
     """
     row = TASKS[dataset.task]
     queries, gallery = queries_and_gallery(dataset)
@@ -604,7 +612,9 @@ def instruction_variants(run, dataset):
             variants[sentence] = retrieval_of(run, dataset, queries, gallery, *both)
     elif not row.text_only:
         carried = [gallery_instruction(dataset.task, record) for record in gallery]
-        queries, asks_by_name = wrong_asks(dataset, queries, gallery)
+        asks_by_name = {}
+        if len(set(carried)) > 1:
+            queries, asks_by_name = wrong_asks(dataset, queries, gallery)
         for name, asks in asks_by_name.items():
             variants[name] = retrieval_of(run, dataset, queries, gallery, asks, carried)
     return variants or {"wanted": task_retrieval(run, dataset)}

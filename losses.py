@@ -72,7 +72,8 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
     mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with
     b1 != b2.
     mining "even": half the mean over those within a person, where the instruction decides, and half
-    that over the others: in "all", of 16 people x 4 images, 1.5 % are within a person.
+    that over the others (1.5 % of "all" are within, of 16 people x 4 images); if there are none
+    within a person, the mean over the others alone.
     mining "hard": two triplets per anchor, see `hard_triplets`.
 
     A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and

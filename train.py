@@ -525,7 +525,9 @@ def open_datasets(config):
         import toydata  # here, so that all else works without it
 
         processes.from_first(partial(toydata.provide, config.data))
-    datasets = without_overlap(open_all(config.data, asked_tasks(config.task), config.val))
+    opened = processes.first_alone(
+        lambda: open_all(config.data, asked_tasks(config.task), config.val))
+    datasets = without_overlap(opened)
     return [dataset for dataset in datasets if config.plain or not dataset.extra]
 
 

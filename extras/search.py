@@ -104,7 +104,7 @@ def photo_features(run, folder, kinds, index):
         columns = zip(*[known[photo] for photo in photos])
         feats = {kind: torch.stack(column) for kind, column in zip(kinds, columns)}
         sentences = sentences_read(run.model.encoder.text, index.sentences)
-        if len(known) > kept or len(sentences) > len(index.sentences):
+        if len(known) > kept or sentences.keys() != index.sentences.keys():
             write_index(index._replace(photos=photos, sentences=sentences), feats)
 
     counts = [f"; {len(some)} {why}, such as {some[0]}" for why, some in left_out.items() if some]
@@ -193,8 +193,11 @@ def read_index(path, checkpoint):
             return Index(path, checkpoint)
         photos = [Photo(*photo) for photo in parse_json(notes["photos"], list, path, "")]
         tokens = {key: feats.pop(key).half() for key in list(feats) if key.startswith(TOKENS)}
-        sizes = {tensor.shape[1:] for tensor in tokens.values()}
-        if {len(of_kind) for of_kind in feats.values()} - {len(photos)} or len(sizes) > 1:
+        sizes = {rows.shape[1:] for rows in tokens.values()}
+        is_odd = len(sizes) > 1 or any(
+            rows.ndim != 2 or not len(rows) or not rows.isfinite().all()
+            for rows in tokens.values())
+        if {len(of_kind) for of_kind in feats.values()} - {len(photos)} or is_odd:
             raise ValueError("tensors of other shapes")
         known = dict(zip(photos, zip(*feats.values())))
     except (UserError, TypeError, ValueError) as error:

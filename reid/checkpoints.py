@@ -62,7 +62,8 @@ def load(path, form=MODEL):
     if wrong:
         raise UserError(f"{path}: {wrong}; take a checkpoint of this version of train.py")
     for name, count in state["classes"].items():  # before a model allocates so many
-        if len(state["model"].get(f"classifiers.{name}.weight", ())) != count:
+        head = state["model"].get(f"classifiers.{name}.weight")
+        if head is None or head.shape[:1] != (count,):
             raise UserError(
                 f"{path}: the classifier of {name} has no {count} people; take another checkpoint"
             )

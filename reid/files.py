@@ -99,7 +99,7 @@ def lock(folder):
     UserError if another one does. Returns the lock, which lasts no longer than it is referred to.
     """
     with writing(folder):
-        file = open(Path(folder) / ".lock", "w+")  # not "w": a named pipe would be waited for
+        file = open(Path(folder) / ".lock", "a+")  # not "w": it would empty what a link names
     if fcntl is None:
         return file
     try:

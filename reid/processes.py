@@ -63,6 +63,15 @@ def from_first(make):
     return values[0]
 
 
+def first_alone(make):
+    """What `make()` returns in every process; rank 0 calls it before the others, which find the
+    files that it wrote."""
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    made = make() if is_first else None
+    from_first(lambda: None)
+    return made if is_first else make()
+
+
 def parallel(module):
     """The module as torch's DistributedDataParallel: backward leaves the mean of the gradients of
     all processes, exchanged while the rest is still being computed; every process starts with the

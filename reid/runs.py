@@ -12,6 +12,7 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
@@ -53,11 +54,14 @@ def new_folder(name, config):
     """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
     folder = base = Path("runs") / name
     number = 1
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
     with writing(folder):
-        folder.mkdir(parents=True)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):  # which may be of a run that started this moment
+                folder.mkdir()
+                break
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
     write_text(folder / "config.json", json.dumps(asdict(config), indent=1) + "\n")
     return folder
 

@@ -488,6 +488,12 @@ def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
         evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
     evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
     assert "saved features are not of this" in capsys.readouterr().err
+    cuts = (lambda feats: feats[:-1], lambda feats: feats.repeat(2, 1), lambda feats: feats[:, 1:])
+    for cut in cuts:
+        save_features(other, known | {key: cut(known[key]).contiguous()}, notes)
+        with pytest.raises(UserError, match="nothing could be ranked"):
+            evaluate.main(evaluate.Config(other, device="cpu"))
+        assert "general: the saved features are not of this" in capsys.readouterr().err
 
 
 # ---- docs/recipes.md ----

@@ -279,10 +279,14 @@ def test_what_killed_graders_left_is_removed(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
     for name in ("reid-grading-killed", "another"):
         (tmp_path / name / "copy").mkdir(parents=True)
+    precious = tmp_path / "another/precious"
+    precious.write_text("marks")
+    (tmp_path / "reid-grading-killed/.lock").symlink_to(precious)
     monkeypatch.setattr(grade, "check_tests", lambda *_: None)
     monkeypatch.setattr(grade, "grade", lambda *_: {"schedule": {}})
     grade.main(grade.Config([tmp_path / "another"]))
     assert [path.name for path in tmp_path.iterdir()] == ["another"]
+    assert precious.read_text() == "marks"
 
 
 @pytest.mark.parametrize("full, empty, sentence", (

@@ -307,14 +307,16 @@ def test_an_index_that_cannot_be_written_costs_no_answer(run):
     (None, lambda feats: feats[:, 1:].contiguous()), (None, lambda feats: feats.half()),
     (None, lambda feats: feats[None]),
 ))
-def test_an_index_of_other_content_is_one_line(photos, change, run, read):
+@pytest.mark.parametrize("kind", (CLOTHES, search.TOKENS))
+def test_an_index_of_other_content_is_one_line(photos, change, kind, run, read):
     path = Path("photos/index.safetensors")
     run("--instruction", WORDS)
     with safe_open(path, "pt") as file:
         notes = file.metadata()
         feats = {kind: file.get_tensor(kind) for kind in file.keys()}
     notes["photos"] = photos or notes["photos"]
-    feats[CLOTHES] = change(feats[CLOTHES]) if change else feats[CLOTHES]
+    key = min(key for key in feats if key.startswith(kind))
+    feats[key] = change(feats[key]) if change else feats[key]
     save_file(feats, path, notes)
     read.clear()
     refused(run("--instruction", WORDS), str(path), "no index", "--index")

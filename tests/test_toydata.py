@@ -64,7 +64,7 @@ def test_every_byte_depends_on_people_and_seed_alone(tmp_path):
 def test_only_the_default_folder_is_drawn_unasked_and_only_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(toydata, "make_toy", lambda out: Path(out).mkdir())
-    for data in ("elsewhere", toydata.TOY, toydata.TOY):
+    for data in ("elsewhere", "toy", toydata.TOY):
         toydata.provide(data)
     assert names(tmp_path) == ["toy"]
 

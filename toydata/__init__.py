@@ -33,7 +33,7 @@ WEARERS = 4  # people who share an outfit where people change clothes
 
 def provide(data):
     """Draws ./toy if it is what is asked for and is absent."""
-    if data == TOY and not Path(data).exists():
+    if Path(data) == Path(TOY) and not Path(data).exists():
         print(f"drawing people into {data}", flush=True)
         make_toy(data)
 
