@@ -387,7 +387,7 @@ def main(config):
 def check_flags(config):
     """UserError for what cannot be asked, and for an --out that would replace or be a photo."""
     if not os.path.isdir(config.photos or ""):
-        raise UserError(f"--photos {config.photos}: name the folder to search in")
+        raise UserError(f"--photos {config.photos}: no such folder; name the one to search in")
     instruction = config.instruction
     try:
         (instruction or "").encode()

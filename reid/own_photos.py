@@ -57,7 +57,7 @@ def read_own(root, row):
     seen = set()  # (person, outfit) that has its query
     for path in random.Random(0).sample(photos, len(photos)):
         role = "train" if person_of(path) in trained else "gallery"
-        record = record_of("drawn", role, path, people)
+        record = record_of("random", role, path, people)
         if role == "gallery" and (record.pid, record.clothes) not in seen:
             seen.add((record.pid, record.clothes))
             record = replace(record, role="query")

@@ -36,7 +36,7 @@ def mine(tmp_path):
 
 def test_a_folder_for_each_person_with_outfits(mine, capsys):
     trad, cc = open_all(mine, asked_tasks("all"))
-    assert (trad.task, cc.task) == ("trad", "cc") and trad.title == "Own photos drawn-split"
+    assert (trad.task, cc.task) == ("trad", "cc") and trad.title == "Own photos random-split"
     split = json.loads((mine / SPLIT).read_text())
     assert len(split["train"]) == 4 and len(split["test"]) == 3 and "alone" in split["train"]
     assert capsys.readouterr().out.count(SPLIT) == 1
@@ -86,7 +86,7 @@ def test_what_is_no_folder_of_people(tmp_path, mine):
 def test_own_photos_are_trained_on_and_tested(mine, command, bert, train_tiny):
     flags = ("--data", mine, "--steps", 2, "--preset", "toy", "--name", "mine")
     code, out, err = train_tiny(*flags)
-    assert code == 0 and "Own photos drawn-split" in out, err
+    assert code == 0 and "Own photos random-split" in out, err
     rows = runs.read_log("runs/mine")[-1]["rows"]
     assert {row["task"] for row in rows} == {"trad", "cc"}
 
