@@ -55,10 +55,9 @@ def new_folder(name, config):
     folder = base = Path("runs") / name
     number = 1
     with writing(folder):
-        base.parent.mkdir(parents=True, exist_ok=True)
         while True:
             with suppress(FileExistsError):  # which may be of a run that started this moment
-                folder.mkdir()
+                folder.mkdir(parents=True)
                 break
             number += 1
             folder = base.with_name(f"{base.name}-{number}")
