@@ -238,7 +238,8 @@ def main(config):
             with cli.on_signals(cli.exit_with(f"stopped in an evaluation; {resume}")):
                 run = evaluate.Run(model, config.feature, amp=config.amp)
                 rows = evaluate.evaluate_all(run, datasets)
-            move_queries(rows, folder / "queries.json")
+            for row in rows:  # the figures of every query are kept of the last step
+                del row["each"]
             log.write_rows(step, rows)
         if processes.any_process(stops):  # the others wait here for rank 0
             stops.append(signal.SIGINT)  # if the signal was another process's
@@ -521,13 +522,14 @@ def sentences_of(datasets):
 
 def open_datasets(config):
     """The data sets that --data and --task name; a new run draws an absent ./toy first."""
-    if not config.resume and Path(config.data) == Path(Config.data):
-        import toydata  # here, so that all else works without it
+    def opened():
+        if not config.resume and Path(config.data) == Path(Config.data):
+            import toydata  # here, so that all else works without it
 
-        processes.from_first(partial(toydata.provide, config.data))
-    opened = processes.first_alone(
-        lambda: open_all(config.data, asked_tasks(config.task), config.val))
-    datasets = without_overlap(opened)
+            toydata.provide(config.data)
+        return open_all(config.data, asked_tasks(config.task), config.val)
+
+    datasets = without_overlap(processes.first_alone(opened))
     return [dataset for dataset in datasets if config.plain or not dataset.extra]
 
 
