@@ -14,7 +14,6 @@ from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -422,7 +421,10 @@ class Run:
         elif asks[0] is None and kind == "fused":
             kind = "edit"
         how = dataset, records, asks
-        return self.once(kind, *how, partial(embed, self, *how, kind))
+        feats = self.once(kind, *how, partial(embed, self, *how, kind))
+        if len(feats) != len(records):
+            raise UserError(NOT_SAVED)
+        return feats
 
     def once(self, kind, dataset, records, asks, compute):
         """The tensor of a kind; compute() gives {kind: tensor} where it is not known."""
@@ -435,10 +437,7 @@ class Run:
                 raise UserError(f"{dataset.title} {dataset.task} ({kind}): {NOT_SAVED}")
             for name, tensor in compute().items():
                 self.known[f"{name} {fingerprint}"] = tensor
-        known = self.known[f"{kind} {fingerprint}"]
-        if kind != "matching" and len(known) != len(records):
-            raise UserError(NOT_SAVED)
-        return known
+        return self.known[f"{kind} {fingerprint}"]
 
 
 # ---- the rows of a table ----
@@ -479,11 +478,12 @@ def evaluate_protocol(run, dataset, protocol, sentence=0, features=FEATURES):
 
     rows = []
     features = [name for name in features if name == "edit" or name in run.parts]
-    for feature, (name, stage) in product(features, stages.items()):
+    for feature in features:
         retrieval = task_retrieval(run, dataset, sentence, feature)
-        row = {"task": dataset.task, "data": dataset.title}
-        row |= {"protocol": protocol.name + name + window, "feature": FEATURES[feature]}
-        rows.append(row | rank(protocol, retrieval, run.ap_window, stage))
+        for name, stage in stages.items():
+            row = {"task": dataset.task, "data": dataset.title}
+            row |= {"protocol": protocol.name + name + window, "feature": FEATURES[feature]}
+            rows.append(row | rank(protocol, retrieval, run.ap_window, stage))
     return rows
 
 
