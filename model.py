@@ -1,4 +1,5 @@
-"""IRM, the Instruct-ReID model (Sec. 4, Fig. 3): an instruction edits what a ViT sees of a person.
+"""IRM, the Instruct-ReID model (Sec. 4, Fig. 3): an instruction edits the features that a ViT
+extracts from a photo of a person.
 
 E_i is `InstructionEncoder`, E_e is `ViT`, E_f is `AttentionModule`; Fig. 3 is
 `InstructReID.forward`.
@@ -16,15 +17,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Instruction(NamedTuple):
-    """F_T, the output of the instruction encoder. b is 1 where all images share a sentence."""
+    """F_T, the output of the instruction encoder. b is 1 if all images share one sentence."""
 
-    tokens: torch.Tensor  # (b t d), in the editing width; the first stands for the whole
+    tokens: torch.Tensor  # (b t d), in the width of E_e; the first represents the whole
     mask: torch.Tensor  # (b t) bool, True = a real token
-    pooled: torch.Tensor  # (b k), the encoder's own pooled vector: its cosines are beta of Eq. 6
-    words: torch.Tensor  # (b t-1 k), the encoder's own tokens, which ALBEF's E_f reads
+    pooled: torch.Tensor  # (b k), pooled by the encoder; their cosines are beta of Eq. 6
+    encoded: torch.Tensor  # (b t-1 k), the encoder's tokens as they are, for ALBEF's E_f
 
     def expand(self, batch):
-        """One shared instruction for each image of a batch; b instructions stay what they are."""
+        """Repeats a shared instruction for each image of a batch; b instructions stay."""
         return Instruction(*(part.expand(batch, *part.shape[1:]) for part in self))
 
     def take(self, index):
@@ -33,19 +34,19 @@ class Instruction(NamedTuple):
 
     @staticmethod
     def cat(instructions):
-        """Several batches of equally many tokens, one behind the other."""
+        """Concatenates batches of instructions that have the same number of tokens."""
         return Instruction(*(torch.cat(parts) for parts in zip(*instructions)))
 
     def join(self, picture):
-        """These sentences and a picture for each: the tokens of both, and the pooled vectors side
-        by side, so that beta of Eq. 6 is the mean of both cosines."""
+        """Concatenates these sentences with one picture each: the tokens, and the normalised
+        pooled vectors, so that beta of Eq. 6 is the mean of both cosines."""
         sentence = self.expand(picture.tokens.shape[0])
         pooled = [F.normalize(part.pooled, dim=1) for part in (sentence, picture)]
         return Instruction(
             torch.cat([sentence.tokens, picture.tokens], 1),
             torch.cat([sentence.mask, picture.mask], 1),
             torch.cat(pooled, 1),
-            sentence.words,
+            sentence.encoded,
         )
 
 
@@ -54,7 +55,7 @@ class Output(NamedTuple):
 
     feat: torch.Tensor  # (b d) F, the CLS token of the last editing layer
     neck: torch.Tensor  # (b d) F after the BN neck: classified in training, ranked in testing
-    fused: torch.Tensor | None  # (b 2d) F_out, None without E_f too
+    fused: torch.Tensor | None  # (b 2d) F_out; also None without E_f
     fused_neck: torch.Tensor | None  # (b 2d) F_out after its BN neck
     tokens: torch.Tensor  # (b n d) all tokens of the last editing layer
 
@@ -70,8 +71,8 @@ class EditingAttention(nn.Module):
         M = [softmax(Q K^T / sqrt(c)), g * softmax(Q K'^T / sqrt(c))]      Eq. 2-3
         F = Linear_o(M [V; V'])                                            Eq. 4
 
-    Two softmaxes: the gate adds a second read-out to an untouched first one. g is one number per
-    head, used as it stands. With instr_dim None the second branch does not exist.
+    With two softmaxes, the instruction is added to self-attention without changing it. g is one
+    number per head, without a tanh. With instr_dim None there is no instruction branch.
     """
 
     def __init__(self, dim, heads, instr_dim=None):
@@ -85,7 +86,7 @@ class EditingAttention(nn.Module):
         if instr_dim is not None:
             self.k_instr = nn.Linear(instr_dim, dim)
             self.v_instr = nn.Linear(instr_dim, dim)
-            self.gate = nn.Parameter(torch.zeros(heads))  # starts at 0: at step 0 a plain ViT
+            self.gate = nn.Parameter(torch.zeros(heads))  # starts at 0: at step 0 an ordinary ViT
 
     def forward(self, x, instr=None, instr_mask=None, mask=None, rows=None):
         """x (b n d), instr (b or 1, t, instr_dim) -> (b n d).
@@ -114,7 +115,7 @@ class EditingAttention(nn.Module):
         return self.out(read)  # Eq. 4: F = Linear_o(M [V; V'])
 
     def maps(self, x, instr, instr_mask=None):
-        """M of Eq. 2, (b h n n+t), formed as it is printed: slow, for pictures and tests."""
+        """M of Eq. 2, (b h n n+t), computed as printed: slow, for figures and tests."""
         q = rearrange(self.q(x), SPLIT, h=self.heads)
         k = rearrange(self.k(x), SPLIT, h=self.heads)
         k_instr = rearrange(self.k_instr(instr), SPLIT, h=self.heads)
@@ -155,7 +156,7 @@ class Block(nn.Module):
 
 class ViT(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2021), each layer of which an instruction can edit:
-    E_e when instr_dim is given, a plain image encoder when it is None.
+    E_e if instr_dim is given, an ordinary image encoder if it is None.
 
     size: (height, width) of the images. stride: None = patch; smaller = overlapping patches.
     part_tokens: as in PASS (Zhu et al. 2022). stem: "patch" or "conv", see conv_stem.
@@ -218,16 +219,15 @@ class ViT(nn.Module):
 
 
 def init_linear(module):
-    """Weights scaled to the width, so that activations are as large in narrow models as in wide
-    ones."""
+    """Weights scaled to the width, so that activations are as large in narrow as in wide models."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 def conv_stem(dim):
-    """Convolutions to a grid of 1/8 in place of the one big patch projection: a small ViT without
-    pre-training learns much sooner with them (Xiao et al. 2021)."""
+    """Convolutions down to 1/8 of the size instead of one large patch projection: a small ViT
+    without pre-training learns much faster with them (Xiao et al. 2021)."""
     return nn.Sequential(
         *conv(3, dim // 4, stride=2),
         nn.ReLU(),
@@ -241,7 +241,7 @@ def conv_stem(dim):
 
 
 def conv(width, dim, stride=1):
-    """A convolution of 3x3 and its batch norm."""
+    """A 3x3 convolution and its batch norm."""
     return nn.Conv2d(width, dim, 3, stride, padding=1), nn.BatchNorm2d(dim)
 
 
@@ -258,17 +258,17 @@ class Residual(nn.Sequential):
 # ---- E_i, the instruction encoder (Sec. 4.1, Fig. 3a) ----
 
 class InstructionEncoder(nn.Module):
-    """E_i: a sentence through a BERT, a picture of clothes through a ViT, both projected once to
-    the width of the editing transformer.
+    """E_i: a BERT for sentences, a ViT for pictures of clothes, each with a projection to the width
+    of the editing transformer.
 
-    A picture is pooled as sentences are: the mean of its patches, or "cls", ALBEF's CLS token.
+    Pictures are pooled like sentences: the mean of the patches or, for "cls", ALBEF's CLS token.
     """
 
-    def __init__(self, dim, text, picture=None, reads_words=True):
+    def __init__(self, dim, text, picture=None, reads_sentences=True):
         super().__init__()
         self.text = text
         self.picture = picture
-        if reads_words:
+        if reads_sentences:
             self.from_text = nn.Sequential(nn.LayerNorm(text.width), nn.Linear(text.width, dim))
         if picture:
             self.from_picture = nn.Linear(dim, dim)
@@ -277,31 +277,31 @@ class InstructionEncoder(nn.Module):
         """b sentences, pictures (b 3 h w), normalised, or both -> Instruction; neither -> None."""
         sentence = picture = None
         if sentences is not None:
-            all_alike = len(set(sentences)) == 1  # one sentence for the whole batch costs one row
-            encoded = self.text(sentences[:1] if all_alike else sentences)
-            sentence = with_whole(self.from_text, *encoded)
+            is_shared = len(set(sentences)) == 1  # then it is encoded once for the whole batch
+            encoded = self.text(sentences[:1] if is_shared else sentences)
+            sentence = with_pooled_first(self.from_text, *encoded)
         if pictures is not None:
             tokens = self.picture(pictures)
             mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
             pooled = tokens[:, 0] if self.text.pooling == "cls" else tokens[:, 1:].mean(1)
-            picture = with_whole(self.from_picture, tokens, mask, pooled)
+            picture = with_pooled_first(self.from_picture, tokens, mask, pooled)
         if sentence and picture:
             return sentence.join(picture)
         return sentence or picture
 
 
-def with_whole(project, words, mask, pooled):
-    """The Instruction of tokens (b t k) with their pooled vector (b k) in front of them."""
-    whole = rearrange(pooled, "b k -> b 1 k")
-    tokens = project(torch.cat([whole, words], 1))
-    return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled, words)
+def with_pooled_first(project, encoded, mask, pooled):
+    """The Instruction of encoded tokens (b t k), with the pooled vector (b k) as first token."""
+    first = rearrange(pooled, "b k -> b 1 k")
+    tokens = project(torch.cat([first, encoded], 1))
+    return Instruction(tokens, F.pad(mask, (1, 0), value=True), pooled, encoded)
 
 
 # ---- E_f, the attention module (Fig. 3a) ----
 
 class AttentionModule(nn.Module):
     """E_f: [CLS_image; instruction tokens] and [CLS_instruction; image tokens] through the same
-    blocks; F_out is the two resulting CLS tokens side by side, (b 2d)."""
+    blocks; F_out is the concatenation of the two resulting CLS tokens, (b 2d)."""
 
     def __init__(self, dim, heads, depth):
         super().__init__()
@@ -313,8 +313,8 @@ class AttentionModule(nn.Module):
         """image_tokens (b n d), instr an Instruction of b or 1 -> F_out (b 2d)."""
         instr = instr.expand(image_tokens.shape[0])
         image_cls, patches = image_tokens.tensor_split((1,), 1)
-        instr_cls, words = instr.tokens.tensor_split((1,), 1)
-        of_image = self._attend(image_cls, words, instr.mask)  # both CLS tokens are real
+        instr_cls, instr_tokens = instr.tokens.tensor_split((1,), 1)
+        of_image = self._attend(image_cls, instr_tokens, instr.mask)  # which is True for any CLS
         of_instr = self._attend(instr_cls, patches)
         return torch.cat([of_image, of_instr], -1)
 
@@ -322,7 +322,7 @@ class AttentionModule(nn.Module):
         x = torch.cat([cls, tokens], 1)
         for block in self.blocks[:-1]:
             x = block(x, mask=mask)
-        x = self.blocks[-1](x, mask=mask, rows=1)  # nobody reads the last layer's other tokens
+        x = self.blocks[-1](x, mask=mask, rows=1)  # its other outputs are not used
         return self.norm(x[:, 0])
 
 
@@ -342,24 +342,24 @@ SIZES = {  # person images and E_e; instruction pictures and their encoder; dept
 }
 
 
-PARTS = (  # what only some tasks train (Task.parts); a model is built with those of its tasks
+PARTS = (  # of a model, that only some tasks train (Task.parts); a model has those of its tasks
     "words",  # E_i reads sentences
     "pictures",  # E_i sees pictures of clothes
     "editing",  # the gated branch of every layer of E_e; without it, "w/o editing" of Tab. 5
-    "fused",  # E_f and what is made of F_out
-    "text queries",  # a sentence alone is a query (t2i), and pairs are matched
+    "fused",  # E_f and the layers that use F_out
+    "text queries",  # t2i: a sentence alone as query, and the matching of pairs
 )
-TEMPERATURES = 0.01, 0.5  # between which the learned one of Eq. 8 stays
+TEMPERATURES = 0.01, 0.5  # bounds of the learned temperature of Eq. 8
 
 
 class InstructReID(nn.Module):
     """The whole model.
 
-    size: a key of SIZES, or a dict of its form.
-    classes: {training data set: its number of identities}, one classifier each.
+    size: a key of SIZES, or a dict like those in it.
+    classes: {training data set: its number of identities}; each gets a classifier.
     parts: those of PARTS that it has.
-    text: a reid.text.TextEncoder; where it pools by "cls" it is ALBEF's, and so is the picture
-    encoder, which is fixed then.
+    text: a reid.text.TextEncoder. If it pools by "cls", it is ALBEF's, and so is the picture
+    encoder, which is then fixed.
     cross: ALBEF's reid.text.CrossEncoder, or None.
     """
 
@@ -398,11 +398,11 @@ class InstructReID(nn.Module):
         for head in [*self.classifiers.values(), *self.fused_classifiers.values()]:
             nn.init.normal_(head.weight, std=0.02)
 
-        # T2I: a sentence alone, which a layer of its own reads, is the query; C_e of Eq. 8 matches
-        # pairs, behind an E_f of its own
+        # T2I: the query is a sentence alone, which a separate layer reads; C_e of Eq. 8 scores
+        # pairs, after a separate E_f
         self.cross = cross
         if "text queries" in parts:
-            self.plain_neck = bn_neck(dim)  # without an instruction F is distributed otherwise
+            self.plain_neck = bn_neck(dim)  # without an instruction F's distribution differs
             self.text_block = Block(dim, heads)
             self.text_block.apply(init_linear)
             self.text_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
@@ -441,8 +441,8 @@ class InstructReID(nn.Module):
         return F.normalize(neck(self.edit(images, instr)[:, 0]), dim=-1)
 
     def read_text(self, instr):
-        """The Instruction of a T2I query, whose tokens have attended to each other, so that "red"
-        belongs to "coat" and not to "trousers", which a mean of words hardly tells."""
+        """The Instruction of a T2I query after its tokens have attended to each other, so that
+        "red" belongs to "coat" and not to "trousers"; a mean of words can hardly express this."""
         return instr._replace(tokens=self.text_block(instr.tokens, mask=instr.mask))
 
     def embed_text(self, instr):
@@ -450,7 +450,7 @@ class InstructReID(nn.Module):
         return F.normalize(self.text_head(instr.tokens[:, 0]), dim=-1)
 
     def temperature(self):
-        """Of the contrast of Eq. 8: learned, within bounds."""
+        """The learned temperature of the contrastive loss in Eq. 8."""
         return self.log_temperature.exp().clamp(*TEMPERATURES)
 
     def match(self, image_tokens, instr):
@@ -459,13 +459,13 @@ class InstructReID(nn.Module):
         if self.cross is None:
             return self.match_head(self.matcher(image_tokens, instr))
         instr = instr.expand(image_tokens.shape[0])
-        words = self.cross(instr.words, instr.mask[:, 1:], image_tokens)
-        return self.cross.head(words[:, 0])
+        tokens = self.cross(instr.encoded, instr.mask[:, 1:], image_tokens)
+        return self.cross.head(tokens[:, 0])
 
 
 def bn_neck(dim):
-    """The BN neck (Luo et al. 2019): the loss of distances sees the feature before it, the
-    classifier and the ranking after it."""
+    """The BN neck (Luo et al. 2019): the triplet loss uses the feature before it, classifier and
+    ranking the feature after it."""
     norm = nn.BatchNorm1d(dim)
     norm.bias.requires_grad_(False)  # no shift, so that features stay centred for the cosine
     return norm

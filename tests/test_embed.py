@@ -175,7 +175,8 @@ def test_the_second_stage_is_eq_8_pair_by_pair(dataset, albef, monkeypatch):
         for place, j in enumerate(nearest[i].int().tolist()):
             tokens = model.editor(images[j:j + 1])
             if albef:
-                said = model.cross(instr.words, torch.ones(instr.words.shape[:2]).bool(), tokens)
+                said = model.cross(
+                    instr.encoded, torch.ones(instr.encoded.shape[:2]).bool(), tokens)
                 logits = model.cross.head(said[:, 0])
             else:
                 logits = model.match_head(model.matcher(tokens, instr))
