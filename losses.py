@@ -1,8 +1,8 @@
 """The losses of Sec. 4.3-4.4, pure functions of tensors.
 
 Dimension letters: b batch, d feature width, k instruction width.
-Features may be in half precision: every loss is computed in float32. Call them outside autocast,
-which would cast the products inside back to half precision.
+Features may be in half precision; every loss is computed in float32. Call the losses outside
+autocast, which would compute their matrix products in half precision.
 """
 
 import torch
@@ -11,26 +11,26 @@ from einops import rearrange
 
 from reid.device import full_precision_matmul
 
-TIE = 1e-6  # betas closer than this are equal: the rounding of a float32 cosine
+TIE = 1e-6  # betas that differ by less count as equal: rounding of float32 cosines
 
 
 def at_least_float32(x):
-    """Half precision becomes float32; float64 stays."""
+    """Half precision becomes float32; float64 stays float64."""
     if x.dtype in (torch.float16, torch.bfloat16):
         return x.float()
     return x
 
 
 def equal_pairs(ids):
-    """(b) -> (b b) bool: do the identities of a pair agree? An image agrees with itself."""
+    """(b) -> (b b) bool: whether two images have the same identity, as an image and itself do."""
     return rearrange(ids, "a -> a 1") == rearrange(ids, "r -> 1 r")
 
 
 # ---- adaptive triplet loss (Sec. 4.3) ----
 
 def distances(feats, squared=True):
-    """d of Eq. 5 between all pairs, feats (b d) -> (b b): the squared Euclidean distance, or its
-    root with squared=False."""
+    """d of Eq. 5 between all pairs, feats (b d) -> (b b): squared Euclidean distances or, with
+    squared=False, their square roots."""
     feats = at_least_float32(feats)
     norms = feats.square().sum(1)
     sums = rearrange(norms, "a -> a 1") + rearrange(norms, "r -> 1 r")
@@ -44,7 +44,7 @@ def distances(feats, squared=True):
 
 def relatedness(ids, instr):
     """beta of Eq. 6 between all pairs, ids (b), instr (b k) -> (b b), without gradient: the cosine
-    of two instructions where the identities agree, else 0."""
+    of two instructions if the identities are equal, else 0."""
     instr = at_least_float32(instr.detach())
     instr = F.normalize(instr, dim=-1)
     cosine = instr @ instr.T
@@ -52,10 +52,10 @@ def relatedness(ids, instr):
 
 
 def triplet_terms(d1, d2, gap, margin):
-    """Eq. 5 for triplets of any shape: an anchor is at distance d1 of its reference r1 and d2 of
-    r2; gap is b1 - b2.
+    """Eq. 5 for triplets of any shape: d1, d2 are the distances of an anchor to its references r1
+    and r2; gap is b1 - b2.
 
-    The more related reference must be the nearer one, by |b1 - b2| * margin.
+    The more related reference must be nearer, by |b1 - b2| * margin.
     """
     term = gap.sign() * (d1 - d2 + gap * margin)  # Eq. 5: Sign(b1 - b2) [d1 + (b1 - b2) m - d2]
     return term.relu()  # Eq. 5: {.}_+
@@ -63,21 +63,20 @@ def triplet_terms(d1, d2, gap, margin):
 
 @full_precision_matmul()
 def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
-    """Adaptive triplet loss (Eq. 5-6): the more alike the instructions of two images of a person,
-    the nearer they are.
+    """Adaptive triplet loss (Eq. 5-6): the more similar the instructions of two images of a person,
+    the nearer their features must be.
 
     feats (b d), ids (b), instr (b k) pooled instructions -> scalar.
-    Equal instructions make it the plain triplet loss.
+    With equal instructions this is the ordinary triplet loss.
 
-    mining "all": mean over every ordered triplet (a, r1, r2) of the batch, all different, with
-    b1 != b2.
-    mining "even": half the mean over those within a person, where the instruction decides, and half
-    that over the others (1.5 % of "all" are within, of 16 people x 4 images); if there are none
-    within a person, the mean over the others alone.
+    mining "all": mean over all ordered triplets (a, r1, r2) of different images with b1 != b2.
+    mining "even": the average of two means, over the triplets within one person, where the
+    instruction decides, and over the others; the latter alone if there are none within a person.
+    (With 16 people x 4 images, 1.5 % of "all" are within a person.)
     mining "hard": two triplets per anchor, see `hard_triplets`.
 
-    A reference of the same identity whose cosine is negative has b below the 0 of a stranger, and
-    Eq. 5 then pushes it further away than the stranger: the equation is kept as printed.
+    If the cosine of two images of a person is negative, their b is below the 0 of a stranger, and
+    Eq. 5 pushes them further apart than the stranger: the equation is kept as printed.
     """
     dist = distances(feats, squared)
     beta = relatedness(ids, instr).to(dist.dtype)
@@ -93,13 +92,13 @@ def adaptive_triplet(feats, ids, instr, margin=0.3, squared=True, mining="all"):
     is_within = valid & one_person
     within = mean_of_valid(terms, is_within)
     across = mean_of_valid(terms, valid & ~one_person)
-    # none is within a person where nobody's instructions differ, as with a sentence for all
+    # there are none within a person if all instructions are equal
     return torch.where(is_within.any(), (within + across) / 2, across)
 
 
 def ordered_triplets(dist, beta, margin):
-    """Eq. 5 for all ordered triplets [a, r1, r2], and which of them count, (b r r) each: three
-    different images, b1 != b2. dist, beta (b r): the anchors are the first b of the references."""
+    """Eq. 5 for all ordered triplets [a, r1, r2], and a bool for those that count: three different
+    images with b1 != b2; both (b r r). dist, beta (b r): the first b references are the anchors."""
     d1 = rearrange(dist, "a r1 -> a r1 1")
     d2 = rearrange(dist, "a r2 -> a 1 r2")
     b1 = rearrange(beta, "a r1 -> a r1 1")
@@ -108,7 +107,7 @@ def ordered_triplets(dist, beta, margin):
     terms = triplet_terms(d1, d2, gap, margin)
 
     different = ~torch.eye(*dist.shape, dtype=torch.bool, device=dist.device)
-    valid = gap.abs() > TIE  # so r1 is not r2
+    valid = gap.abs() > TIE  # which implies that r1 is not r2
     valid &= rearrange(different, "a r1 -> a r1 1")
     valid &= rearrange(different, "a r2 -> a 1 r2")
     return terms, valid
@@ -118,8 +117,8 @@ def hard_triplets(dist, beta, ids, margin):
     """Eq. 5 for two triplets per anchor; dist, beta (b b), ids (b) -> the sum of both means.
 
     1. r1 the farthest image of the same identity, r2 the nearest of another (Hermans et al. 2017).
-    2. Both of the same identity: r1 the one with the most alike instruction, r2 the one with the
-       least alike; where several are equally alike, the farthest and the nearest of them.
+    2. Both of the same identity: r1 has the most similar instruction, r2 the least similar one; if
+       several are equally similar, r1 is the farthest and r2 the nearest of them.
     """
     equal = equal_pairs(ids)
     same = equal & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
@@ -127,9 +126,9 @@ def hard_triplets(dist, beta, ids, margin):
 
     highest = beta.masked_fill(~same, -torch.inf).amax(1)
     lowest = beta.masked_fill(~same, torch.inf).amin(1)
-    most_alike = same & (beta >= rearrange(highest, "a -> a 1") - TIE)
-    least_alike = same & (beta <= rearrange(lowest, "a -> a 1") + TIE)
-    by_instruction = hard_pair(dist, beta, most_alike, least_alike, margin)
+    most_similar = same & (beta >= rearrange(highest, "a -> a 1") - TIE)
+    least_similar = same & (beta <= rearrange(lowest, "a -> a 1") + TIE)
+    by_instruction = hard_pair(dist, beta, most_similar, least_similar, margin)
 
     return by_identity + by_instruction
 
@@ -154,7 +153,7 @@ def hard_pair(dist, beta, far_ones, near_ones, margin):
 
 
 def mean_of_valid(terms, valid):
-    """Mean of the terms that are valid; 0 with a gradient path if there are none."""
+    """Mean of the valid terms; if there are none, a 0 through which gradients can flow."""
     count = valid.sum().clamp(min=1)
     return (terms * valid).sum() / count
 
@@ -170,7 +169,7 @@ def identity(logits, labels, smoothing=0.0):
 
 @full_precision_matmul()
 def contrastive(image_feats, text_feats, ids, temperature):
-    """L_cl of Eq. 8: image-text contrast in both directions, every pair of one identity a positive.
+    """L_cl of Eq. 8: image-text contrast in both directions; pairs of one identity are positive.
 
     image_feats, text_feats (b d) L2-normalised, ids (b), temperature a number or scalar tensor
     -> scalar.
@@ -186,15 +185,15 @@ def contrastive(image_feats, text_feats, ids, temperature):
 
 
 def hard_negatives(similarity, ids, generator=None):
-    """For each image a text, and for each text an image, of another identity, drawn in proportion
-    to the softmax of their similarity, as in ALBEF (Li et al. 2021).
+    """For each image a text and for each text an image of another identity, sampled with the
+    softmax of their similarities as probabilities, as in ALBEF (Li et al. 2021).
 
-    similarity (b b) image x text logits, ids (b) -> index of a text (b), index of an image (b).
+    similarity (b b) image x text logits, ids (b) -> indices of texts (b), indices of images (b).
     """
     logits = at_least_float32(similarity.detach())
     logits = logits.masked_fill(equal_pairs(ids), -torch.inf)
-    of_texts = logits.softmax(1)  # each row: an image's chances of every text
-    of_images = logits.T.softmax(1)  # each row: a text's chances of every image
+    of_texts = logits.softmax(1)  # each row: an image's probabilities of all texts
+    of_images = logits.T.softmax(1)  # each row: a text's probabilities of all images
 
     text = sample(of_texts, generator)
     image = sample(of_images, generator)
@@ -202,10 +201,10 @@ def hard_negatives(similarity, ids, generator=None):
 
 
 def sample(probabilities, generator=None):
-    """One column of each row, probabilities (b m) -> (b), distributed as torch.multinomial's, which
-    makes a GPU wait to check its argument."""
+    """Samples a column of each row, probabilities (b m) -> (b). The same distribution as that of
+    torch.multinomial, which makes a GPU wait while it checks its argument."""
     waits = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / waits).argmax(1)  # the first to arrive, each with its own rate
+    return (probabilities / waits).argmax(1)  # exponential clocks: the first to ring
 
 
 def matching(positive_logits, negative_logits):
