@@ -17,6 +17,12 @@ from reid import cli
 from reid.protocols import GENERAL
 from reid.records import Record
 
+SIZES = {  # queries, gallery, people, cameras
+    "Market-1501": (3368, 19732, 751, 6),
+    "MSMT17": (11659, 82161, 3060, 15),
+}
+TINY = {"tiny": (64, 500, 20, 6)}
+
 
 def planted(count, people, cams, seed, dim=768):
     """Records of people under cameras and their features (n d), around a centre for each."""
@@ -28,37 +34,27 @@ def planted(count, people, cams, seed, dim=768):
     for chunk, chunk_pids in zip(feats.split(10_000), pids.split(10_000)):
         chunk.mul_(3).add_(centres[chunk_pids])
         F.normalize(chunk, dim=1, out=chunk)
-    records = []
-    for pid, cam in zip(pids.tolist(), camids.tolist()):
-        records.append(Record("planted", "gallery", "x.jpg", pid, cam))
-    return records, feats
+    pairs = zip(pids.tolist(), camids.tolist())
+    return [Record("planted", "gallery", "x.jpg", *pair) for pair in pairs], feats
 
 
 def compare(name, queries, gallery, people, cams, repeats):
     """One line: all figures of a protocol against the product."""
     query_records, query_feats = planted(queries, people, cams, seed=1)
     gallery_records, gallery_feats = planted(gallery, people, cams, seed=2)
-
-    def product():
+    retrieval = Retrieval(query_records, gallery_records, query_feats, gallery_feats)
+    before = peak_memory()
+    times = []
+    for _ in range(repeats):  # in turns, so that a slow minute of the machine meets both
+        start = time.perf_counter()
         for chunk in query_feats.split(CHUNK):
             chunk @ gallery_feats.T
-
-    retrieval = Retrieval(query_records, gallery_records, query_feats, gallery_feats)
-
-    def figures():
+        middle = time.perf_counter()
         rank(GENERAL, retrieval)
-
-    before = peak_memory()
-    times = {product: [], figures: []}
-    for _ in range(repeats):  # in turns, so that a slow minute of the machine meets both
-        for job in times:
-            start = time.perf_counter()
-            job()
-            times[job].append(time.perf_counter() - start)
-    memory = peak_memory() - before
-    bare, full = map(statistics.median, times.values())
+        times.append((middle - start, time.perf_counter() - middle))
+    bare, full = map(statistics.median, zip(*times))
     print(f"{name}, {queries} x {gallery}: product {bare:.2f} s, all figures {full:.2f} s, ratio "
-          f"{full / bare:.2f}; {memory:.2f} GiB more than the features", flush=True)
+          f"{full / bare:.2f}; {peak_memory() - before:.2f} GiB more than the features", flush=True)
 
 
 def peak_memory():
@@ -76,11 +72,8 @@ class Config:
 
 def main(config):
     print(f"torch {torch.__version__}, numpy {np.__version__}, {torch.get_num_threads()} threads")
-    if config.tiny:
-        compare("tiny", 64, 500, people=20, cams=6, repeats=1)
-        return
-    compare("Market-1501", 3368, 19732, people=751, cams=6, repeats=config.repeats)
-    compare("MSMT17", 11659, 82161, people=3060, cams=15, repeats=config.repeats)
+    for name, sizes in (TINY if config.tiny else SIZES).items():
+        compare(name, *sizes, config.repeats)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,16 @@ GIB = 2**30
 def editing(size):
     """How many operations editing by 10 tokens of instruction adds to E_e, counted by torch."""
     shape = {key: SIZES[size][key] for key in ("size", "patch", "dim", "depth", "heads", "stem")}
-    counts = []
+    plain, edited = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with torch.device("meta"):
         photo = torch.randn(1, 3, *shape["size"])
-        instr = torch.randn(1, 10, shape["dim"])
-        for vit, inputs in (
-                (ViT(**shape), (photo,)), (ViT(**shape, instr_dim=shape["dim"]), (photo, instr))):
-            with FlopCounterMode(display=False) as counter:
-                vit(*inputs)
-            counts.append(counter.get_total_flops() / 1e9)
-    print(f"{size}: {counts[0]:.2f} GFLOP for a photo, {counts[1]:.2f} with editing, ratio "
-          f"{counts[1] / counts[0]:.3f}")
+        with plain:
+            ViT(**shape)(photo)
+        with edited:
+            ViT(**shape, instr_dim=shape["dim"])(photo, torch.randn(1, 10, shape["dim"]))
+    before, after = (counter.get_total_flops() / 1e9 for counter in (plain, edited))
+    print(f"{size}: {before:.2f} GFLOP for a photo, {after:.2f} with editing, ratio "
+          f"{after / before:.3f}")
 
 
 def memory(size, images=128):
