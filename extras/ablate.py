@@ -21,10 +21,6 @@ from functools import cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 
-import reid  # noqa: F401  before torch: how its threads wait, and --help without it
-
-# isort: split
-
 import torch
 
 import toydata
@@ -400,5 +396,4 @@ def cell_text(cell):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m extras.ablate"  # what usage and errors call the program
     cli.run(main, Config)

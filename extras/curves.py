@@ -3,7 +3,6 @@
     python -m extras.curves runs/a runs/b --out curves.png
 """
 
-import sys
 from dataclasses import dataclass
 
 import matplotlib
@@ -104,5 +103,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m extras.curves"  # what usage and errors call the program
     cli.run(main, Config)

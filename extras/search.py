@@ -18,10 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import reid  # noqa: F401  before torch: how its threads wait
-
-# isort: split
-
 import torch
 import torch.nn.functional as F
 

@@ -13,12 +13,7 @@ query's, by E_i's pooled vectors. The source's own definition of its mAP_tau was
 reads its idea, that an answer must be consistent with the instruction.
 """
 
-import sys
 from dataclasses import dataclass, replace
-
-import reid  # noqa: F401  before torch: how its threads wait, and --help without it
-
-# isort: split
 
 import torch
 
@@ -121,5 +116,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m extras.taskfree"
     cli.run(main, Config)

@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import os
 import pickle
-import sys
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,5 +230,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m reid.checkpoints"
     cli.run(main, Config)

@@ -65,7 +65,11 @@ def parse(config_class, argv=None):
     """
     description, _, examples = inspect.getdoc(config_class).partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(description=description, epilog=examples, formatter_class=form)
+    program = None  # argparse knows the name of a script, but not of a module
+    spec = sys.modules["__main__"].__spec__
+    if spec and config_class.__module__ == "__main__":
+        program = f"-m {spec.name.removesuffix('.__main__')}"
+    parser = _Parser(program, description=description, epilog=examples, formatter_class=form)
     parser.allow_abbrev = False
     group = parser
     for field in dataclasses.fields(config_class):

@@ -1,6 +1,5 @@
 """The command line: `python -m toydata --help`."""
 
-import sys
 from dataclasses import dataclass
 
 from reid import cli, files
@@ -34,5 +33,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "-m toydata"  # what usage and errors call the program; it would be __main__.py
     cli.run(main, Config)

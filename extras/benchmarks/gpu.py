@@ -14,10 +14,6 @@ from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import reid  # noqa: F401  before torch: how its threads wait, and --help without it
-
-# isort: split
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
