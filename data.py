@@ -31,7 +31,6 @@ from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, column
 
-PATIENCE = 2  # seconds of waiting for a worker before signals are looked at
 CACHE_BYTES = 2**30  # decoded images kept in memory: enough for all drawn people, not for MSMT17
 
 
@@ -261,10 +260,11 @@ def clothes_on(dataset, records):
     return {path: numbers[clothes] for path, clothes in clothes_of.items()}
 
 
-def loader(batches, first, last, workers=0, pin=False, stops=()):
+def loader(batches, first, last, workers=0, pin=False, stops=None):
     """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
-    with the cache. pin: in memory that a GPU copies from by itself. Where it waits for a worker and
-    `stops` is no longer empty, it ends. UserError as in Batches."""
+    with the cache. pin: in memory that a GPU copies from by itself. stops: a cli.Stops; a signal
+    that comes while a worker is waited for ends it. UserError as in Batches."""
+    stops = cli.Stops() if stops is None else stops
     loaded = iter(DataLoader(
         batches,
         batch_size=None,
@@ -272,23 +272,22 @@ def loader(batches, first, last, workers=0, pin=False, stops=()):
         num_workers=workers,
         generator=torch.Generator(),  # with torch's default one a resumed run would differ
         pin_memory=pin,
-        timeout=PATIENCE if workers else 0,
     ))
     while first < last:
         try:
+            stops.is_waiting = True
             batch = next(loaded)
-        except RuntimeError as error:
-            if "timed out" not in str(error):
-                raise
-            if stops:
-                return
-            continue
+        except cli.Stopped:
+            cli.kill_workers()
+            return
         except UserError as error:  # from a worker it comes inside a traceback, as the last line
             traceback.clear_frames(error.__traceback__)  # else the workers take seconds to end
             del loaded
             message = str(error).strip().splitlines()[-1]
             message = message.removeprefix(f"{UserError.__module__}.UserError: ")
             raise UserError(message) from None
+        finally:
+            stops.is_waiting = False
         first += 1
         yield batch
 

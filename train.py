@@ -222,9 +222,9 @@ def main(config):
             **evaluate.parts_of(model, batches.classes),
         })
 
-    stops = []  # numbers of signals: finish the step, save, leave
-    lost = f"stopped at once, the last steps are lost; {resume}"
-    handlers = cli.on_signals(cli.collect(stops, lost))
+    # signals: finish the step, save, leave
+    stops = cli.Stops(f"stopped at once, the last steps are lost; {resume}")
+    handlers = cli.on_signals(stops)
     loss_of = processes.parallel(Loss(model, config, machine.autocast(config.amp, device)))
     workers = machine.loader_workers(config.workers, device, batches.bytes_of_a_batch)
     loader = data.loader(batches, step, config.steps, workers, device.type == "cuda", stops)

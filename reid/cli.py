@@ -31,6 +31,10 @@ class Interrupted(KeyboardInterrupt):
     """(number of a signal that ends the program, the line to print then); see `run`."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ends a wait; see `Stops`."""
+
+
 # ---- flags ----
 
 def option(
@@ -228,10 +232,15 @@ def run(main, config_class):
 
 def _end(line, code):
     print(printable(line), file=sys.stderr)
+    kill_workers()
+    sys.exit(code)
+
+
+def kill_workers():
+    """Ends the processes that this one started: one that was stopped would be waited for."""
     for child in multiprocessing.active_children():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains of dead workers
-        child.kill()  # else one that was stopped would be waited for
-    sys.exit(code)
+        child.kill()
 
 
 def printable(text):
@@ -256,17 +265,26 @@ def on_signals(handler):
     return until
 
 
-def collect(stops, message):
-    """A handler for `on_signals` that notes the number of a signal in the list `stops`; one that
-    comes a second after the first, or later, ends the program with this line."""
-    times = []
+class Stops(list):
+    """The numbers of the signals that came, for a loop that looks whether there are any; a handler
+    for `on_signals`.
 
-    def handler(number, frame):
-        times.append(time.monotonic())
-        if times[-1] - times[0] > 1:
-            raise Interrupted(number, message)
-        stops.append(number)
-    return handler
+    One that comes a second after the first, or later, ends the program with the line `message`.
+    """
+
+    def __init__(self, message=""):
+        super().__init__()
+        self.message = message
+        self.times = []
+        self.is_waiting = False  # then a signal raises Stopped
+
+    def __call__(self, number, frame):
+        self.times.append(time.monotonic())
+        if self.times[-1] - self.times[0] > 1:
+            raise Interrupted(number, self.message)
+        self.append(number)
+        if self.is_waiting:
+            raise Stopped
 
 
 def exit_with(message):

@@ -2,7 +2,11 @@
 loader processes that have no room, are stopped, or die."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -14,7 +18,7 @@ import data
 import train
 from instructions import asked_tasks
 from reid import checkpoints, device, runs
-from reid.cli import Interrupted, UserError, collect
+from reid.cli import Interrupted, Stops, UserError, on_signals
 from reid.folders import find_datasets, open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
@@ -143,28 +147,33 @@ def test_workers_are_as_many_as_shared_memory_holds(monkeypatch, capsys):
     assert "--shm-size" in capsys.readouterr().out
 
 
-class Slow:
+class Zeros:
     def __getitem__(self, step):
-        time.sleep(2)
-        return step
+        return torch.zeros(3)
 
 
-def test_a_signal_ends_the_wait_for_a_worker(monkeypatch):
-    monkeypatch.setattr(data, "PATIENCE", 0.5)
-    assert list(data.loader(Slow(), 0, 1, workers=1)) == [0]
-    assert list(data.loader(Slow(), 0, 1, workers=1, stops=[2])) == []
+def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
+    """Also in the middle of a batch that it hands over."""
+    stops = Stops()
+    with on_signals(stops):
+        loaded = data.loader(Zeros(), 0, 5, workers=1, stops=stops)
+        next(loaded)
+        [worker] = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert len(list(loaded)) < 4 and stops == [signal.SIGTERM]
+    assert not multiprocessing.active_children()
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
-    stops = []
-    handler = collect(stops, "at once")
+    stops = Stops("at once")
     for moment in (0, 0.5):  # a launcher may pass the same signal on
         monkeypatch.setattr(time, "monotonic", lambda moment=moment: moment)
-        handler(2, None)
+        stops(2, None)
     assert stops == [2, 2]
     monkeypatch.setattr(time, "monotonic", lambda: 2)
     with pytest.raises(Interrupted) as ended:
-        handler(15, None)
+        stops(15, None)
     assert ended.value.args == (15, "at once")
 
 
