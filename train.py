@@ -1,8 +1,8 @@
 """Trains IRM on one task or on all: `python train.py`, `python train.py --task cc --data ./ltcc`.
 
 Read `main` for the loop and `loss_terms` for the loss of a batch.
-Several GPUs: `torchrun --nproc_per_node=N train.py ...`; every process takes its own batches of the
-same task and the gradients are averaged (reid/processes.py).
+Several GPUs: `torchrun --nproc_per_node=N train.py ...`; each process has its own batches of the
+same task, and gradients are averaged (reid/processes.py).
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import reid  # noqa: F401  before torch: how its threads wait
+import reid  # noqa: F401  before torch: sets how its threads wait
 
 # isort: split
 
@@ -36,7 +36,7 @@ from reid.records import column
 
 @dataclass
 class Config:
-    """Train Instruct-ReID. A flag with several defaults takes that of the preset.
+    """Train Instruct-ReID. Where several defaults are listed, the preset decides.
 
     python train.py                                 draws ./toy and trains all six tasks on it
     python train.py --task li --steps 100 --no-editing
@@ -45,12 +45,12 @@ class Config:
     """
 
     task: str = option(
-        "all", "which task to train; all = every task that the data offers", ("all", *TASKS))
-    data: str = option("./toy", "data set, or folder of data sets; an absent ./toy is drawn")
-    val: bool = option(False, "train on validation splits too (MSMT17, PRCC, CUHK-PEDES)")
-    name: str = option(None, "folder under ./runs; None = data, task, flags unlike the preset's")
-    resume: str = option(None, "continue the run of this last.pt; only --steps may be raised")
-    start: str = option(None, "initial weights from this last.pt; classifiers start afresh")
+        "all", "the task to train; all = every task for which there is data", ("all", *TASKS))
+    data: str = option("./toy", "a data set, or a folder of data sets; ./toy is drawn if absent")
+    val: bool = option(False, "also train on validation splits (MSMT17, PRCC, CUHK-PEDES)")
+    name: str = option(None, "folder under ./runs; None = data, task and flags unlike the preset's")
+    resume: str = option(None, "a last.pt whose run is continued; only --steps may be raised")
+    start: str = option(None, "a last.pt with initial weights; classifiers start anew")
     preset: str = option(
         "auto", "toy for drawn data; for photographs paper with published weights, else scratch",
         ("auto", "toy", "scratch", "paper"))
@@ -60,60 +60,62 @@ class Config:
         None, "tiny, tiny-128, small, or the paper's ViT-B/16 for 256x128 (base) or 384x192 "
         "(base-384)", (*SIZES,), group="model")
     editing: bool = option(
-        True, "let the instruction edit the image features (Eq. 1-4); Tab. 5 `w/o editing`")
+        True, "edit image features by the instruction (Eq. 1-4); without: Tab. 5, `w/o editing`")
     feature: str = option(
-        "edit", "what is ranked: the edited CLS token, or F_out of the attention module",
+        "edit", "the feature to rank by: F, the edited CLS token (edit), or F_out (fused)",
         (*evaluate.FEATURES,))
     vit_weights: str = option(
-        None, "published ViT that E_e starts from: PASS, DeiT, HAP or ALBEF file, or "
-        "hub:OWNER/NAME; none is scratch; auto (for photographs) takes the best in ./weights/, "
+        None, "published ViT from which E_e starts: a PASS, DeiT, HAP or ALBEF file, or "
+        "hub:OWNER/NAME; none = from scratch; auto (for photographs) = the best in ./weights/, "
         "else DeiT from the hub, else none")
     albef: str = option(
-        None, "ALBEF.pth: its text and picture encoders are E_i, its multimodal layers E_f of t2i")
+        None, "ALBEF.pth: its text and picture encoders as E_i, its multimodal layers as t2i's E_f")
     text_model: str = option(
-        None, "BERT in place of the embedded one: a folder, or a name on the hub")
-    train_text: bool = option(False, "let the text tower learn too")
+        None, "another BERT than the packaged one: a folder, or a name on the hub")
+    train_text: bool = option(False, "also train the text encoder")
 
     loss: str = option(
-        "adaptive", "adaptive triplet (Eq. 5-6), triplet of identities alone (Tab. 5), or image: "
-        "the latter and the identity loss on F alone, with --no-editing Tab. 4's baseline",
+        "adaptive", "adaptive triplet loss (Eq. 5-6); ordinary triplet loss (Tab. 5); or image, "
+        "the ordinary losses of F alone, without E_f (with --no-editing Tab. 4's baseline)",
         ("adaptive", "triplet", "image"), group="loss")
     mining: str = option(
-        None, "triplets: all of the batch; even, those within a person and the others half each; "
-        "or the hard ones", ("all", "even", "hard"))
-    margin: float = option(None, "m of Eq. 5, divided by the width of F", least=0, most=100)
+        None, "triplets of Eq. 5: all, with equal weight; even, half of the weight on those within "
+        "a person; hard, two per anchor", ("all", "even", "hard"))
+    margin: float = option(None, "m of Eq. 5, per dimension of F", least=0, most=100)
     smoothing: float = option(0.1, "label smoothing of the identity loss", least=0, most=1)
     plain: bool = option(
-        True, "with all tasks, learn words for photos without instructions (Eq. 8) from COCAS+'s "
-        "descriptions too; --no-plain: from the captions of t2i alone, as the paper")
-    align: bool = option(True, "contrast that teaches a new picture encoder to tell clothes apart")
+        True, "with --task all, train t2i on COCAS+'s descriptions too, for galleries without "
+        "instructions; --no-plain: on t2i's data sets alone, as in the paper")
+    align: bool = option(
+        True, "contrastive loss by which a new picture encoder learns to tell clothes apart")
 
     steps: int = option(
-        None, "training steps, each a batch of one task", least=1, most=10**9, group="schedule")
+        None, "training steps; each is a batch of one task", least=1, most=10**9, group="schedule")
     ids: int = option(None, "identities per batch", least=2, most=10**5)
     images: int = option(None, "images per identity", least=2, most=10**4)
     optimiser: str = option(
-        None, "muon: for the matrices of transformer layers, AdamW for the rest", ("adamw", "muon"))
-    lr: float = option(None, "learning rate after the warm-up; then a cosine", least=0, most=10)
-    warmup: int = option(None, "steps of linear warm-up, from lr / 100", least=0, most=10**9)
-    weight_decay: float = option(None, "of AdamW, on weight matrices only", least=0, most=100)
-    gate_lr: float = option(None, "that of the gates, in multiples of lr", least=0, most=1000)
+        None, "muon = Muon for the matrices of transformer layers, AdamW for the rest",
+        ("adamw", "muon"))
+    lr: float = option(None, "learning rate after the warm-up; a cosine to 0", least=0, most=10)
+    warmup: int = option(None, "steps of linear warm-up from lr / 100", least=0, most=10**9)
+    weight_decay: float = option(None, "weight decay, on matrices only", least=0, most=100)
+    gate_lr: float = option(None, "rate of the gates, as a multiple of lr", least=0, most=1000)
     new_lr: float = option(
-        None, "that of layers without published weights, in multiples of lr", least=0, most=1000)
+        None, "rate of layers without published weights, as a multiple of lr", least=0, most=1000)
     erase: float = option(None, "probability of random erasing", least=0, most=1)
-    ratios: str = option(None, "steps per task in a round, such as trad:1,cc:2")
+    ratios: str = option(None, "each task's share of the steps, such as trad:1,cc:2")
 
     amp: str = option(
-        "auto", "mixed precision: auto is bf16 or fp16 on CUDA and off on CPU", machine.AMP,
+        "auto", "mixed precision; auto = bf16 or fp16 on CUDA, off on the CPU", machine.AMP,
         group="machine")
-    device: str = option("auto", "auto takes CUDA if it is there")
+    device: str = option("auto", "auto = a GPU if there is one, else the CPU")
     grad_checkpointing: bool = option(
-        False, "compute each ViT layer again in backward: less memory, a third more time")
+        False, "recompute each ViT layer in the backward pass: less memory, a third more time")
     compile: bool = option(
-        False, "torch.compile of the editing transformer: minutes at first, then faster on a GPU")
+        False, "torch.compile the editing transformer: takes minutes once, then faster on a GPU")
     workers: int = option(
-        None, "loader processes; 0 keeps the decoded images in memory; None = 0 on the CPU, what "
-        "the cores allow on a GPU", least=0, most=256)
+        None, "loader processes; with 0, decoded images are kept in memory; None = 0 on the CPU, "
+        "as many as the cores allow on a GPU", least=0, most=256)
     evaluate_every: int = option(None, "steps between evaluations; 0 = only the last", least=0)
     save_every: int = option(500, "steps between checkpoints", least=1)
 
@@ -127,17 +129,17 @@ TOY = dict(
 SCRATCH = TOY | dict(
     size="tiny-128", steps=1500, optimiser="adamw", erase=0.2, workers=None, evaluate_every=300,
 )
-PAPER = SCRATCH | dict(  # Sec. 5.1; margin (see loss_terms), gate_lr and new_lr are not the paper's
+PAPER = SCRATCH | dict(  # Sec. 5.1, but for margin (see loss_terms), gate_lr and new_lr
     size="base", mining="all", steps=24000, ids=32, lr=1e-5, warmup=1000, weight_decay=5e-4,
     new_lr=10.0, erase=0.5, ratios="", evaluate_every=4000,
 )
 Config.presets = PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
-UNNAMED = (  # flags that do not show in the name of a run
+UNNAMED = (  # flags that are not part of a run's name
     "task", "data", "name", "resume", "preset", "amp", "device", "compile", "grad_checkpointing",
     "workers", "evaluate_every", "save_every",
 )
-CLIP = 5.0  # the largest norm of a gradient
-ALIGN_TEMPERATURE = 0.1  # of the contrast between pictures of clothes
+CLIP = 5.0  # gradients are clipped to this norm
+ALIGN_TEMPERATURE = 0.1  # of the contrastive loss between pictures of clothes
 
 
 # ---- the loop ----
@@ -169,11 +171,11 @@ def main(config):
         model, report = evaluate.rebuild(saved, config.resume), []
     else:
         model, report = build_model(config, batches.classes, trained_parts(config, datasets))
-    model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+    model.to(device, memory_format=torch.channels_last)  # for faster convolutions
     for vit in filter(None, (model.editor, model.encoder.picture)):
         vit.checkpointing = config.grad_checkpointing
     if config.compile:
-        torch.compiler.config.recompile_limit = 32  # for each kind of instruction, twice
+        torch.compiler.config.recompile_limit = 32  # two for each kind of instruction
         model.editor.compile()
     optimisers = optimisers_of(model, config)
     is_fp16 = machine.amp_dtype(config.amp, device) == torch.float16
@@ -187,7 +189,7 @@ def main(config):
             scaler.load_state_dict(saved["scaler"])
             machine.restore_rng(saved["rng"], device)
 
-    # report, and read every sentence once
+    # report, and encode every sentence once
     print(
         f"{config.steps} steps of {config.ids} identities x {config.images} images, lr "
         f"{config.lr:g}, size {config.size} from {config.vit_weights or 'scratch'}"
@@ -222,8 +224,8 @@ def main(config):
             **evaluate.parts_of(model, batches.classes),
         })
 
-    # signals: finish the step, save, leave
-    stops = cli.Stops(f"stopped at once, the last steps are lost; {resume}")
+    # signals: finish the step, save and end
+    stops = cli.Stops(f"stopped at once; steps since the last checkpoint are lost; {resume}")
     handlers = cli.on_signals(stops)
     loss_of = processes.parallel(Loss(model, config, machine.autocast(config.amp, device)))
     workers = machine.loader_workers(config.workers, device, batches.bytes_of_a_batch)
@@ -231,27 +233,27 @@ def main(config):
     bar = progress(loader, "training", total=config.steps, initial=step)
     model.train()
     for batch in bar:
-        # evaluate here, so that a resumed run does what an interrupted one left out
+        # at the start of a step, so that a resumed run catches up on an evaluation that was missed
         is_due = step and config.evaluate_every and step % config.evaluate_every == 0
         if rank == 0 and is_due and not stops and not log.is_evaluated(step):
             save()
             with cli.on_signals(cli.exit_with(f"stopped in an evaluation; {resume}")):
                 run = evaluate.Run(model, config.feature, amp=config.amp)
                 rows = evaluate.evaluate_all(run, datasets)
-            for row in rows:  # the figures of every query are kept of the last step
+            for row in rows:  # the figures of every query are kept for the last step only
                 del row["each"]
             log.write_rows(step, rows)
         if processes.any_process(stops):  # the others wait here for rank 0
-            stops.append(signal.SIGINT)  # if the signal was another process's
+            stops.append(signal.SIGINT)  # in case another process got the signal
             break
 
-        # the same augmentation for an image and its instruction picture, on the device
+        # augmentation on the device; an image and its picture of clothes flip together
         batch = batch.to(device)
         seed = random.Random(f"{batches.seed}:augment {step}").getrandbits(63)
         rng = torch.Generator(device).manual_seed(seed)
         images, pictures = data.augment(
             batch.images, batch.pictures, model.size[0] // 16, config.erase, rng)
-        if world > 1:  # dropout, of a text tower that learns, is a function of (seed, step) too
+        if world > 1:  # dropout in a trained text encoder is a function of (seed, step) too
             torch.manual_seed(seed)
 
         # forward, backward, step
@@ -273,14 +275,14 @@ def main(config):
 
         # log and save
         if rank == 0:
-            if not is_fp16:  # there it is infinite now and then, and the scaler skips the step
+            if not is_fp16:  # fp16 norms are sometimes infinite, and the scaler skips the step
                 terms = {**terms, "gradient": norm}
             log.note(step, batch.task, terms, len(images) * world, lr)
             if step % 10 == 0:
                 bar.set_postfix_str(log.status(), refresh=False)
             if step % config.save_every == 0:
                 save()
-    else:  # a signal may have ended the loader of one process, while the others wait above
+    else:  # a signal may have ended the loader of this process while the others wait above
         processes.any_process(stops)
 
     bar.close()
@@ -298,7 +300,7 @@ def main(config):
 
 
 def finish(run, datasets, step, log):
-    """Evaluates the last step: the log's line, the figures of every query, tables and pictures."""
+    """Evaluates the last step; writes log, figures of every query and images; prints the tables."""
     minutes = log.seconds / 60
     rows = evaluate.evaluate_all(run, datasets)
     matrix = evaluate.matrix_of_all(run, datasets)
@@ -309,7 +311,7 @@ def finish(run, datasets, step, log):
 
     for name, picture in evaluate.draw(run, datasets).items():
         pictures.save(picture, log.folder / f"{name}.png")
-    print(f"rankings, gates and attention to words are drawn in {log.folder}/")
+    print(f"images of rankings, gates and attention to words are in {log.folder}/")
     evaluate.show({evaluate.SENTENCES: evaluate.evaluate_all(
         run, datasets, evaluate.evaluate_sentences)})
 
@@ -317,7 +319,7 @@ def finish(run, datasets, step, log):
 # ---- the loss of a batch ----
 
 class Loss(nn.Module):
-    """`loss_terms` as the forward pass of a module, which several processes can share."""
+    """`loss_terms` as the forward pass of a module, as DistributedDataParallel needs it."""
 
     def __init__(self, model, config, precision):
         super().__init__()
@@ -333,24 +335,24 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     """The loss of one batch of one task, as named terms: Eq. 8 for t2i, Eq. 7 for the others.
 
     images (b 3 H W) and pictures (b 3 h w) or None, augmented and normalised. rng: the generator
-    that hard negatives are sampled with.
-    The model runs under the autocast `precision`; the losses do not: a squared distance is the
-    difference of terms of about 1500, where bf16 moves in steps of 8, and a margin would drown.
-    F leaves a LayerNorm, so |F|^2 is about its width and d about 2 width (1 - cos): a margin must
-    grow with the width, and config.margin is twice the difference of cosines that it asks for.
+    for sampling hard negatives.
+    The model runs under autocast (`precision`), the losses do not: a squared distance is the
+    difference of terms of about 1500, where bf16 has steps of 8, larger than the margins.
+    F is the output of a LayerNorm, so |F|^2 is about its width and d about 2 width (1 - cos): the
+    margin must grow with the width, and config.margin is twice the difference of cosines required.
     """
     labels, clothes = batch.labels, batch.clothes
     with precision:
         instr = model.instruct(batch.sentences, pictures)
     if TASKS[batch.task].text_only:
-        # a caption tells of clothes: the person in others is not whom it describes
+        # a caption describes clothes too: the same person in other clothes is no positive
         described = labels if clothes is None else clothes
         return text_to_image_terms(model, images, instr, described, precision, rng)
     with precision:
         out = model(images, instr)
 
     pooled = instr.expand(len(images)).pooled
-    if config.loss != "adaptive":  # equal instructions make it the plain one, Tab. 5 "w/o L_atri"
+    if config.loss != "adaptive":  # equal instructions: the ordinary one, Tab. 5 "w/o L_atri"
         pooled = torch.ones_like(pooled)
     margin = config.margin * out.feat.shape[1]
 
@@ -368,14 +370,14 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     terms["tri_out"] = triplet(out.fused)
     terms["id_out"] = identity(out.fused_neck, model.fused_classifiers)
     if clothes is not None and config.align:
-        # pictures of the same clothes agree, as those of a pre-trained encoder would
+        # pictures of the same clothes get similar features, as a pre-trained encoder would give
         looks = F.normalize(losses.at_least_float32(instr.pooled), dim=1)
         terms["align"] = losses.contrastive(looks, looks, clothes, ALIGN_TEMPERATURE)
     return terms
 
 
 def text_to_image_terms(model, images, instr, labels, precision, rng=None):
-    """Eq. 8: L_cl of image and sentence, and L_match of true pairs against hard false ones."""
+    """Eq. 8: L_cl of images and sentences, and L_match of true pairs against hard false ones."""
     with precision:
         out = model(images, None)
         instr = model.read_text(instr.expand(len(images)))
@@ -385,7 +387,7 @@ def text_to_image_terms(model, images, instr, labels, precision, rng=None):
 
     similarity = image_feats @ text_feats.T / temperature
     text, image = losses.hard_negatives(similarity, labels, rng)
-    # the true pairs, each image with a false text, each text with a false image
+    # true pairs, each image with a false text, each text with a false image
     image_tokens = torch.cat([out.tokens, out.tokens, out.tokens[image]])
     texts = Instruction.cat([instr, instr.take(text), instr])
     with precision:
@@ -409,11 +411,11 @@ def schedule(step, config):
 
 
 def optimisers_of(model, config):
-    """[AdamW], or with --optimiser muon AdamW and, for the matrices of transformer layers, Muon
-    (Jordan et al. 2024), whose updates have the size of AdamW's.
+    """[AdamW] or, with --optimiser muon, [AdamW, Muon]: Muon (Jordan et al. 2024) for the matrices
+    of transformer layers, its updates scaled to the size of AdamW's.
 
-    Weight decay on matrices only; the gates, which start at 0, move faster and are not pulled back
-    to it; what no file of weights brought moves at new_lr.
+    Only matrices have weight decay. The gates start at 0; they have a higher learning rate and no
+    decay back to 0. Weights that were not loaded from a file have the rate new_lr.
     """
     groups = {False: {}, True: {}}  # Muon's? -> (weight decay, scale of the lr) -> parameters
     for name, p in model.named_parameters():
@@ -440,9 +442,9 @@ def optimisers_of(model, config):
 
 
 def is_loaded(name, config):
-    """Whether a file of weights that `config` names brought the parameter of that name.
+    """Whether the parameter of that name was loaded from a file of weights named in the config.
 
-    A checkpoint holds the same config, so a resumed run answers alike without the files.
+    A checkpoint holds the config, so the answer is the same in a resumed run, without the files.
     """
     if config.start:
         return "classifiers." not in name
@@ -456,7 +458,7 @@ def is_loaded(name, config):
 # ---- the model ----
 
 def trained_parts(config, datasets):
-    """Those of model.PARTS that the tasks of these data sets train."""
+    """The subset of model.PARTS that the tasks of these data sets train."""
     parts = set()
     for dataset in data.with_training_images(datasets):
         parts.update(TASKS[dataset.task].parts)
@@ -470,12 +472,12 @@ def trained_parts(config, datasets):
 def build_model(config, classes, parts=PARTS):
     """(InstructReID, report lines): a new model with the weights that the config names.
 
-    classes: {data set: number of identities}; parts: those of model.PARTS that it has. UserError
-    for a file that does not fit.
+    classes: {data set: number of identities}; parts: a subset of model.PARTS. UserError for a file
+    that does not fit.
     """
     albef = config.albef
     if albef and config.text_model:
-        raise UserError("--albef brings its own text tower: drop --text-model")
+        raise UserError("--albef has its own text encoder: drop --text-model")
     shape = dict(SIZES[config.size])
     if config.vit_weights or albef:
         shape["stem"] = "patch"  # published ViTs cut an image into patches
@@ -508,7 +510,7 @@ def build_model(config, classes, parts=PARTS):
 
 
 def sentences_of(datasets):
-    """Every sentence that training can show; of a streamed data set there are too many to keep."""
+    """Every sentence that training can use, except of streamed data sets, which have too many."""
     sentences = set()
     for dataset in datasets:
         sentences.update(TASKS[dataset.task].sentences)
@@ -521,10 +523,10 @@ def sentences_of(datasets):
 # ---- config and data ----
 
 def open_datasets(config):
-    """The data sets that --data and --task name; a new run draws an absent ./toy first."""
+    """The data sets of --data and --task; a new run first draws ./toy if it is absent."""
     def opened():
         if not config.resume and Path(config.data) == Path(Config.data):
-            import toydata  # here, so that all else works without it
+            import toydata  # here, so that everything else works without it
 
             toydata.provide(config.data)
         return open_all(config.data, asked_tasks(config.task), config.val)
@@ -534,11 +536,11 @@ def open_datasets(config):
 
 
 def new_config(config, datasets):
-    """The config with what the user left open: the best published weights, the values of the preset
-    that fits them and the data, no more people than there are."""
+    """The config with open values filled in: the best published weights, the preset that fits them
+    and the data, its values, and no more identities than the data has."""
     trained = data.with_training_images(datasets)
     if config.loss == "image" and config.feature == "fused":
-        raise UserError("--feature fused: --loss image trains no E_f; drop one of the two")
+        raise UserError("--feature fused: --loss image does not train E_f; drop one of the two")
 
     preset, why = config.preset, "--preset"
     if preset == "auto" and is_drawn(config.data):
@@ -561,19 +563,19 @@ def new_config(config, datasets):
     for flag, value in PRESETS[preset].items():
         if values[flag] is None:
             values[flag] = value
-    if config.ids is None:  # no more than the smallest training split has; the sampler needs 2
+    if config.ids is None:  # at most as many as in the smallest training split, at least 2
         people = [len(set(column(dataset.split("train"), "pid"))) for dataset in trained]
         values["ids"] = max(2, min(values["ids"], *people))
     if config.steps is None and preset == "paper" and config.task == "all":
-        values["steps"] *= len(trained)  # for each stream, as the released code has them
+        values["steps"] *= len(trained)  # as many for each stream, as in the released code
     if config.albef:
         values["align"] = False  # ALBEF's picture encoder is fixed
     return Config(**values)
 
 
 def resumed_config(config, saved):
-    """The config of a checkpoint; only the machine's flags may differ, and --steps be raised.
-    UserError for others."""
+    """The config of a checkpoint, with the device, workers and number of steps given now. UserError
+    for any other flag, or if the run has more steps already."""
     own = ("resume", "device", "workers", "steps")
     others = cli.flags_of(config, Config, own)
     if others:
@@ -582,16 +584,16 @@ def resumed_config(config, saved):
     given = {name: getattr(config, name) for name in own if getattr(config, name) is not None}
     resumed = cli.restore(Config, saved["config"] | given, config.resume)
     if resumed.steps < saved["step"]:
-        raise UserError(f"--steps {resumed.steps}: the run has {saved['step']} already")
+        raise UserError(f"--steps {resumed.steps}: the run has {saved['step']} already; give more")
     if config.steps:
         lr = resumed.lr * schedule(saved["step"], resumed)
-        print(f"on to step {config.steps}, at the rates of a cosine of so many steps: {lr:.3g} now")
+        print(f"continues to step {config.steps}; the cosine is stretched, lr is {lr:.3g} now")
     return resumed
 
 
 def task_ratios(config, datasets):
-    """Steps per round of each task that the data offers: 'trad:1,cc:2' -> {'trad': 1, 'cc': 2}; 1
-    where nothing is said. UserError if it cannot be read."""
+    """Steps per round for each task of the data sets: 'trad:1,cc:2' -> {'trad': 1, 'cc': 2}; 1 for
+    a task that is not named. UserError for another form."""
     given = {}
     for part in filter(None, config.ratios.split(",")):
         task, _, steps = part.partition(":")

@@ -126,7 +126,7 @@ def test_a_finished_run_takes_more_steps(train_tiny, command):
     assert train_tiny("--task", "cc", "--steps", 2, "--name", "a")[0] == 0
     last = "runs/a/last.pt"
     code, out, _ = command(train, "--resume", last, "--steps", 4)
-    assert code == 0 and "on to step 4, at the rates of a cosine" in out
+    assert code == 0 and "continues to step 4; the cosine is stretched" in out
     saved = checkpoints.load(last)
     assert saved["step"] == saved["config"]["steps"] == 4
     one_line(command(train, "--resume", last, "--steps", 3), "--steps 3: the run has 4")
