@@ -1,8 +1,8 @@
-"""Evaluation: exact metrics, features, the rows of a table, the instruction matrix, the command.
+"""Evaluation: exact metrics, features, tables, the instruction matrix, the command line.
 
 `python evaluate.py --checkpoint runs/all/last.pt` prints a row per data set, task and protocol.
-Figures are fractions in the code and percent on the screen.
-Letters in shapes: q queries, g gallery images, c queries of a chunk, b batch, d feature width.
+Metrics are fractions in the code and percentages when printed.
+Letters in shapes: q queries, g gallery images, c queries in a chunk, b batch, d feature width.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import reid  # noqa: F401  before torch: how its threads wait
+import reid  # noqa: F401  before torch: sets how its threads wait
 
 # isort: split
 
@@ -47,53 +47,52 @@ from reid.rerank import k_reciprocal
 from reid.tables import format_table
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, as_clothes, joined
 
-LAST = Path("runs/all/last.pt")  # what `python train.py` ends with
-TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # a model that comes with the code
+LAST = Path("runs/all/last.pt")  # written by `python train.py`
+TRAINED = Path(__file__).parent / "toydata" / "trained.pt"  # the bundled model
 DIVERGED = (
-    "the features hold NaN or infinity: training has diverged; take an earlier checkpoint or a "
+    "the features contain NaN or infinity: training has diverged; use an earlier checkpoint or a "
     "lower --lr"
 )
 NOT_SAVED = (
-    "the saved features are not of this: other images or captions, or another table; give "
-    "--checkpoint the last.pt"
+    "the saved features are of other images, captions or tables; give --checkpoint a last.pt"
 )
-CHUNK = 256  # queries that are ranked at a time: nothing of size (q g) ever exists
-OF_ONE_SENTENCE = ("mAP", "R1", "R5", "R10", "mINP", "each")  # what differs between sentences
+CHUNK = 256  # queries ranked at a time: no (q g) array is ever needed
+OF_ONE_SENTENCE = ("mAP", "R1", "R5", "R10", "mINP", "each")  # columns that depend on it
 MATRIX = "Instruction matrix: the same queries and gallery, only the instruction differs"
 SENTENCES = "All 20 sentences (Supp. 5.1)"
-FEATURES = {"edit": "F", "fused": "F_out"}  # of an image under its instruction
-TRAINED_WITH = {  # flags of its training that evaluation reads in a checkpoint; see runs.misfit
+FEATURES = {"edit": "F", "fused": "F_out"}  # of an image with an instruction
+TRAINED_WITH = {  # training flags that evaluation reads from a checkpoint; see runs.misfit
     "task": ("all", *TASKS), "data": str, "feature": (*FEATURES,), "amp": AMP, "train_text": bool,
 }
-TOP = 128  # images of a t2i ranking that the second stage orders anew (Supp. 5.2)
+TOP = 128  # images of a t2i ranking that the second stage re-ranks (Supp. 5.2)
 
 
 # ---- exact metrics ----
 
 class QueryFigures(NamedTuple):
-    """What one query adds to the means of a table; NaN and 0 without a hit."""
+    """The metrics of one query, from which those of a row are averaged; NaN and 0 without a hit."""
     ap: float
     inp: float
-    first_rank: float  # of the first hit; inf if none is inside the window
+    first_rank: float  # of the first hit; inf if there is none inside the window
     hits: int
     ranked: int        # gallery images that are not removed
 
 
 def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=None):
-    """Full-ranking mAP, mINP and CMC. Ties keep gallery order; a query without a hit counts not.
+    """Full-ranking mAP, mINP and CMC. Ties keep gallery order; queries without a hit are left out.
 
     dist (q g) float, smaller is nearer; positive (q g) bool: a hit; removed (q g) bool: deleted
-    from the ranking. AP is the mean over the hits of (hits so far / rank), INP the number of hits
-    / rank of the last one.
+    from the ranking. AP is the mean over the hits of (hits so far / rank); INP is the number of
+    hits / rank of the last one.
 
-    ap_window=500 is NOT the standard but what the released code computes: the ranking is cut to
-    500 places before `removed` is applied and AP is divided by the hits found there, so that hits
-    further down cost nothing; a query with none there scores 0.
+    ap_window=500 is NOT standard but what the released code computes: the ranking is cut to 500
+    places before `removed` is applied, and AP is divided by the number of hits found there, so that
+    hits further down have no cost; a query without a hit there scores 0.
     gallery_ids (g): the CMC ranks people, not images: only the nearest image of each id counts
     (LLCM).
 
-    Returns mAP, mINP, cmc (g) with cmc[k-1] = rank-k, queries (those with a hit), and the further
-    columns of a table. UserError if nothing can be ranked.
+    Returns mAP, mINP, cmc (g) with cmc[k-1] = rank-k, queries (those with a hit), and the other
+    columns of a table. UserError if there is nothing to rank.
     """
     dist = np.asarray(dist)
     positive = np.asarray(positive, bool)
@@ -110,14 +109,14 @@ def ranking_metrics(dist, positive, removed=None, ap_window=None, gallery_ids=No
 
 
 def means(figures, gallery_size):
-    """What ranking_metrics returns, of the QueryFigures of all queries; "each" has {mAP, R1} of
+    """The result of ranking_metrics, from the QueryFigures of all queries. "each" has {mAP, R1} of
     every query (q), NaN without a hit."""
     each = np.array(figures, float).reshape(-1, 5)
     has_hit = each[:, 3] > 0
     if not has_hit.any():
         raise UserError(
-            "no query has a hit in the gallery: query and gallery must hold the same people, seen "
-            "by other cameras, and the protocol must fit the data set"
+            "no query has a hit in the gallery: query and gallery must have people in common, seen "
+            "by different cameras, and the protocol must fit the data set"
         )
     ap, inp, first_rank, hits, ranked = each[has_hit].T
     found = first_rank[np.isfinite(first_rank)].astype(int)
@@ -166,9 +165,9 @@ def query_figures(dist, positive, removed, ap_window=None, gallery_ids=None):
 def hit_ranks(dist, hits):
     """Ranks, ascending from 1, of the gallery images `hits` (indices). dist (g): NaN = not ranked.
 
-    The rank of an image is 1 + the number of images ahead of it: the nearer ones and, where
-    distances tie, those that are earlier in the gallery, as in a stable sort. To count them takes
-    the distances up to the farthest hit alone, sorted without a trace of whose they are.
+    The rank of an image is 1 + the number of images ahead of it: those that are nearer and those at
+    the same distance but earlier in the gallery, as in a stable sort. Counting them only needs the
+    sorted distances up to that of the farthest hit.
         distances .3 .1 .3 .2 .3: ahead of the third are .3 (earlier), .1 and .2 (nearer), so its
         rank is 4
     """
@@ -176,14 +175,14 @@ def hit_ranks(dist, hits):
     candidates = np.flatnonzero(dist <= hit_dist.max())  # faster than a mask of booleans
     ordered = np.sort(dist[candidates])
     ahead = np.searchsorted(ordered, hit_dist, "left")
-    alike = np.searchsorted(ordered, hit_dist, "right") - ahead
-    for i in np.flatnonzero(alike > 1):  # others are as far as this hit
+    tied = np.searchsorted(ordered, hit_dist, "right") - ahead
+    for i in np.flatnonzero(tied > 1):  # other images are at the same distance as this hit
         ahead[i] += np.count_nonzero(dist[:hits[i]] == hit_dist[i])
     return np.sort(1 + ahead)
 
 
 def person_rank(dist, hits, gallery_ids):
-    """The first rank of a hit where people are ranked: 1 + the ids ahead of the nearest hit."""
+    """The rank of the first hit if people are ranked: 1 + the number of ids ahead of it."""
     nearest = hits[np.argmin(dist[hits])]
     ahead = dist < dist[nearest]
     ahead[:nearest] |= dist[:nearest] == dist[nearest]  # a tie: the earlier one comes first
@@ -191,10 +190,10 @@ def person_rank(dist, hits, gallery_ids):
 
 
 def random_ranking(m, n):
-    """(expected mAP, expected rank-1) of a random order, exact: m (q) hits among n (q) ranked.
+    """(expected mAP, expected rank-1) of a random order, exact: m (q) hits among n (q) images.
 
-    Rank k holds a hit with probability m/n, and then (k-1)(m-1)/(n-1) of the k-1 before it are hits
-    on average:
+    Rank k is a hit with probability m/n; then (k-1)(m-1)/(n-1) of the k-1 before it are hits on
+    average:
         E[AP] = 1/m sum_k m/n (1 + (k-1)(m-1)/(n-1)) / k = [H_n + (n - H_n)(m-1)/(n-1)] / n
     with H_n = 1 + 1/2 + ... + 1/n.
     """
@@ -205,19 +204,20 @@ def random_ranking(m, n):
 
 
 class Retrieval(NamedTuple):
-    """What is ranked for whom."""
+    """Queries and the gallery that is ranked for them."""
     queries: list  # Records
     gallery: list
     query_feats: torch.Tensor  # (q d), L2-normalised
     gallery_feats: torch.Tensor  # (g d), L2-normalised
-    asks: list | None = None  # of the queries, an Ask or None each
+    asks: list | None = None  # an Ask or None for each query
 
 
 def distances(query_feats, gallery_feats, stage=None):
-    """A function of a slice of the queries, from `start` to `end`: their distances (c g), which are
-    -cosine or, after a second stage, what it makes of that.
+    """A function (start, end) -> distances (c g) of that slice of the queries: -cosine or, with a
+    second stage, the distances that it returns.
 
-    stage: a function of both sides' features that gives rescore(start, dist) -> new dist (c g).
+    stage: a function of query and gallery features that returns rescore(start, dist) -> new dist
+    (c g).
     """
     rescore = stage and stage(query_feats, gallery_feats)
 
@@ -229,10 +229,10 @@ def distances(query_feats, gallery_feats, stage=None):
 
 
 def rank(protocol, retrieval, ap_window=None, stage=None):
-    """The figures of a row, means over the queries with a hit of all trials of a protocol.
+    """The metrics of a row: means over all queries with a hit, in all trials of a protocol.
 
-    stage: see `distances`. Returns trials, queries (with a hit), without (one), gallery, mAP, R1,
-    R5, R10, mINP, those of a random order, and "each" of `means` for each trial.
+    stage: see `distances`. Returns trials, queries (with a hit), without (a hit), gallery, mAP, R1,
+    R5, R10, mINP, mAP and R1 of a random order, and for each trial the "each" of `means`.
     """
     queries, gallery, query_feats, gallery_feats, _ = retrieval
     if not (query_feats.sum().isfinite() and gallery_feats.sum().isfinite()):
@@ -251,7 +251,7 @@ def rank(protocol, retrieval, ap_window=None, stage=None):
 
     row = {"trials": len(pairs)} | means(figures, len(gallery_indices))
     del row["cmc"]
-    for count in ("queries", "without"):  # alike in all trials
+    for count in ("queries", "without"):  # the same in all trials
         row[count] //= len(pairs)
     by_trial = [np.split(values, len(pairs)) for values in row["each"].values()]
     return row | {"each": [dict(zip(row["each"], trial)) for trial in zip(*by_trial)]}
@@ -260,10 +260,10 @@ def rank(protocol, retrieval, ap_window=None, stage=None):
 # ---- features ----
 
 def embed(run, dataset, records, asks, kind):
-    """{kind: features (n d)} of records under an Ask or None each, L2-normalised, by run.model.
+    """{kind: features (n d)} of records with an Ask or None each, L2-normalised, by run.model.
 
-    run.flip: the sum of the features of an image and of its mirror image, whose picture of clothes
-    turns with it, as in training.
+    run.flip: the sum of the features of an image and its mirror image, with the picture of clothes
+    flipped too, as in training.
     """
     starts = range(0, len(records), run.batch)
     photos = [None] * len(starts)
@@ -281,20 +281,20 @@ def embed(run, dataset, records, asks, kind):
                 images = images.to(device, non_blocking=True)
             new = embed_batch(run.model, dataset, images, some, kind)
             if run.flip and images is not None:
-                turned = embed_batch(run.model, dataset, images.flip(3), some, kind, mirrored=True)
-                new = {name: feats + turned[name] for name, feats in new.items()}
+                flipped = embed_batch(run.model, dataset, images.flip(3), some, kind, flip=True)
+                new = {name: feats + flipped[name] for name, feats in new.items()}
             for name, feats in new.items():
                 parts[name].append(F.normalize(feats, dim=1).expand(len(some), -1))
     return {name: torch.cat(feats) for name, feats in parts.items()}
 
 
-def embed_batch(model, dataset, images, asks, kind, mirrored=False):
-    """{kind: float32 (b d)} of images, uint8 (b 3 H W), or None; (1 d) where all are alike.
+def embed_batch(model, dataset, images, asks, kind, flip=False):
+    """{kind: float32 (b d)} of images, uint8 (b 3 H W) or None; (1 d) if all features are equal.
 
-    kind: "edit" and "fused", F and F_out of an image under its Ask, which come together; "text", a
+    kind: "edit" and "fused", F and F_out of an image with its Ask, computed together; "text", a
     sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
-    taken as a picture of clothes. mirrored: pictures of clothes are turned. The Asks have the same
-    parts, or are all None. UserError for an untrained part.
+    used as a picture of clothes. flip: flips pictures of clothes. All Asks have the same parts, or
+    all are None. UserError for an untrained part.
     """
     refuse_untrained(model, asks[0], kind)
     words, clothes = None, None
@@ -304,7 +304,7 @@ def embed_batch(model, dataset, images, asks, kind, mirrored=False):
         words = [ask.words for ask in asks]
     if asks[0] and asks[0].picture:
         clothes = load_all(dataset.root, [ask.picture for ask in asks], model.picture_size)
-        clothes = clothes.flip(3) if mirrored else clothes
+        clothes = clothes.flip(3) if flip else clothes
         clothes = normalise(clothes.to(model.neck.weight.device))
     if kind in FEATURES:
         images = normalise(images)
@@ -321,7 +321,7 @@ def embed_batch(model, dataset, images, asks, kind, mirrored=False):
 
 
 def refuse_untrained(model, ask, kind):
-    """UserError where a part that these features are made by is not among the model's."""
+    """UserError if the model lacks a part that these features need."""
     needed = {
         "words": ask and ask.words,
         "pictures": kind == CLOTHES or ask and ask.picture,
@@ -331,17 +331,17 @@ def refuse_untrained(model, ask, kind):
     missing = [part for part in needed if needed[part] and part not in model.parts]
     if missing:
         raise UserError(
-            f"the model was not trained for {' and '.join(missing)}: take a checkpoint of tasks "
+            f"the model was not trained for {' and '.join(missing)}: use a checkpoint of tasks "
             "that train it, such as --task all with descriptions and pictures of clothes"
         )
 
 
 def match(run, dataset, retrieval):
-    """The second stage of t2i (Supp. 5.2), {"matching": (2 q TOP)}: the TOP nearest images of each
-    query, and their scores.
+    """The second stage of t2i (Supp. 5.2), {"matching": (2 q TOP)}: indices of the TOP nearest
+    images of each query, and their scores.
 
-    A score is the similarity as the contrast of Eq. 8 sees it, divided by the temperature, plus
-    the logit of the pair: both say how probable it is that the two belong together.
+    A score is similarity / temperature, as in the contrastive loss of Eq. 8, plus the matching
+    logit of the pair; both estimate how likely the two belong together.
     """
     model = run.model
     top = min(TOP, len(retrieval.gallery))
@@ -372,8 +372,8 @@ def match(run, dataset, retrieval):
 
 
 def second_stage(run, dataset, retrieval):
-    """A `stage` of `distances` that orders the nearest images by the scores of `match`; the others
-    keep their order behind them."""
+    """A `stage` for `distances` that re-ranks the nearest images by the scores of `match`; the
+    other images keep their order, after these."""
     records = [*retrieval.queries, *retrieval.gallery]
     asks = [*retrieval.asks, *[None] * len(retrieval.gallery)]
     matches = run.once("matching", dataset, records, asks, partial(match, run, dataset, retrieval))
@@ -392,19 +392,19 @@ def second_stage(run, dataset, retrieval):
 
 @dataclass
 class Run:
-    """A model or a file of its features, and how it is evaluated. What was computed once is known:
-    {its kind and fingerprint: tensor}."""
+    """A model, or a file of its features, and the settings of an evaluation. Features are computed
+    once and kept in `known`, {kind and fingerprint: tensor}."""
 
     model: torch.nn.Module | None = None
     feature: str = "edit"  # F; "fused" is F_out
     flip: bool = False
     amp: str = "off"
     batch: int = 64
-    protocol: str | None = None  # only the one of this name
-    rerank: bool = False  # a second row by k-reciprocal neighbours
-    ap_window: int | None = None  # AP in the first ranks only
+    protocol: str | None = None  # only the protocol of this name
+    rerank: bool = False  # adds rows with k-reciprocal re-ranking
+    ap_window: int | None = None  # AP of the first ranks only
     known: dict = field(default_factory=dict)
-    parts: tuple = ()  # the model's; of a file of features, those of the model it is of
+    parts: tuple = ()  # of the model; for a file of features, of the model that computed them
 
     def __post_init__(self):
         if self.model is not None:
@@ -413,8 +413,8 @@ class Run:
             raise UserError("--feature fused: this model was trained without E_f; drop the flag")
 
     def features(self, dataset, records, asks, kind=None):
-        """What `embed` returns of a kind, by default of run.feature; a record without an image is
-        embedded by its sentence, and an image without an Ask has F alone."""
+        """Features (n d) of a kind, by default run.feature. For records without images these are
+        text features; images without Asks only have F."""
         kind = kind or self.feature
         if records[0].path is None:
             kind = "text"
@@ -427,7 +427,7 @@ class Run:
         return feats
 
     def once(self, kind, dataset, records, asks, compute):
-        """The tensor of a kind; compute() gives {kind: tensor} where it is not known."""
+        """The tensor of a kind; compute() returns {kind: tensor} if it is not known yet."""
         lines = [dataset.name]
         lines += [f"{record.path} {ask}" for record, ask in zip(records, asks, strict=True)]
         content = "\n".join(lines).encode(errors="surrogateescape")
@@ -444,7 +444,7 @@ class Run:
 
 @contextmanager
 def left_out(name):
-    """Says on the screen why what is computed in it cannot be, and goes on."""
+    """Turns a UserError inside it into a line on stderr; the program continues."""
     try:
         yield
     except UserError as error:
@@ -452,8 +452,8 @@ def left_out(name):
 
 
 def evaluate_all(run, datasets, rows_of=None):
-    """The rows of each protocol of the data sets that have a test split, by evaluate_protocol or
-    another function; what cannot be ranked is said and left out."""
+    """The rows of all protocols of the data sets with a test split, by evaluate_protocol or another
+    function. A protocol that cannot be evaluated is left out, with a line that says why."""
     rows_of = rows_of or evaluate_protocol
     rows = []
     for dataset in datasets:
@@ -464,9 +464,9 @@ def evaluate_all(run, datasets, rows_of=None):
 
 
 def evaluate_protocol(run, dataset, protocol, sentence=0, features=FEATURES):
-    """A row (dict) for each feature, F and F_out, and for each second stage.
+    """A row (dict) for each feature, F and F_out, without and with each second stage.
 
-    sentence: which of the sentences of the task; features: those of FEATURES that are ranked.
+    sentence: the index of the task's sentence; features: the keys of FEATURES to rank by.
     """
     stages = {"": None}
     if TASKS[dataset.task].text_only:
@@ -488,18 +488,18 @@ def evaluate_protocol(run, dataset, protocol, sentence=0, features=FEATURES):
 
 
 def evaluate_sentences(run, dataset, protocol):
-    """Rows over all sentences of a task, if it has any: mean, standard deviation, best and worst
-    one by mAP."""
+    """Rows over all sentences of a task, if it has any: mean, standard deviation, and the best and
+    worst sentence by mAP."""
     sentences = TASKS[dataset.task].sentences
     by_sentence = []
     for i in range(len(sentences)):
         by_sentence.append(evaluate_protocol(run, dataset, protocol, i, [run.feature]))
     rows = []
-    for alike in zip(*by_sentence, strict=True):
-        mAP = np.array([row["mAP"] for row in alike])
-        R1 = np.array([row["R1"] for row in alike])
-        row = {key: value for key, value in alike[0].items() if key not in OF_ONE_SENTENCE}
-        row |= {"sentences": len(alike)}
+    for group in zip(*by_sentence, strict=True):
+        mAP = np.array([row["mAP"] for row in group])
+        R1 = np.array([row["R1"] for row in group])
+        row = {key: value for key, value in group[0].items() if key not in OF_ONE_SENTENCE}
+        row |= {"sentences": len(group)}
         row |= {"mAP": mAP.mean(), "sd": mAP.std(), "R1": R1.mean(), "R1 sd": R1.std()}
         row |= {"best": mAP.max(), "best sentence": sentences[mAP.argmax()]}
         row |= {"worst": mAP.min(), "worst sentence": sentences[mAP.argmin()]}
@@ -508,7 +508,7 @@ def evaluate_sentences(run, dataset, protocol):
 
 
 def chosen_protocols(dataset, name=None):
-    """Those that are evaluated by default, or the one of that name; none without a test split."""
+    """The protocols evaluated by default, or the one of that name; none without a test split."""
     if not dataset.tested:
         return []
     return [protocol for protocol in dataset.protocols
@@ -516,7 +516,7 @@ def chosen_protocols(dataset, name=None):
 
 
 def queries_and_gallery(dataset):
-    """Both without junk; the same list twice where the protocol decides (LLCM)."""
+    """Both without junk; the same list twice if the protocol divides it (LLCM)."""
     test = dataset.split("test")
     if test:
         return test, test
@@ -524,14 +524,14 @@ def queries_and_gallery(dataset):
     gallery = [record for record in dataset.split("gallery") if not record.junk]
     if not queries or not gallery:
         raise UserError(
-            f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; check its "
+            f"{dataset.root}: {len(queries)} queries, {len(gallery)} gallery images; complete its "
             "test split"
         )
     return queries, gallery
 
 
 def task_retrieval(run, dataset, sentence=0, feature=None):
-    """The Retrieval of a task: both sides under their own instructions."""
+    """The Retrieval of a task: queries and gallery with their own instructions."""
     queries, gallery = queries_and_gallery(dataset)
     asks = [query_instruction(dataset.task, record, sentence) for record in queries]
     carried = [gallery_instruction(dataset.task, record, sentence) for record in gallery]
@@ -539,7 +539,7 @@ def task_retrieval(run, dataset, sentence=0, feature=None):
 
 
 def retrieval_of(run, dataset, queries, gallery, asks, carried, kind=None):
-    """A Retrieval of records under their Asks, by a kind of feature."""
+    """The Retrieval of records with these Asks, by a kind of feature."""
     query_feats = run.features(dataset, queries, asks, kind)
     gallery_feats = run.features(dataset, gallery, carried, kind)
     if query_feats.shape[1:] != gallery_feats.shape[1:]:
@@ -548,7 +548,7 @@ def retrieval_of(run, dataset, queries, gallery, asks, carried, kind=None):
 
 
 def show(tables):
-    """Prints {title: rows}, those that have rows."""
+    """Prints tables {title: rows}; those without rows are skipped."""
     for title, rows in tables.items():
         if rows:
             print(f"\n{title} (percent)\n\n{format_table(rows)}")
@@ -557,7 +557,7 @@ def show(tables):
 # ---- the instruction matrix: does the model follow the instruction? ----
 
 def matrix_of_all(run, datasets):
-    """The instruction matrix of each data set, one below the other; left out as in evaluate_all."""
+    """The rows of the instruction matrices of all data sets; left out as in evaluate_all."""
     rows = []
     for dataset in datasets:
         with left_out(f"{dataset.title} {dataset.task} instruction matrix"):
@@ -566,11 +566,11 @@ def matrix_of_all(run, datasets):
 
 
 def instruction_matrix(run, dataset):
-    """Rows: the same queries and gallery under right and wrong instructions, if the data set knows
-    clothes and its task has targets in them.
+    """Rows: the same queries and gallery with right and wrong instructions, if the data set has
+    clothes labels and its task has targets.
 
-    cc: the trad and the cc sentence against targets in the same and in other clothes. The tasks
-    with an instruction for each image, strict protocol: the wanted, the query's own and a random
+    cc: the trad and the cc sentence, for targets in the same clothes and in other clothes. Tasks
+    with one instruction per image, strict protocol: the wanted, the query's own and a random
     instruction, and `shortcut_controls`.
     """
     targets = TASKS[dataset.task].targets
@@ -586,7 +586,7 @@ def instruction_matrix(run, dataset):
     for target in targets:
         protocol = TARGETS[target]
         if not any(answerable(protocol, first.queries, gallery)):
-            continue  # nobody is seen twice in these
+            continue  # no query has such a target
         for name, retrieval in variants.items():
             row = {"task": dataset.task, "data": dataset.title, "target": target}
             row |= {"protocol": protocol.name, "instruction": name}
@@ -595,12 +595,12 @@ def instruction_matrix(run, dataset):
 
 
 def instruction_variants(run, dataset):
-    """{name: Retrieval} of the same queries and gallery under right and wrong instructions, the
+    """{name: Retrieval} of the same queries and gallery with right and wrong instructions, the
     right one first.
 
-    With sentences: the task's and the opposite one, on both sides. Else those of `wrong_asks`,
-    while gallery images keep their own. The right one alone for t2i, and if nothing tells what any
-    query wears or all gallery images carry the same (ITCPR).
+    With sentences: that of the task and the opposite one, for queries and gallery. Otherwise those
+    of `wrong_asks`, while gallery images keep theirs. Only the right one for t2i, if no query's own
+    clothes are known, or if all gallery images have the same instruction (ITCPR).
     """
     row = TASKS[dataset.task]
     queries, gallery = queries_and_gallery(dataset)
@@ -623,10 +623,10 @@ def instruction_variants(run, dataset):
 def wrong_asks(dataset, queries, gallery, seed=0):
     """(queries, {"wanted", "own", "random": an Ask for each of these}).
 
-    own: what the query wears itself or, where the data does not tell, what a gallery image of that
-    person in other than the wanted clothes wears; a query without either is left out.
-    random: what a query of another person wants. Where that is words and a picture, "random words"
-    and "random picture" are random in one of them.
+    own: the clothes in the query image or, if these are unknown, those in a gallery image of the
+    person that are not the wanted ones; a query without either is left out.
+    random: the instruction of another person's query. For sentence and picture together, "random
+    words" and "random picture" replace only one of them.
     """
     rng = random.Random(seed)
     queries_of = defaultdict(list)
@@ -637,7 +637,7 @@ def wrong_asks(dataset, queries, gallery, seed=0):
         images_of[record.pid].append(record)
     if len(queries_of) < 2:
         raise UserError(
-            f"{dataset.root}: one query person only; a random instruction needs a second"
+            f"{dataset.root}: all queries show one person; a random instruction needs a second"
         )
 
     kept = []
@@ -659,7 +659,7 @@ def wrong_asks(dataset, queries, gallery, seed=0):
 
 
 def own_instruction(task, query, images):
-    """What the query wears, or what another of the person's images wears; None if nothing tells."""
+    """The Ask for the clothes in the query, else in another of the images; None if unknown."""
     own = gallery_instruction(task, query)
     if own != query_instruction(task, query):
         return own
@@ -670,14 +670,14 @@ def own_instruction(task, query, images):
 
 
 def shortcut_controls(run, dataset, wanted, seed=0):
-    """Does the model use both photo and instruction, or a shortcut? {name: Retrieval}, of tasks
-    with an instruction for each image. wanted: the Retrieval under the right ones.
+    """Does the model use both photo and instruction, or a shortcut? {name: Retrieval}, for tasks
+    with one instruction per image. wanted: the Retrieval with the right instructions.
 
     - a stranger's photo: the right instruction with the photo of another person;
-    - without a photo: E_i's feature of what is wanted against that of what the gallery carries,
-      unless that is the same for all (ITCPR);
-    - gallery without instructions: by the rule of reid.uninstructed, if the model was trained for
-      what it takes: it reads sentences and text queries, or sees pictures.
+    - without a photo: cosines of E_i's vectors of the query's and the gallery images' instructions,
+      unless the latter are all equal (ITCPR);
+    - gallery without instructions: by the rule of reid.uninstructed, if the model has the parts
+      that it needs.
     """
     row = TASKS[dataset.task]
     if row.sentences or row.text_only:
@@ -700,10 +700,10 @@ def shortcut_controls(run, dataset, wanted, seed=0):
 
 
 def bare_gallery(run, dataset, wanted):
-    """The Retrieval where images carry no instruction, by the rule of reid.uninstructed."""
+    """The Retrieval with a gallery without instructions, by the rule of reid.uninstructed."""
     queries, gallery, _, _, asks = wanted
     row = TASKS[dataset.task]
-    parts = []  # of an instruction: its share, itself, its kind of feature, that of a photo
+    parts = []  # of an instruction: share of the score, Asks, kind of feature, kind for photos
     if row.described:
         words = [Ask(ask.words) for ask in asks]
         parts.append((SHARES[UNINSTRUCTED], words, "text", "edit"))
@@ -711,10 +711,10 @@ def bare_gallery(run, dataset, wanted):
         clothes = [Ask(picture=ask.picture) for ask in asks]
         parts.append((SHARES[CLOTHES], clothes, "instruction", CLOTHES))
 
-    nothing = [None] * len(gallery)
+    no_asks = [None] * len(gallery)
     person = [Ask(PERSON_SENTENCE)]
     query_parts = [(w, run.features(dataset, queries, part, kind)) for w, part, kind, _ in parts]
-    gallery_parts = [(w, run.features(dataset, gallery, nothing, kind)) for w, _, _, kind in parts]
+    gallery_parts = [(w, run.features(dataset, gallery, no_asks, kind)) for w, _, _, kind in parts]
     query_feats = run.features(dataset, queries, person * len(queries))
     gallery_feats = run.features(dataset, gallery, person * len(gallery))
     return Retrieval(
@@ -724,8 +724,8 @@ def bare_gallery(run, dataset, wanted):
 # ---- pictures ----
 
 def draw(run, datasets):
-    """{name: picture}: the gates; of each data set with a test split rankings under right and wrong
-    instructions, and the attention to the words of the first query's instruction."""
+    """{name: image}: the gates and, for each data set with a test split, rankings with right and
+    wrong instructions and the attention to each word of the first query's instruction."""
     model = run.model
     drawn = {"gates": pictures.gates(model)} if model.editing else {}
     for dataset in datasets:
@@ -740,7 +740,7 @@ def draw(run, datasets):
             drawn[f"ranking_{name}_{ending}"] = pictures.ranking_list(rows)
             query = rows[0].query
             ask = rows[0].ask
-            if model.editing and query.path and not ask.picture:  # words edit an image
+            if model.editing and query.path and not ask.picture:  # a sentence edits a photo
                 with inference(model, run.amp) as device:
                     image = load_image(dataset.root / query.path, model.size)[None].to(device)
                     words = pictures.word_attention(model, normalise(image), ask.words)
@@ -749,17 +749,16 @@ def draw(run, datasets):
 
 
 def rankings(run, dataset):
-    """{name of a protocol: RankRows}: targets in other clothes where the task looks for them, each
-    direction of a cross-modality protocol, else the first protocol; t2i: before and after the
-    second stage."""
+    """{name of a protocol: RankRows}: other clothes if the task has that target, both directions of
+    a cross-modality protocol, else the first protocol; t2i: before and after the second stage."""
     if not dataset.tested:
         return {}
     variants = instruction_variants(run, dataset)
     first = next(iter(variants.values()))
     protocols = [each for each in chosen_protocols(dataset) if each.queries]  # directions
     protocols = protocols or dataset.protocols[:1]
-    looks_for_others = "other clothes" in TASKS[dataset.task].targets
-    if looks_for_others and any(answerable(OTHER_CLOTHES, first.queries, first.gallery)):
+    has_target = "other clothes" in TASKS[dataset.task].targets
+    if has_target and any(answerable(OTHER_CLOTHES, first.queries, first.gallery)):
         protocols = [OTHER_CLOTHES]
 
     lists = {}
@@ -775,35 +774,35 @@ def rankings(run, dataset):
 
 @dataclass
 class Config:
-    """Evaluate a checkpoint. Flags that default to None follow the checkpoint.
+    """Evaluate a checkpoint. Flags whose default is None are taken from the checkpoint.
 
     python evaluate.py --checkpoint runs/all/last.pt --task cc
     python evaluate.py --checkpoint runs/a/last.pt --compare runs/b/last.pt
     """
 
     checkpoint: str = cli.option(
-        None, "a last.pt that train.py wrote, or a file of --save-features; None = "
-        "runs/all/last.pt or, before the first run, a model of drawn people")
-    task: str = cli.option(None, "one task, or all that the data offers", ("all", *TASKS))
-    data: str = cli.option(None, "data set, or folder of data sets")
+        None, "a last.pt of train.py, or a file of --save-features; None = runs/all/last.pt or, if "
+        "that does not exist, the bundled model of drawn people")
+    task: str = cli.option(
+        None, "one task, or all = every task for which there is data", ("all", *TASKS))
+    data: str = cli.option(None, "a data set, or a folder of data sets")
     instructions: str = cli.option(
-        "one", "one sentence, or each of the 20 of trad, cc and vi", ("one", "all"))
+        "one", "the first sentence of trad, cc and vi, or all 20 in turn", ("one", "all"))
     protocol: str = cli.option(
         None, "only the protocol of this name; vis-to-ir-deen (LLCM) is evaluated only if named")
     feature: str = cli.option(
-        None, "what is ranked: the edited CLS token, or F_out of the attention module",
+        None, "the feature to rank by: F, the edited CLS token (edit), or F_out (fused)",
         tuple(FEATURES))
-    flip: bool = cli.option(False, "features of an image and of its mirror image, summed")
+    flip: bool = cli.option(False, "add the features of each image's mirror image")
     ap_window: int = cli.option(
-        None, "AP in the first N ranks, as the released code (500); None = all, the standard",
+        None, "AP of the first N ranks, as in the released code (500); None = all, the standard",
         least=1)
-    rerank: bool = cli.option(
-        False, "a second row by k-reciprocal re-ranking (Zhong et al. 2017)")
+    rerank: bool = cli.option(False, "add rows with k-reciprocal re-ranking (Zhong et al. 2017)")
     compare: str = cli.option(
-        None, "another checkpoint or features file: differences with their 95 %% intervals")
+        None, "another checkpoint or features file: print differences with 95 %% intervals")
     save_features: str = cli.option(
-        None, "write the features to this .safetensors; --checkpoint reads it")
-    device: str = cli.option("auto", "auto takes a GPU if it is there")
+        None, "write the features to this .safetensors, which --checkpoint can read")
+    device: str = cli.option("auto", "auto = a GPU if there is one, else the CPU")
     batch: int = cli.option(64, "images per batch", least=1, most=2**16)
 
 
@@ -815,7 +814,7 @@ def main(config):
     run, trained = open_run(checkpoint, config, device)
     data = config.data or trained["data"]
     task = config.task or trained["task"]
-    if checkpoint == TRAINED:  # the data of a run is there, or elsewhere, but never drawn anew
+    if checkpoint == TRAINED:  # its drawn data may be absent; the data of a run is never redrawn
         import toydata
 
         toydata.provide(data)
@@ -842,17 +841,17 @@ def main(config):
 
 
 def chosen_checkpoint(path):
-    """The checkpoint that is asked for; where None is, LAST or, before the first run, TRAINED."""
+    """The path or, if it is None, LAST or, if that does not exist, TRAINED."""
     if path is not None:
         return path
     if LAST.exists():
         return LAST
-    print(f"no {LAST} yet: the model of drawn people, {TRAINED}", file=sys.stderr)
+    print(f"no {LAST} yet: using the bundled model of drawn people, {TRAINED}", file=sys.stderr)
     return TRAINED
 
 
 def open_run(path, config, device):
-    """(Run, the config of its training) of a checkpoint, or of a features file and its notes."""
+    """(Run, training config) of a checkpoint, or (Run, notes) of a features file."""
     how = {name: getattr(config, name) for name in ("batch", "protocol", "rerank", "ap_window")}
     if Path(path).suffix != ".safetensors":
         model, trained = load_model(path)
@@ -864,21 +863,21 @@ def open_run(path, config, device):
         asked_tasks(notes["task"])
     flip = notes["flip"] == "True"
     if config.flip and not flip:
-        raise UserError(f"--flip: {path} holds features without it; drop it, or save them again")
+        raise UserError(f"--flip: {path} was saved without it; drop the flag or save it again")
     parts = tuple(notes["parts"].split(","))
     return Run(None, config.feature or "edit", flip, known=known, parts=parts, **how), notes
 
 
 def load_model(path, text=None):
-    """(InstructReID in evaluation mode, dict): the model of a checkpoint and its config; the rest
-    as in `rebuild`."""
+    """(InstructReID in evaluation mode, training config as a dict) of a checkpoint; text: as in
+    `rebuild`."""
     state = checkpoints.load(path, checkpoints.MODEL | {"config": TRAINED_WITH})
     return rebuild(state, path, text).eval(), state["config"]
 
 
 def rebuild(state, path, text=None):
-    """The model of the checkpoint `path`, whose content is `state`: undoes `parts_of`. text: a
-    TextEncoder in place of the packaged one."""
+    """The model of a checkpoint with the content `state`, the inverse of `parts_of`. text: a
+    TextEncoder to use instead of the packaged one."""
     with checkpoints.user_error_on(path):
         if text is None:
             kept = state["text"]
@@ -895,7 +894,7 @@ def rebuild(state, path, text=None):
 
 
 def parts_of(model, classes):
-    """What a checkpoint holds of a model, in tensors and plain values."""
+    """A model as a dict of tensors and basic Python values, for a checkpoint."""
     text = model.encoder.text
     is_embedded = getattr(text.bert, "embedded", False)
     return {
@@ -910,8 +909,8 @@ def parts_of(model, classes):
 
 
 def tested_datasets(path, task, protocol=None):
-    """The data sets at `path` that have a test split and, if one is named, the protocol. UserError
-    if there is none."""
+    """The data sets at `path` with a test split and, if `protocol` is given, with that protocol.
+    UserError if there are none."""
     datasets = open_all(path, asked_tasks(task))
     first = datasets[0]
     tested = [dataset for dataset in datasets if dataset.tested]

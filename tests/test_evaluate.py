@@ -191,7 +191,7 @@ def test_second_stage_reorders_only_the_nearest(root):
     assert rescore(0, dist.copy()).argsort(1).tolist() == [[3, 2, 0, 1], [0, 1, 3, 2]]
     assert rescore(1, dist[1:].copy()).argsort(1).tolist() == [[0, 1, 3, 2]]  # the second query
     run.once = lambda *_: torch.tensor([[[2.0, 4]], [[5, 9]]])  # of a damaged file
-    with pytest.raises(UserError, match="not of this"):
+    with pytest.raises(UserError, match="of other images"):
         evaluate.second_stage(run, dataset, retrieval)
 
 
@@ -413,7 +413,7 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
     worn = dataset._replace(records=(*queries, *gallery[:2]))  # in the wanted clothes alone
     [(name, alone)] = evaluate.instruction_variants(Run(ColourModel()), worn).items()
     assert name == "wanted" and alone.queries == queries
-    with pytest.raises(UserError, match="one query person only"):
+    with pytest.raises(UserError, match="all queries show one person"):
         evaluate.wrong_asks(dataset, queries[:1], gallery)
 
 
@@ -487,13 +487,13 @@ def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
     with pytest.raises(UserError, match="--flip"):
         evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
     evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
-    assert "saved features are not of this" in capsys.readouterr().err
+    assert "saved features are of other images" in capsys.readouterr().err
     cuts = (lambda feats: feats[:-1], lambda feats: feats.repeat(2, 1), lambda feats: feats[:, 1:])
     for cut in cuts:
         save_features(other, known | {key: cut(known[key]).contiguous()}, notes)
         with pytest.raises(UserError, match="nothing could be ranked"):
             evaluate.main(evaluate.Config(other, device="cpu"))
-        assert "general: the saved features are not of this" in capsys.readouterr().err
+        assert "general: the saved features are of other images" in capsys.readouterr().err
 
 
 # ---- docs/recipes.md ----
