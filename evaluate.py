@@ -534,14 +534,14 @@ def task_retrieval(run, dataset, sentence=0, feature=None):
     """The Retrieval of a task: queries and gallery with their own instructions."""
     queries, gallery = queries_and_gallery(dataset)
     asks = [query_instruction(dataset.task, record, sentence) for record in queries]
-    carried = [gallery_instruction(dataset.task, record, sentence) for record in gallery]
-    return retrieval_of(run, dataset, queries, gallery, asks, carried, feature)
+    gallery_asks = [gallery_instruction(dataset.task, record, sentence) for record in gallery]
+    return retrieval_of(run, dataset, queries, gallery, asks, gallery_asks, feature)
 
 
-def retrieval_of(run, dataset, queries, gallery, asks, carried, kind=None):
+def retrieval_of(run, dataset, queries, gallery, asks, gallery_asks, kind=None):
     """The Retrieval of records with these Asks, by a kind of feature."""
     query_feats = run.features(dataset, queries, asks, kind)
-    gallery_feats = run.features(dataset, gallery, carried, kind)
+    gallery_feats = run.features(dataset, gallery, gallery_asks, kind)
     if query_feats.shape[1:] != gallery_feats.shape[1:]:
         raise UserError(NOT_SAVED)
     return Retrieval(queries, gallery, query_feats, gallery_feats, asks)
@@ -611,12 +611,12 @@ def instruction_variants(run, dataset):
             both = [[Ask(sentence)] * len(records) for records in (queries, gallery)]
             variants[sentence] = retrieval_of(run, dataset, queries, gallery, *both)
     elif not row.text_only:
-        carried = [gallery_instruction(dataset.task, record) for record in gallery]
+        gallery_asks = [gallery_instruction(dataset.task, record) for record in gallery]
         asks_by_name = {}
-        if len(set(carried)) > 1:
+        if len(set(gallery_asks)) > 1:
             queries, asks_by_name = wrong_asks(dataset, queries, gallery)
         for name, asks in asks_by_name.items():
-            variants[name] = retrieval_of(run, dataset, queries, gallery, asks, carried)
+            variants[name] = retrieval_of(run, dataset, queries, gallery, asks, gallery_asks)
     return variants or {"wanted": task_retrieval(run, dataset)}
 
 
@@ -683,16 +683,16 @@ def shortcut_controls(run, dataset, wanted, seed=0):
     if row.sentences or row.text_only:
         return {}
     queries, gallery, _, _, asks = wanted
-    carried = [gallery_instruction(dataset.task, record) for record in gallery]
+    gallery_asks = [gallery_instruction(dataset.task, record) for record in gallery]
     rng = random.Random(seed)
     strangers = []
     for query in queries:
         stranger = rng.choice([record for record in queries if record.pid != query.pid])
         strangers.append(replace(query, path=stranger.path))
     embedded = partial(retrieval_of, run, dataset)
-    controls = {"a stranger's photo": embedded(strangers, gallery, asks, carried)}
-    if len(set(carried)) > 1:
-        controls["without a photo"] = embedded(queries, gallery, asks, carried, "instruction")
+    controls = {"a stranger's photo": embedded(strangers, gallery, asks, gallery_asks)}
+    if len(set(gallery_asks)) > 1:
+        controls["without a photo"] = embedded(queries, gallery, asks, gallery_asks, "instruction")
     needed = {"words": True, "text queries": row.described, "pictures": row.pictures}
     if all(part in run.parts for part in needed if needed[part]):
         controls["gallery without instructions"] = bare_gallery(run, dataset, wanted)
