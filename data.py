@@ -1,8 +1,8 @@
 """Batches: the P x K sampler, one batch of one task per step, augmentation.
 
-A batch is a pure function of (seed, step), so a run resumes at any step without a history.
-`python data.py ./data` counts what is in a folder of data sets and opens every image.
-Letters: b batch, H W size of person images, h w size of instruction pictures.
+A batch is a pure function of (seed, step), so a run can resume at any step without saved state.
+`python data.py ./data` counts the people and images of data sets and opens every image.
+Letters: b batch, H W size of person images, h w size of pictures of clothes.
 """
 
 import math
@@ -14,7 +14,7 @@ from functools import cache
 from itertools import cycle, islice
 from typing import NamedTuple
 
-import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+import reid  # noqa: F401  before torch: sets how its threads wait, and --help without it
 
 # isort: split
 
@@ -31,17 +31,17 @@ from reid.folders import check, counts_table, open_all, print_notes
 from reid.images import load_image, normalise
 from reid.records import Dataset, column
 
-CACHE_BYTES = 2**30  # decoded images kept in memory: enough for all drawn people, not for MSMT17
+CACHE_BYTES = 2**30  # of decoded images kept in memory: fits all drawn people, but not MSMT17
 
 
 # ---- sampling ----
 
 class PKSampler:
-    """P identities x K images (Sec. 5.1: 32 x 4). `batch(step)` depends on seed and step alone.
+    """P identities x K images (Sec. 5.1: 32 x 4). `batch(step)` only depends on seed and step.
 
-    records: training Records. batch(step) -> P*K indices into them, the K of a person side by side.
-    An epoch is a permutation of the identities; those left over by P wait for the next one.
-    UserError if there are fewer than P identities.
+    records: training Records. batch(step) -> P*K indices of records, the K of a person in a row.
+    An epoch is a permutation of the identities; the remainder after division by P is not used in
+    it. UserError if there are fewer than P identities.
     """
 
     def __init__(self, records, ids_per_batch, images_per_id, seed):
@@ -63,7 +63,7 @@ class PKSampler:
         self.images_per_id = images_per_id
         self.seed = seed
         self.epoch = None
-        self.order = None  # of the identities in this epoch; kept, as it serves many steps
+        self.order = None  # of the identities in this epoch, kept for its other steps
 
     def batch(self, step):
         epoch, position = divmod(step, len(self.people) // self.ids_per_batch)
@@ -84,9 +84,9 @@ class PKSampler:
         return [self.records[index] for group in self.people[pid] for index in group]
 
     def _images_of(self, pid, rng):
-        """K images, divided evenly among the modalities that a person has."""
+        """K images, divided evenly among the modalities of the person."""
         groups = self.people[pid]
-        first = rng.randrange(len(groups))  # chooses the groups that get the remainder
+        first = rng.randrange(len(groups))  # decides which groups get the remainder
         images = []
         for i, group in enumerate(groups):
             place = (i - first) % len(groups)
@@ -95,7 +95,7 @@ class PKSampler:
         return images
 
     def _pick(self, group, count, rng):
-        """No outfit twice before each was seen once, and no image twice before each was."""
+        """Random images; no outfit and no image repeats before all others were used as often."""
         seen = Counter()
         turns = []
         for index in rng.sample(group, len(group)):
@@ -109,7 +109,7 @@ class PKSampler:
 
 
 def task_cycle(ratios):
-    """The tasks in turn, each evenly spread: {"trad": 2, "cc": 1} -> ("trad", "cc", "trad")."""
+    """A round of tasks, each evenly spread: {"trad": 2, "cc": 1} -> ("trad", "cc", "trad")."""
     turns = []
     for task, count in ratios.items():
         turns += [((i + 0.5) / count, task) for i in range(count)]
@@ -121,15 +121,15 @@ def task_cycle(ratios):
 
 class Batch(NamedTuple):
     images: torch.Tensor  # (b 3 H W) uint8
-    labels: torch.Tensor  # (b) long, 0.. within the data set
-    dataset: str  # whose classifier
+    labels: torch.Tensor  # (b) long, from 0 within the data set
+    dataset: str  # which decides on the classifier
     task: str
-    sentences: list[str] | None  # of the instructions
-    pictures: torch.Tensor | None  # (b 3 h w) uint8, of clothes, of the instructions
-    clothes: torch.Tensor | None = None  # (b) long, which clothes the pictures or captions show
+    sentences: list[str] | None  # instructions, one per image
+    pictures: torch.Tensor | None  # (b 3 h w) uint8, pictures of clothes, one per image
+    clothes: torch.Tensor | None = None  # (b) long, labels of the clothes in pictures or captions
 
     def to(self, device):
-        """The batch on a device; from pinned memory a GPU takes it while the program goes on."""
+        """The batch on a device; from pinned memory, a GPU copies it in the background."""
         moved = {}
         for name, value in self._asdict().items():
             if isinstance(value, torch.Tensor):
@@ -138,16 +138,16 @@ class Batch(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The training images of one data set under one task."""
+    """The training images of one data set for one task."""
 
     dataset: Dataset
     sampler: PKSampler
-    clothes: dict  # path of a picture -> number of the clothes on it
+    clothes: dict  # path of a picture -> label of the clothes in it
 
 
 class Batches(torch.utils.data.Dataset):
-    """`batches[step]` is the whole Batch of that step: one task of the cycle, data sets of a task
-    taking turns.
+    """`batches[step]` is the Batch of that step, of one task. Tasks alternate in the cycle of
+    `task_cycle`, and so do the data sets of a task.
 
     datasets: list of Dataset. size, picture_size: (H, W), (h, w). ratios: {task: share of the
     steps}, default 1 each. classes: {data set: number of training identities}.
@@ -161,7 +161,7 @@ class Batches(torch.utils.data.Dataset):
         self.seed = seed
         self.streams = defaultdict(list)  # task -> its Streams
         people = defaultdict(set)  # data set -> pids
-        classified = set()  # data sets whose people an identity loss tells apart
+        classified = set()  # data sets with an identity loss
         for dataset in with_training_images(datasets):
             records = dataset.split("train")
             stream_seed = f"{seed}:{dataset.name}:{dataset.task}"
@@ -213,7 +213,7 @@ class Batches(torch.utils.data.Dataset):
 
     def _load(self, root, paths, size):
         images = []
-        # in worker processes a cache each would multiply the memory, and each would see few twice
+        # no cache in worker processes: each would need its own, and see few images twice
         in_worker = get_worker_info() is not None
         for path in paths:
             key = root / path, size
@@ -228,25 +228,25 @@ class Batches(torch.utils.data.Dataset):
 
 
 def with_training_images(datasets):
-    """Those that are trained on; the others are there to be tested on. UserError if none is."""
+    """The data sets with a training split; the others are only tested on. UserError if none has."""
     trained = [dataset for dataset in datasets if dataset.split("train")]
     if not trained:
         first = datasets[0]
         raise UserError(
-            f"{first.root}: {first.title} has no training images there (COCAS+: in real1/)")
+            f"{first.root}: {first.title} has no training images here (COCAS+: in real1/)")
     return trained
 
 
 def clothes_on(dataset, records):
-    """{path of a picture: number of the clothes on it} of the pictures that are instructions and,
-    where people change clothes, of those that captions describe (t2i). Else empty.
+    """{path of an image: label of the clothes in it}, for pictures that are instructions and, for
+    t2i on data with clothes labels, for the images that captions describe; otherwise empty.
 
-    Templates of the same bytes show the same clothes, whoever wears them.
+    Template files with the same bytes show the same clothes, also for different people.
     """
     row = TASKS[dataset.task]
     if dataset.streamed or not (row.pictures or row.text_only):
         return {}
-    looks = cache(lambda template: digest_of(dataset.root / template))
+    digest = cache(lambda template: digest_of(dataset.root / template))
     clothes_of = {}
     for record in records:
         clothes = record.clothes
@@ -254,23 +254,23 @@ def clothes_on(dataset, records):
         if row.text_only:
             paths = [record.path] if clothes else []
         elif record.template_path:
-            clothes = looks(record.template_path)
+            clothes = digest(record.template_path)
         clothes_of |= dict.fromkeys(filter(None, paths), clothes)
     numbers = {clothes: number for number, clothes in enumerate(dict.fromkeys(clothes_of.values()))}
     return {path: numbers[clothes] for path, clothes in clothes_of.items()}
 
 
 def loader(batches, first, last, workers=0, pin=False, stops=None):
-    """Yields batches[first] to batches[last - 1], made by `workers` processes; 0 = in this one,
-    with the cache. pin: in memory that a GPU copies from by itself. stops: a cli.Stops; a signal
-    that comes while a worker is waited for ends it. UserError as in Batches."""
+    """Yields batches[first] to batches[last - 1], loaded by `workers` processes; 0 = by this one,
+    with the cache. pin: into pinned memory. stops: a cli.Stops; a signal ends the loader if it
+    comes while it waits for a worker. UserError as in Batches."""
     stops = cli.Stops() if stops is None else stops
     loaded = iter(DataLoader(
         batches,
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
-        generator=torch.Generator(),  # with torch's default one a resumed run would differ
+        generator=torch.Generator(),  # with torch's default generator a resumed run would differ
         pin_memory=pin,
     ))
     while first < last:
@@ -280,8 +280,8 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
         except cli.Stopped:
             cli.kill_workers()
             return
-        except UserError as error:  # from a worker it comes inside a traceback, as the last line
-            traceback.clear_frames(error.__traceback__)  # else the workers take seconds to end
+        except UserError as error:  # a worker's comes with a traceback, and the error as last line
+            traceback.clear_frames(error.__traceback__)  # otherwise the workers take seconds to end
             del loaded
             message = str(error).strip().splitlines()[-1]
             message = message.removeprefix(f"{UserError.__module__}.UserError: ")
@@ -295,13 +295,13 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
 # ---- augmentation: of a whole uint8 batch at once, on its device ----
 
 def augment(images, pictures, pad=10, erase_prob=0.5, generator=None):
-    """Flip, pad-and-crop and random erasing, drawn from `generator` or the device's default.
+    """Flip, pad-and-crop and random erasing, with random numbers of `generator` or the device.
 
-    images: uint8 (b 3 H W) persons. pictures: uint8 (b 3 h w) instructions, or None.
+    images: uint8 (b 3 H W), people. pictures: uint8 (b 3 h w), pictures of clothes, or None.
     Returns both as normalised floats.
-    A person and its instruction picture flip together, as a logo changes sides with its wearer.
-    Only the person moves, by up to `pad` pixels, and is erased. What is padded or erased becomes 0,
-    the mean colour.
+    A person and the picture of clothes flip together, since a logo changes sides too. Only the
+    person is shifted, by up to `pad` pixels, and erased; padding and erased pixels are 0, the mean
+    colour.
     """
     b, device = len(images), images.device
     height, width = images.shape[2:]
@@ -319,7 +319,7 @@ def augment(images, pictures, pad=10, erase_prob=0.5, generator=None):
 
 
 def mirror(images, flip):
-    """images (b 3 h w), turned left-right where flip (b) is True."""
+    """images (b 3 h w), flipped left-right where flip (b) is True."""
     flip = rearrange(flip, "b -> b 1 1 1")
     return torch.where(flip, images.flip(3), images)
 
@@ -328,13 +328,13 @@ def erasing(b, size, prob, device=None, generator=None):
     """Random erasing (Zhong et al. 2017): bool (b 1 H W), True in a rectangle of 2-33 % of the
     area, aspect 0.3-3.3.
 
-    The aspect is drawn from the part of its range that fits into the image; the original draws
+    The aspect is sampled from the part of its range that fits into the image; the original samples
     again until it fits.
     """
     h, w = size
-    draws = torch.rand(5, b, 1, 1, generator=generator, device=device)
-    selected = draws[0] < prob
-    area, aspect, top, left = draws[1:]
+    uniform = torch.rand(5, b, 1, 1, generator=generator, device=device)
+    selected = uniform[0] < prob
+    area, aspect, top, left = uniform[1:]
     area = h * w * (0.02 + 0.31 * area)
     lowest = (area / w**2).clamp(min=0.3)
     highest = (h**2 / area).clamp(max=3.3)
@@ -356,12 +356,12 @@ def erasing(b, size, prob, device=None, generator=None):
 
 @dataclass
 class Config:
-    """Counts the data sets of a folder and opens every image.
+    """Counts the people and images of data sets and opens every image.
 
     python data.py ./data
     """
 
-    path: str = cli.argument("data set, or folder of data sets")
+    path: str = cli.argument("a data set, or a folder of data sets")
     task: str = cli.option("all", "only the data sets of this task", ("all", *TASKS))
 
 
