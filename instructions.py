@@ -1,21 +1,21 @@
-"""The paper's six tasks and one more, a row each, and their instructions (Sec. 4.1, Supp. 4-5).
+"""The paper's six tasks and one more, one row each, and their instructions (Sec. 4.1, Supp. 4-5).
 
-    task   query instruction                  gallery instruction      a hit
+    task   query instruction                  gallery instruction      hit
     trad   one of 20 "do not change clothes"  the same sentence        same person
     cc     one of 20 "ignore clothes"         the same sentence        same person, any clothes
     ctcc   picture of the wanted clothes      crop of its own clothes  same person wearing them
     vi     one of 20 "cross-modality"         the same sentence        same person, other modality
     t2i    the caption, without an image      none                     same person
-    li     description of another image       its own description      same person so described
-    both   that description and that picture  its own of both          same person wearing them
+    li     description of the wanted clothes  its own description      same person wearing them
+    both   description and picture of them    its own of both          same person wearing them
 
-No other file asks for a task by its name: a new task is a row of TASKS.
+No other file mentions a task by name: a new task is a row of TASKS.
 """
 
 from typing import NamedTuple
 
-# The paper is silent on the training mix of ctcc and li. Here half of a batch carries its own
-# instruction, as gallery images do, and half that of another image of the person, as queries do.
+# The paper does not say how ctcc and li are trained. Here half of a batch has its own instruction,
+# like gallery images, and half has that of another image of the person, like queries.
 OTHERS_SHARE = 0.5
 
 # Supp. Tab. 4, word for word.
@@ -51,34 +51,34 @@ SENTENCES = {
     ),
 }
 
-PERSON_SENTENCE = SENTENCES["cc"][0]  # under which a person is found in any clothes
+PERSON_SENTENCE = SENTENCES["cc"][0]  # for finding a person in any clothes
 
 
 # ---- tasks ----
 
 class Ask(NamedTuple):
-    """An instruction: a sentence, a picture of clothes, or both. None stands for no instruction."""
+    """An instruction: a sentence, a picture of clothes, or both. Without instruction: None."""
 
     words: str | None = None
     picture: str | None = None  # a path below the data set's root
 
 
 class Task(NamedTuple):
-    """All that differs between tasks."""
+    """Everything that differs between tasks."""
 
-    sentences: tuple[str, ...] = ()  # one of them is given to query and gallery image alike
-    described: bool = False  # an Ask has words, the record's own
+    sentences: tuple[str, ...] = ()  # queries and gallery images get the same one of these
+    described: bool = False  # an Ask has words: a caption of the record
     pictures: bool = False  # an Ask has a picture of clothes
-    text_only: bool = False  # a query is its text, without an image
-    opposite: str | None = None  # the task with the wrong sentence, for the instruction matrix
+    text_only: bool = False  # a query is a text without an image
+    opposite: str | None = None  # a task whose sentence is wrong here, for the instruction matrix
     targets: tuple[str, ...] = ()  # rows of the instruction matrix: names in protocols.TARGETS
-    data_of: str | None = None  # the task whose data sets and protocols it shares, if any
-    tag: str = ""  # the released code's name of the task, in the names of its lists
-    share: int = 1  # its steps in a round of the toy preset; 0: only where it is asked for by name
+    data_of: str | None = None  # a task whose data sets and protocols this one uses too
+    tag: str = ""  # the task's name in the list files of the released code
+    share: int = 1  # steps in a round of the preset toy; 0: trained only if named
 
     @property
     def parts(self):
-        """Those of model.PARTS that the task trains."""
+        """The subset of model.PARTS that the task trains."""
         words = ("words",) if self.sentences or self.described else ()
         pictures = ("pictures",) if self.pictures else ()
         instructed = ("text queries",) if self.text_only else ("editing", "fused")
@@ -105,7 +105,7 @@ TASKS = {
 
 
 def asked_tasks(name):
-    """{task: its row} of --task: "all" stands for every task with a share."""
+    """{task: its row} for a value of --task: "all" means every task with a share."""
     if name != "all":
         return {name: TASKS[name]}
     return {task: row for task, row in TASKS.items() if row.share}
@@ -114,7 +114,7 @@ def asked_tasks(name):
 # ---- who gets which instruction ----
 
 def query_instruction(task, record, sentence=0):
-    """The Ask of a query: what it wants. sentence: which of the task's sentences, if it has any."""
+    """The Ask of a query. sentence: the index of the task's sentence, if it has sentences."""
     row = TASKS[task]
     if row.sentences:
         return Ask(row.sentences[sentence])
@@ -124,9 +124,9 @@ def query_instruction(task, record, sentence=0):
 
 
 def gallery_instruction(task, record, sentence=0):
-    """The Ask of a gallery image: what it shows. None where there is nothing, as for t2i.
+    """The Ask of a gallery image: its own description or picture; None if it has none, as in t2i.
 
-    The last of a query's captions is, where the data tells, its own description.
+    For a query, whose last caption is its own description if there is one, this is what it wears.
     """
     row = TASKS[task]
     if row.sentences:
@@ -139,10 +139,9 @@ def gallery_instruction(task, record, sentence=0):
 
 
 def training_instructions(task, records, images_of, rng):
-    """The Ask of each Record of a training batch.
+    """An Ask for each Record of a training batch.
 
-    images_of(pid): that person's training Records, read only where they are needed; rng:
-    random.Random.
+    images_of(pid): that person's training Records, called only when needed; rng: random.Random.
     """
     row = TASKS[task]
     if row.sentences:  # "we randomly choose one ... when training each mini-batch" (Supp. 5.1)
@@ -159,14 +158,14 @@ def training_instructions(task, records, images_of, rng):
 
 
 def another_image(record, images, rng):
-    """One of the person's other images; the record itself where there is none."""
+    """One of the person's other images; the record itself if there is none."""
     others = [image for image in images if image.path != record.path]
     return rng.choice(others or [record])
 
 
 # ---- descriptions ----
 
-# Supp. Tab. 3, word for word: 20 attributes, and it does hold the 92 phrases it announces.
+# Supp. Tab. 3, word for word: 20 attributes with 92 phrases.
 ATTRIBUTES = {
     "coat color": (
         "black coat", "blue coat", "gray coat", "green coat", "purple coat", "red coat",
@@ -210,7 +209,7 @@ ATTRIBUTES = {
     ),
 }
 
-# What an English speaker leaves unsaid when describing somebody.
+# Phrases that are left out of a description, as nobody mentions such things.
 UNSAID = {
     "without glasses", "without bag", "without hat", "without glove", "without smoking",
     "without umbrella", "common clothing", "stand",
@@ -228,7 +227,7 @@ ACCESSORIES = {
 
 
 def describe(attributes, rng):
-    """Attributes in words, the role of the paper's Alpaca-LoRA (Supp. Sec. 4.2), by templates.
+    """A description from attributes, by templates (by Alpaca-LoRA in the paper, Supp. Sec. 4.2).
 
     attributes: {attribute: one of its phrases}; agnostic and unsaid phrases are left out.
     rng: random.Random. Returns one to four lower-case sentences.
@@ -279,13 +278,13 @@ def _wearing(person, phrases, rng):
 
 
 def _adjective(phrases, key):
-    """`red` of the coat color `red coat`; None where it is unsaid."""
+    """`red` of the coat color `red coat`; None if it is left out."""
     noun = key.split()[0]
     return phrases[key].removesuffix(f" {noun}") if key in phrases else None
 
 
 def _details(phrases, rng):
-    """At most three sentences: shoes and accessories, the side they are seen from, the pose."""
+    """At most three sentences: shoes and accessories, the person angle, the pose."""
     sentences = []
     things = _things(phrases)
     rng.shuffle(things)
