@@ -1,10 +1,7 @@
 """Files of a run: damaged, foreign, of other data, on a full disk, without permission. Each is one
 line that names the file, exit code 2, and nothing that was there is lost."""
 
-import json
-import os
 import random
-import re
 import resource
 import shutil
 from contextlib import contextmanager
@@ -16,7 +13,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import data
 import evaluate
 import toydata
 import train
@@ -25,50 +21,42 @@ from reid.records import Dataset, Record
 from tests.commands import Payload, call, one_line
 from tests.test_model import TINY
 
-STEP = ("--data", "data", "--text-model", "bert", "--steps", 1, "--ids", 4, "--images", 2)
 LAST = "runs/a/last.pt"
 
 
 @pytest.fixture(scope="module")
 def world(drawn, bert, tmp_path_factory):
-    """A folder with `data` (Market-1501, LTCC), a small BERT, a run of one step, its features."""
+    """A folder with `data`, a run of one step on it, and its features."""
     folder = tmp_path_factory.mktemp("world")
-    for name in ("Market-1501-v15.09.15", "LTCC_ReID"):
-        shutil.copytree(drawn / name, folder / "data" / name)
+    shutil.copytree(drawn / "Market-1501-v15.09.15", folder / "data/market")
     shutil.copy(drawn / "toy.json", folder / "data")
-    shutil.copytree(bert, folder / "bert")
-    for path in (folder / "bert", *(folder / "bert").iterdir()):
-        path.chmod(path.stat().st_mode | 0o055)  # for `as_nobody`
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.SIZES, "tiny", TINY)
         patch.chdir(folder)
-        assert call(train, *STEP, "--name", "a") == 0
-        flags = ("--checkpoint", LAST, "--task", "trad", "--save-features", "f.safetensors")
-        assert call(evaluate, *flags) == 0
+        step = ("--data", "data", "--text-model", bert, "--steps", 1, "--ids", 4, "--images", 2)
+        assert call(train, *step, "--name", "a") == 0
+        assert call(evaluate, "--checkpoint", LAST, "--save-features", "f.safetensors") == 0
     return folder
 
 
 @pytest.fixture
 def here(world, tmp_path, monkeypatch):
-    """An own copy of `world`, in which commands run."""
-    folder = tmp_path / "here"
-    shutil.copytree(world, folder)
-    monkeypatch.chdir(folder)
+    """The folder in which commands run, with a copy of `world`."""
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(train.SIZES, "tiny", TINY)
-    return folder
+    return tmp_path
 
 
 @pytest.fixture
-def refused(here, capsys):
+def refused(here, command):
     """refused(module, flags, *words): one line with these words, exit code 2, no new file."""
     def check(module, flags, *words):
         before = sorted(here.rglob("*"))
-        capsys.readouterr()
-        code = call(module, *flags)
-        err = capsys.readouterr().err
+        code, out, err = command(module, *flags)
         lines = [line for line in err.splitlines() if line.strip() and "%|" not in line]
         assert len(lines) == 1, err
-        one_line((code, "", lines[0]), *words)
+        one_line((code, out, lines[0]), *words)
         assert sorted(here.rglob("*")) == before
     return check
 
@@ -82,7 +70,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
     checkpoints.save(path, state)
     content = path.read_bytes()
     rng = random.Random(0)
-    for number in range(400):
+    for number in range(200):
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
@@ -98,17 +86,26 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
             checkpoints.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404", b"PK\x03\x04 cut off", None, Payload])
-def test_a_file_that_is_no_checkpoint(content, here, refused):
+@pytest.mark.parametrize("content, words", [
+    (b"<html>404", "web page"), (b"PK\x03\x04 cut off", "not a checkpoint"),
+    (None, "no such file"), (Payload, "refused")])
+def test_a_file_that_is_no_checkpoint(content, words, command):
     if content is Payload:
         torch.save({"model": {}, "config": Payload()}, "x.pt")
     elif content is not None:
         Path("x.pt").write_bytes(content)
-    words = {Payload: "refused", None: "no such file", b"<html>404": "web page"}
-    word = words.get(content, "not a checkpoint")
-    refused(evaluate, ("--checkpoint", "x.pt"), "x.pt", word)
-    refused(train, ("--resume", "x.pt"), "x.pt", word)
+    for module, flag in ((evaluate, "--checkpoint"), (train, "--resume")):
+        one_line(command(module, flag, "x.pt"), "x.pt", words)
     assert not Path("executed").exists()
+
+
+def test_a_file_that_must_not_be_read_may_be_whole(here, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", LAST)
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        checkpoints.load(LAST)
 
 
 # ---- foreign: what is in it was written by no run ----
@@ -127,148 +124,97 @@ def changed(state, path, value):
     return state
 
 
-@pytest.mark.parametrize("path, value", [
-    ("config", []), ("config/amp", "int8"), ("config/feature", "both"),
-    ("config/feature", MISSING), ("config/task", "sing"), ("config/data", 5),
-    ("classes", MISSING), ("classes", ["a"]), ("classes", {"market": 10**9}),
-    ("classes", {"a.b": 2}), ("classes", {"market": 3, "ltcc": 12}), ("model", {5: 5}),
-    ("model/neck.weight", 5), ("model/neck.weight", MISSING),
-    ("model/classifiers.market.weight", torch.ones(())), ("parts", MISSING), ("parts", ["x"]),
-    ("model/neck.weight", torch.ones(3)), ("model/more", torch.ones(3)), ("shape", MISSING),
-    ("shape/dim", MISSING), ("shape/depth", "x"), ("text", 5), ("text", MISSING), ("text", {}),
-    ("pooling", MISSING), ("cross", "[]"),
+@pytest.mark.parametrize("path, value, words", [
+    ("config", [], "config is"), ("config/data", 5, "config.data is 5, must be of type str"),
+    ("config/amp", "int8", "config.amp is 'int8', must be one of"),
+    ("config/feature", MISSING, "config.feature is None"), ("classes", ["a"], "classes is"),
+    ("classes", {"market": 10**9}, "classifier of market"),
+    ("classes", {"a.b": 2}, "classifier of a.b"),
+    ("model/classifiers.market.weight", torch.ones(()), "classifier of market"),
+    ("model", {5: 5}, "model.5 is 5"), ("model/neck.weight", MISSING, "missing"),
+    ("model/more", torch.ones(3), "unknown"), ("model/neck.weight", torch.ones(3), "another size"),
+    ("parts", ["x"], ""), ("shape/dim", MISSING, ""), ("shape/depth", "x", ""),
+    ("shape/depth", 10**4, "no depth of 10000"), ("shape/dim", 10**6, "no dim of 1000000"),
+    ("shape/size", (64, 10**6), r"no size of \(64, 1000000\)"), ("text", {}, ""),
+    ("pooling", MISSING, ""), ("cross", "[]", ""),
 ])
-def test_a_checkpoint_that_no_run_wrote(path, value, here, refused):
-    state = checkpoints.load(LAST)
-    torch.save(changed(state, path, value), "odd.pt")
-    words = ["odd.pt"]
-    if path.startswith("config/") and value is not MISSING:
-        words.append(f"{path.replace('/', '.')} is {value!r}, must be o")
-    refused(evaluate, ("--checkpoint", "odd.pt"), *words)
-    refused(train, ("--resume", "odd.pt"), *words)
+def test_a_checkpoint_that_no_run_wrote(path, value, words, world, tmp_path):
+    odd = tmp_path / "odd.pt"
+    torch.save(changed(checkpoints.load(world / LAST), path, value), odd)
+    with pytest.raises(cli.UserError, match=f"odd.pt.*{words}"):
+        evaluate.load_model(odd)
 
 
 @pytest.mark.parametrize("path, value", [
-    ("shape/depth", 10**4), ("shape/dim", 10**6), ("shape/size", (64, 10**6))])
-def test_numbers_are_compared_before_a_model_allocates_them(path, value, here):
+    ("step", 1.0), ("optimisers", [{}]), ("optimisers", []), ("scaler", MISSING), ("rng", {}),
+    ("rng/cpu", torch.ones(5)), ("data", MISSING), ("history", {}), ("config/workers", MISSING),
+    ("config/unknown", 5), ("config/lr", None), ("config/val", "yes"), ("config/size", 5),
+    ("shape/depth", "x"),
+])
+def test_a_checkpoint_with_which_no_run_goes_on(path, value, refused):
     torch.save(changed(checkpoints.load(LAST), path, value), "odd.pt")
-    with pytest.raises(cli.UserError, match=f"no {path[6:]} of {re.escape(str(value))}"):
-        checkpoints.load("odd.pt")
-
-
-@pytest.mark.parametrize("path, value", [
-    ("step", MISSING), ("step", 1.0), ("optimisers", {}), ("optimisers", [{}]), ("optimisers", []),
-    ("scaler", MISSING), ("rng", {}), ("rng/cpu", torch.ones(5)), ("data", MISSING),
-    ("history", {}), ("config/workers", MISSING), ("config/unknown", 5), ("config/steps", "x"),
-    ("config/lr", None), ("config/lr", -1), ("config/val", "yes"), ("config/mining", "none"),
-    ("config/amp", "int8"), ("config/editing", "yes"),
-    ("config/size", 5),
-])
-def test_a_checkpoint_with_which_no_run_goes_on(path, value, here, refused):
-    state = checkpoints.load(LAST)
-    torch.save(changed(state, path, value), "odd.pt")
     refused(train, ("--resume", "odd.pt"), "odd.pt")
 
 
-@pytest.mark.parametrize("key, value", [
-    ("auto_map", {"AutoModel": "evil--code.Model"}), ("quantization_config", {"bits": 4}),
-    ("hidden_size", "x"), ("hidden_act", "none"), ("attn_implementation", "evil/kernel"),
-])
-def test_a_text_model_inside_a_checkpoint_chooses_no_code(key, value, here, refused):
-    state = checkpoints.load(LAST)
-    bert = json.dumps({**json.loads(state["text"]["bert"]), key: value})
-    torch.save(changed(state, "text/bert", bert), "odd.pt")
-    if key == "attn_implementation":
-        model, _ = evaluate.load_model("odd.pt")
-        assert model.encoder.text.bert.config._attn_implementation == "sdpa"
-    else:
-        refused(evaluate, ("--checkpoint", "odd.pt"), "odd.pt")
-
-
-@pytest.mark.parametrize("note", ["data", "task", "parts", "flip", None])
-def test_features_that_nobody_saved(note, here, refused):
-    if note is None:
-        content = Path("f.safetensors").read_bytes()
-        Path("odd.safetensors").write_bytes(content[:-1])
-    else:
-        with safe_open("f.safetensors", "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            notes = file.metadata()
-        save_file(tensors, "odd.safetensors", notes | {"task": "x"})
-        refused(evaluate, ("--checkpoint", "odd.safetensors"), "odd.safetensors", "'x'")
-        del notes[note]
-        save_file(tensors, "odd.safetensors", notes)
-    refused(evaluate, ("--checkpoint", "odd.safetensors"), "odd.safetensors", "save them again")
+@pytest.mark.parametrize("note", ["data", "task", "parts", "flip"])
+def test_features_that_nobody_saved(note, refused):
+    with safe_open("f.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        notes = file.metadata()
+    del notes[note]
+    save_file(tensors, "odd.safetensors", notes)
+    flags = ("--checkpoint", "odd.safetensors")
+    refused(evaluate, flags, "odd.safetensors", f"no note of {note}")
+    save_file(tensors, "odd.safetensors", notes | {note: "x", "task": "x"})
+    refused(evaluate, flags, "odd.safetensors", "'x'")
+    content = Path("f.safetensors").read_bytes()
+    Path("odd.safetensors").write_bytes(content[:-1])
+    refused(evaluate, flags, "odd.safetensors", "save them again")
 
 
 # ---- a resume on other data ----
 
-def of_a_person():
-    """The files of the first person of Market-1501."""
-    folder = Path("data/Market-1501-v15.09.15/bounding_box_train")
-    pid = sorted(folder.iterdir())[0].name[:4]
-    return sorted(folder.glob(f"{pid}_*"))
+BOTH = {"market": (1, 1, 2), "ltcc": (7,)}  # data set -> whom each image shows
 
 
-def one_person_less(drawn):
-    for file in of_a_person():
-        file.unlink()
-
-
-def one_image_less(drawn):
-    of_a_person()[0].unlink()
-
-
-def another_number(drawn):
-    for file in of_a_person():
-        file.rename(file.with_name(f"1400{file.name[4:]}"))
-
-
-def another_name(drawn):
-    file = of_a_person()[0]
-    file.rename(file.with_name(f"{file.name[:-6]}99.jpg"))
-
-
-def one_set_less(drawn):
-    shutil.rmtree("data/LTCC_ReID")
-
-
-def one_set_more(drawn):
-    shutil.copytree(drawn / "COCAS", "data/COCAS")
-
-
-@pytest.mark.parametrize("change, words", [
-    (one_person_less, "market trad had 12 people, has 11"),
-    (one_image_less, "market trad had 72 images, has 71"),
-    (another_number, "files and whom they show"), (another_name, "files and whom they show"),
-    (one_set_less, "ltcc cc had 12 people, has none"),
-    (one_set_more, "cocas ctcc had no people, has 12"),
+@pytest.mark.parametrize("now, words", [
+    ({"market": (1, 1, 1), "ltcc": (7,)}, "market trad had 2 people, has 1"),
+    ({"market": (1, 2), "ltcc": (7,)}, "market trad had 3 images, has 2"),
+    ({"market": (1, 2, 2), "ltcc": (7,)}, "files and whom they show"),
+    ({"market": (1, 1, 2)}, "ltcc trad had 1 people, has none"),
+    (BOTH | {"cocas": (5,)}, "cocas trad had no people, has 1"),
 ])
-def test_a_resume_on_other_data_is_refused(change, words, drawn, here, refused):
+def test_other_training_data_is_told_apart(now, words):
+    def data_of(people):
+        datasets = []
+        for name, pids in people.items():
+            records = [Record(name, "train", f"{n}.jpg", pid) for n, pid in enumerate(pids)]
+            datasets.append(Dataset(name, name, "trad", None, records))
+        return checkpoints.training_data(datasets)
+
+    checkpoints.refuse_other_data(data_of(BOTH), data_of(BOTH), "last.pt")
+    with pytest.raises(cli.UserError, match=f"last.pt .*{words}"):
+        checkpoints.refuse_other_data(data_of(BOTH), data_of(now), "last.pt")
+
+
+def test_a_resume_on_other_data_is_refused(refused):
     before = Path(LAST).read_bytes()
-    change(drawn)
-    refused(train, ("--resume", LAST), LAST, words)
+    image = sorted(Path("data/market/bounding_box_train").iterdir())[0]
+    image.rename(image.with_name(f"{image.name[:-6]}99.jpg"))
+    refused(train, ("--resume", LAST), LAST, "files and whom they show")
     assert Path(LAST).read_bytes() == before
-
-
-def test_the_same_files_of_other_people_are_other_data():
-    def data_of(*pids):
-        records = [Record("mine", "train", f"{n}.jpg", pid) for n, pid in enumerate(pids)]
-        return checkpoints.training_data([Dataset("mine", "Mine", "trad", None, records)])
-
-    assert data_of(1, 1, 2) == data_of(1, 1, 2) != data_of(1, 2, 2)
 
 
 # ---- the model alone ----
 
-def test_the_model_alone_is_evaluated_and_cannot_go_on(here, refused, capsys):
+def test_the_model_alone_is_evaluated_and_cannot_go_on(refused):
     refused(checkpoints, (LAST, f"./{LAST}"), LAST, "name another file")
     assert call(checkpoints, LAST, "model.pt") == 0
     assert Path("model.pt").stat().st_size < Path(LAST).stat().st_size / 3
     refused(train, ("--resume", "model.pt"), "model.pt")
     whole, _ = evaluate.load_model(LAST)
-    alone, config = evaluate.load_model("model.pt")
-    assert config["task"] == "all" and not alone.classifiers
+    alone, _ = evaluate.load_model("model.pt")
+    assert not alone.classifiers
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-3, atol=1e-3)
 
@@ -321,30 +267,3 @@ def test_a_full_disk_or_a_file_in_the_way_when_a_run_begins(train_tiny):
     shutil.rmtree("runs")
     Path("runs").write_text("no folder")
     one_line(train_tiny(*flags), "runs/a", "Not a directory")
-
-
-@pytest.fixture
-def as_nobody(here):
-    """as_nobody(): from here on as a user whom permissions bind, which they do not root."""
-    def change():
-        if os.geteuid() == 0:
-            for folder in (here, *list(here.parents)[:4]):
-                folder.chmod(folder.stat().st_mode | 0o055)
-            os.seteuid(65534)
-
-    me = os.geteuid()
-    yield change
-    os.seteuid(me)
-
-
-@pytest.mark.parametrize("path", ["data", "runs/a", "runs"])
-def test_no_permission(path, here, refused, as_nobody):
-    Path(path).chmod(0o555 if path == "runs" else 0)
-    as_nobody()
-    if path == "runs/a":
-        refused(evaluate, ("--checkpoint", LAST), LAST, "ermission")
-        refused(train, ("--resume", LAST), LAST, "ermission")
-    elif path == "runs":
-        refused(train, STEP, "runs", "ermission")
-    else:
-        refused(data, ("data",), path, "ermission")

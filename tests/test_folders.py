@@ -9,14 +9,13 @@ import pytest
 import data
 import evaluate
 import toydata
-import train
 from instructions import TASKS, asked_tasks
 from reid import folders
 from reid.cli import UserError
 from reid.layouts import LAYOUTS, caption_queries, read_images
 from reid.runs import read_log
 from tests import trees
-from tests.test_train import FAST, command, one_line  # noqa: F401 (a fixture)
+from tests.commands import one_line
 from tests.trees import PEDES, TREES, opened, put, text
 
 ALL = asked_tasks("all")
@@ -116,7 +115,7 @@ def test_published_counts(tmp_path, monkeypatch):
     assert notes(root) == ()
 
 
-def test_people_in_both_splits_and_images_without_a_record(tmp_path, command):  # noqa: F811
+def test_people_in_both_splits_and_images_without_a_record(tmp_path, command):
     root = trees.market(tmp_path / "m")
     (root / "bounding_box_train/-1_c1s1_000301_03.jpg").unlink()
     assert notes(root) == ()
@@ -182,7 +181,7 @@ def test_counts_table(toy):
     assert table.splitlines()[-1].split() == ["query", "1", "-", "-", "-", "+", "2", "captions"]
 
 
-def test_images_that_do_not_open_are_listed(toy, command):  # noqa: F811
+def test_images_that_do_not_open_are_listed(toy, command):
     root = trees.real2(toy / "Real2")
     code, out, err = command(data, root)
     assert code == 0 and "every image opens" in out and "opening images" in err
@@ -199,36 +198,31 @@ def test_images_that_do_not_open_are_listed(toy, command):  # noqa: F811
 # ---- all of them train and are tested ----
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def every_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts") / "toy"
     toydata.make_toy(folder, people=8, sets="all")
     return folder
 
 
-def test_all_layouts_train_and_are_tested_under_every_protocol(drawn, command):  # noqa: F811
-    datasets = folders.open_all(drawn, ALL)
+def test_all_layouts_train_and_are_tested_under_every_protocol(every_set, train_tiny, command):
+    datasets = folders.open_all(every_set, ALL)
     assert {d.layout for d in datasets} == set(TREES) and folders.check(datasets) == []
     assert not any(d.notes for d in datasets)
-    code, out, err = command(train, "--data", drawn, "--steps", 14, "--name", "all", *FAST)
+    streams = sum(bool(d.split("train")) for d in datasets)
+    code, out, err = train_tiny("--data", every_set, "--steps", streams, "--name", "all")
     assert code == 0, err
-    rows = read_log("runs/all")[-1]["rows"]
-    got = {(row["data"], row["task"], row["protocol"].split(" + ")[0]) for row in rows}
+    last = read_log("runs/all")[-1]
+    got = {(row["data"], row["task"], row["protocol"].split(" + ")[0]) for row in last["rows"]}
     assert got == {(d.title, d.task, protocol.name) for d in datasets if d.tested
                    for protocol in d.protocols if not protocol.named}
-    assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in rows)
-    os.mkdir("cpr")
-    for name in ("ITCPR", "SynCPR"):
-        os.symlink(drawn / name, f"cpr/{name}")
-    code, out, err = command(train, "--data", "cpr", "--task", "li", "--steps", 2, *FAST)
-    assert code == 0 and "SynCPR (li)" in out and "li    ITCPR  composed  F " in out, err
-    assert "stranger's photo" in out and "without a photo" not in out  # its gallery carries one Ask
+    assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in last["rows"])
     model = ("--checkpoint", "runs/all/last.pt")
-    for flags in (("--data", drawn / "LLCM", "--task", "vi", "--protocol", "vis-to-ir-deen"),
-                  ("--data", drawn / "prcc", "--task", "cc", "--protocol", "cross single-shot")):
+    for folder, protocol in (("LLCM", "vis-to-ir-deen"), ("prcc", "cross single-shot")):
+        flags = ("--data", every_set / folder, "--protocol", protocol)
         code, out, err = command(evaluate, *model, *flags)
-        assert code == 0 and flags[-1] in out, err
-    one_line(command(evaluate, *model, "--data", drawn / "SYNTH-PEDES"), "no test split")
-    one_line(command(train, "--data", drawn / "COCAS-Real2", "--steps", 1), "no training images")
+        assert code == 0 and protocol in out, err
+    one_line(command(evaluate, *model, "--data", every_set / "SYNTH-PEDES"), "no test split")
+    one_line(train_tiny("--data", every_set / "COCAS-Real2"), "no training images")
 
 
 def test_images_and_captions_of_ones_own(toy):

@@ -1,6 +1,7 @@
 """Tiny trees with the names of the real data sets."""
 
 import json
+from functools import partial
 
 from PIL import Image
 
@@ -33,46 +34,92 @@ def opened(root, task):
     return dataset
 
 
-def market(root):
-    put(root, "bounding_box_train/0002_c1s1_000451_03.jpg",
-        "bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_train/-1_c1s1_000301_03.jpg",
-        "bounding_box_train/Thumbs.db", "query/0001_c1s1_001051_00.jpg",
-        "bounding_box_test/0071_c6s2_072893_01.jpg", "bounding_box_test/-1_c1s1_000401_03.jpg",
-        "bounding_box_test/0000_c4s1_000051_02.jpg",
-        "bounding_box_test/._0071_c6s2_072893_01.jpg")
+# ---- data sets whose file names say who is shown ----
+
+NAMED = {  # data set -> {file: (role, pid, camera, clothes) in the records' order, or None}
+    "market": {
+        "bounding_box_train/0002_c1s1_000451_03.jpg": ("train", 2, 1, None),
+        "bounding_box_train/12345_c12s1_000001_00.JPG": ("train", 12345, 12, None),
+        "bounding_box_train/-1_c1s1_000301_03.jpg": None,  # junk
+        "bounding_box_train/Thumbs.db": None,
+        "query/0001_c1s1_001051_00.jpg": ("query", 1, 1, None),
+        "bounding_box_test/-1_c1s1_000401_03.jpg": ("gallery", -1, 1, None),
+        "bounding_box_test/0000_c4s1_000051_02.jpg": ("gallery", 0, 4, None),
+        "bounding_box_test/0071_c6s2_072893_01.WebP": ("gallery", 71, 6, None),
+        "bounding_box_test/._0071_c6s2_072893_01.jpg": None,
+    },
+    "msmt17": {  # two people are numbered 0
+        "train/0000/0000_000_01_0303morning_0008_0.jpg": ("train", 0, 1, None),
+        "train/0000/0000_012_06_0303morning_0006_2_ex.jpg": ("val", 0, 6, None),
+        "test/0000/0000_001_07_0303noon_0020_1.jpg": ("query", 1041, 7, None),
+        "test/0000/0000_045_12_0302afternoon_0006_2.jpg": ("gallery", 1041, 12, None),
+        "train/0000/._0000_000_01_0303morning_0008_0.jpg": None,
+    },
+    "cuhk03": {
+        "detected/bounding_box_train/0001_c1_1.png": ("train", 1, 1, None),
+        "detected/query/0003_c2_27.png": ("query", 3, 2, None),
+        "detected/bounding_box_test/0003_c1_21.png": ("gallery", 3, 1, None),
+        "labeled/bounding_box_train/0001_c1_1.jpg": None,
+        "labeled/query/0003_c2_27.jpg": None,
+        "labeled/bounding_box_test/0003_c1_21.jpg": None,
+    },
+    "ltcc": {
+        "train/013_2_c12_006327.png": ("train", 13, 12, "13:2"),
+        "train/094_1_c9_015923.png": ("train", 94, 9, "94:1"),
+        "query/148_1_c3_014811.png": ("query", 148, 3, "148:1"),
+        "test/001_1_c5_015874.png": ("gallery", 1, 5, "1:1"),
+        "info/cloth-change_id_train.txt": None,
+    },
+    "prcc": {
+        "rgb/train/092/A_cropped_rgb010.jpg": ("train", 92, 0, "92:AB"),
+        "rgb/train/092/C_cropped_rgb001.jpg": ("train", 92, 2, "92:C"),
+        "rgb/val/092/B_cropped_rgb001.jpg": ("val", 92, 1, "92:AB"),
+        "rgb/test/A/001/cropped_rgb001.jpg": ("gallery", 1, 0, "1:AB"),
+        "rgb/test/B/001/cropped_rgb002.jpg": ("query", 1, 1, "1:AB"),
+        "rgb/test/C/001/cropped_rgb010.jpg": ("query", 1, 2, "1:C"),
+        "sketch/train/092/A.jpg": None,
+    },
+    "vc-clothes": {
+        "train/0007-01-01-01.jpg": ("train", 7, 1, "7:1"),
+        "query/0001-02-03-04.jpg": ("query", 1, 2, "1:3"),
+        "gallery/0001-03-03-05.jpg": ("gallery", 1, 3, "1:3"),
+    },
+    "llcm": {
+        "vis/0001/0001_c02_s185535_f7010_vis.jpg": ("train", 1, 2, None),
+        "test_vis/cam1/0003/0003_c01_s185734_f3199_vis.jpg": ("test", 3, 1, None),
+        "test_vis/cam3/0003/0003_c03_s185734_f3203_vis.jpg": ("test", 3, 3, None),
+        "nir/0001/0001_c01_s185535_f7010_nir.jpg": ("train", 1, 1, None),
+        "test_nir/cam1/0003/0003_c01_s185734_f3195_nir.jpg": ("test", 3, 1, None),
+        "nir/0003/0003_c01_s185734_f3195_nir.jpg": None,  # a test person's
+    },
+}
+
+
+def named(name, root):
+    put(root, *NAMED[name])
     return root
 
 
-def msmt17(root, version="V1"):
-    mask = "mask_" if version == "V2" else ""
-    end = "_v2" if version == "V2" else ""
-    rows = {
-        "train": "0000/0000_000_01_0303morning_0008_0.jpg",
-        "val": "0000/0000_012_06_0303morning_0006_2_ex.jpg",
-        "query": "0000/0000_001_07_0303noon_0020_1.jpg",
-        "gallery": "0000/0000_045_12_0302afternoon_0006_2.jpg",
-    }
-    for name, row in rows.items():
-        folder = "test" if name in ("query", "gallery") else "train"
-        put(root, f"{mask}{folder}{end}/{row}")
-        text(root, f"list_{name}.txt", f"{row} 0\n")
-    put(root, f"{mask}train{end}/0000/._0000_000_01_0303morning_0008_0.jpg")
+market, cuhk03, ltcc, prcc, vc_clothes = (
+    partial(named, name) for name in ("market", "cuhk03", "ltcc", "prcc", "vc-clothes"))
+
+
+def msmt17(root):
+    named("msmt17", root)
+    for path, record in NAMED["msmt17"].items():
+        if record:
+            text(root, f"list_{record[0]}.txt", f"{path.partition('/')[2]} 0\n")
     return root
 
 
-def cuhk03(root):
-    for kind, suffix in (("detected", "png"), ("labeled", "jpg")):
-        put(root, f"{kind}/bounding_box_train/0001_c1_1.{suffix}", f"{kind}/query/Thumbs.db",
-            f"{kind}/query/0003_c2_27.{suffix}", f"{kind}/bounding_box_test/0003_c1_21.{suffix}")
+def llcm(root):
+    for path in named("llcm", root).glob("*/0001/*"):
+        folder = path.parts[-3]
+        text(root, f"idx/train_{folder}.txt", f"{path.relative_to(root)} 0\n\n")
     return root
 
 
-def ltcc(root):
-    put(root, "train/013_2_c12_006327.png", "train/094_1_c9_015923.png",
-        "query/148_1_c3_014811.png", "test/001_1_c5_015874.png", "test/._001_1_c5_015874.png",
-        "info/cloth-change_id_train.txt")
-    return root
-
+# ---- data sets with lists or captions ----
 
 def ltcc_clothes(root, tested=True):
     """LTCC_ReID beside clothes and lists, whose own numbers of people and clothes differ."""
@@ -87,31 +134,6 @@ def ltcc_clothes(root, tested=True):
              "LTCC_ReID/query/148_1_c3_014811.png templates/7.jpg 148 2 3\n")
         text(root, "datalist/gallery_ctcc.txt", "LTCC_ReID/test/001_1_c5_015874.png "
              "croped_clothes/001_1_c5_015874.png 1 1 5\n")
-    return root
-
-
-def prcc(root):
-    put(root, "rgb/train/092/A_cropped_rgb010.jpg", "rgb/train/092/C_cropped_rgb001.jpg",
-        "rgb/train/092/Thumbs.db", "rgb/val/092/B_cropped_rgb001.jpg",
-        "rgb/test/A/001/cropped_rgb001.jpg", "rgb/test/B/001/cropped_rgb002.jpg",
-        "rgb/test/C/001/cropped_rgb010.jpg", "sketch/train/092/A.jpg")
-    return root
-
-
-def vc_clothes(root):
-    put(root, "train/0007-01-01-01.jpg", "query/0001-02-03-04.jpg", "gallery/0001-03-03-05.jpg")
-    return root
-
-
-def llcm(root):
-    train = {kind: f"{kind}/0001/0001_c0{cam}_s185535_f7010_{kind}.jpg"
-             for kind, cam in (("nir", 1), ("vis", 2))}
-    put(root, *train.values(), "nir/0003/0003_c01_s185734_f3195_nir.jpg",  # a test person's
-        "test_nir/cam1/0003/0003_c01_s185734_f3195_nir.jpg",
-        "test_vis/cam1/0003/0003_c01_s185734_f3199_vis.jpg",
-        "test_vis/cam3/0003/0003_c03_s185734_f3203_vis.jpg")
-    for kind, row in train.items():
-        text(root, f"idx/train_{kind}.txt", f"{row} 0\n\n")
     return root
 
 
