@@ -6,7 +6,6 @@ Every run is one of train.py, in a folder named by its flags; a finished run is 
 Read `main`; the intervals are those of reid/compare.py.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -17,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -66,7 +65,6 @@ REMOVE = "remove that run's folder, and it is trained again"
 
 POLL = 1.0  # seconds between looks at the processes and their logs
 BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
-PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
 
 def main(config):
@@ -250,9 +248,6 @@ def start(run, gpu):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    end_with_parent = None
-    if sys.platform == "linux":  # elsewhere, a run outlives an ablation that kill -9 ended
-        end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
 
     command = command_of(run)
     path = f"runs/{run.name}.txt"
@@ -264,7 +259,7 @@ def start(run, gpu):
             stderr=subprocess.STDOUT,
             env=environment,
             process_group=0,  # Ctrl-C reaches this process alone, which then ends the others
-            preexec_fn=end_with_parent,
+            preexec_fn=cli.end_with_parent,
         )
 
 

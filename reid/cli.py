@@ -1,6 +1,7 @@
 """Flags are the fields of a dataclass; whatever ends a command early ends it in one line."""
 
 import argparse
+import ctypes
 import dataclasses
 import difflib
 import inspect
@@ -20,6 +21,7 @@ from tqdm import tqdm
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, kill, a closed terminal (Windows has no SIGHUP)
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # what torch and JSON can hold
+PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 QUIET = 30  # seconds between the lines that progress writes into a log file
 
 
@@ -295,10 +297,17 @@ def exit_with(message):
 
 
 def leave_signals_to_parent():
-    """The start of a worker process: only its parent ends it, with SIGTERM."""
+    """The start of a worker process: only its parent ends it, with SIGTERM or by its own end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+
+
+def end_with_parent():
+    """From here on this process gets SIGTERM when its parent ends in whatever way; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def progress(items, title, **options):

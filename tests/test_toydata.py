@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import random
 import re
+import signal
+import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from reid import cli
 from reid.folders import open_all
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks, trials
+from tests.commands import start
 from tests.trees import JOINED
 from toydata import cameras, drawing, people, sheet
 from toydata.figure import Pose
@@ -81,6 +85,23 @@ def test_what_is_there_stays_and_what_is_interrupted_goes(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         toydata.make_toy(tmp_path / "toy", 8)
     assert names(tmp_path) == ["mine"]
+
+
+def die(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_people_are_drawn(tmp_path, monkeypatch):
+    """The others end with it, in silence; a worker's end is said."""
+    drawing = start(tmp_path, "-m", "toydata", "--people", 400)
+    while not list(tmp_path.glob(".toy.part/*/*/*.png")):
+        time.sleep(0.1)
+    drawing.kill()
+    assert drawing.communicate(timeout=60)[1] == ""  # until the last of them closes it
+    monkeypatch.setattr(toydata, "_draw", die)
+    with pytest.raises(cli.UserError, match="a process that draws was killed"):
+        toydata.make_toy(tmp_path / "toy", 8)
+    assert names(tmp_path) == []  # nor what the first one left
 
 
 def test_contact_sheet():

@@ -17,9 +17,9 @@ the clothes alone tell which picture is asked for.
 """
 
 import json
-import multiprocessing
-import os
 import random
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from reid import cli, files
@@ -65,14 +65,9 @@ def _write(root, people, seed, workers, sets):
     for role in ("train", "test"):  # nobody may be in them
         lists[root / f"LTCC_ReID/info/cloth-unchange_id_{role}.txt"] = []
 
-    with multiprocessing.Pool(workers or os.cpu_count(), cli.leave_signals_to_parent) as pool:
-        drawn = pool.imap(_draw, jobs, chunksize=4)
-        bar = cli.progress(drawn, "drawing people", total=len(jobs), unit="person")
-        for entries, job in zip(bar, jobs):
-            for name, entry in entries:
-                lists.setdefault(job.folder / name, []).append(entry)
-        pool.close()
-        pool.join()  # a worker that has only just begun would take its end for the parent's
+    for entries, job in zip(drawn(jobs, workers), jobs):
+        for name, entry in entries:
+            lists.setdefault(job.folder / name, []).append(entry)
 
     for file, entries in lists.items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +75,18 @@ def _write(root, people, seed, workers, sets):
     (root / "CUHK-PEDES/readme.txt").write_text("Drawn people in the layout of CUHK-PEDES.\n")
     marker = {"people": people, "seed": seed, "version": VERSION}
     (root / "toy.json").write_text(json.dumps(marker) + "\n")
+
+
+def drawn(jobs, workers):
+    """Yields the entries of lists, [(name of a file, entry)], of each Job. UserError if a process
+    is killed."""
+    try:
+        with ProcessPoolExecutor(workers, None, cli.leave_signals_to_parent) as pool:
+            entries = pool.map(_draw, jobs, chunksize=4)
+            yield from cli.progress(entries, "drawing people", total=len(jobs), unit="person")
+    except BrokenProcessPool as error:
+        raise cli.UserError(
+            "a process that draws was killed, for want of memory? Try again") from error
 
 
 def _draw(job):
