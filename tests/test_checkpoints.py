@@ -1,6 +1,7 @@
 """Files of a run: damaged, foreign, of other data, on a full disk, without permission. Each is one
 line that names the file, exit code 2, and nothing that was there is lost."""
 
+import json
 import random
 import resource
 import shutil
