@@ -9,13 +9,12 @@ import hashlib
 import os
 import pickle
 import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from reid import cli
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 from reid.files import check_file, replacing
 from reid.records import column
 from reid.runs import misfit
@@ -54,8 +53,8 @@ def load(path, form=MODEL):
     check_file(path, "give the path of a last.pt that train.py wrote")
     with user_error_on(path):
         damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()  # checksums
-    if damaged:
-        raise UserError(f"{path} is damaged ({damaged}): copy it again, or take another checkpoint")
+        if damaged:
+            raise UserError(f"{path} is damaged ({damaged}): copy it again, or take another one")
     state = read(path)
     wrong = misfit(state, form)
     if wrong:
@@ -69,10 +68,9 @@ def read(path, mmap=False):
     mmap: tensors are read from the disk when they are used. UserError if the file is broken or
     would run code.
     """
-    inert = [argparse.Namespace]  # holds the flags of a training program
     mmap = mmap and zipfile.is_zipfile(path)
     try:
-        with torch.serialization.safe_globals(inert):
+        with torch.serialization.safe_globals([argparse.Namespace]):  # flags of a training program
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except PermissionError:  # it may be whole
         raise
@@ -90,19 +88,10 @@ def read(path, mmap=False):
         raise UserError(f"{path} {reason}") from error
 
 
-@contextmanager
 def user_error_on(path):
     """Inside, whatever fails for what a checkpoint holds becomes a UserError that names it."""
-    try:
-        yield
-    except (UserError, ImportError):
-        raise
-    except Exception as error:  # as many kinds as there are libraries that make the parts
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{path} does not hold what this version of train.py writes "
-            f"({type(error).__name__}: {reason}); take a last.pt of this version"
-        ) from error
+    return user_error(f"{path} does not hold what this version of train.py writes",
+                      "take a last.pt of this version")
 
 
 # ---- models ----
@@ -115,7 +104,7 @@ def is_kept(model, name):
 
 
 def model_state(model):
-    """The state dict, less what comes from a pinned package again."""
+    """What a checkpoint holds of the state dict."""
     return {name: value for name, value in model.state_dict().items() if is_kept(model, name)}
 
 
@@ -139,19 +128,16 @@ def start(model, path):
     """Gives the model the weights of a checkpoint of another run, all but the classifiers, where
     it has them too; returns a line that says so. UserError if it has none of them."""
     own = model_state(model)
-    fitting = {}
-    others = []
-    for name, tensor in load(path)["model"].items():
-        if name in own and own[name].shape == tensor.shape and "classifiers." not in name:
-            fitting[name] = tensor
-        elif "classifiers." not in name:
-            others.append(name)
-    if not fitting:
+    tensors = load(path)["model"]
+    there = [name for name in tensors if "classifiers." not in name]
+    shared = [name for name in there if name in own and own[name].shape == tensors[name].shape]
+    if not shared:
         raise UserError(f"--start {path}: a model of another size; give its --size")
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict({name: tensors[name] for name in shared}, strict=False)
 
-    new = [name for name in own if name not in fitting]
-    line = f"weights: {len(fitting)} tensors of {path}"
+    new = [name for name in own if name not in shared]
+    others = [name for name in there if name not in shared]
+    line = f"weights: {len(shared)} tensors of {path}"
     for names, what in ((new, "start afresh"), (others, "have no place here")):
         line += f"; {len(names)} {what}, such as {names[0]}" if names else ""
     return line
@@ -198,8 +184,7 @@ def refuse_other_data(then, now, path):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
                     f"{before.get(count, 'no')} {count}, has {today.get(count, 'none')}; bring "
-                    "that data back, or start a new run"
-                )
+                    "that data back, or start a new run")
 
 
 # ---- command line ----

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,6 +27,20 @@ QUIET = 30  # seconds between the lines that progress writes into a log file
 
 class UserError(Exception):
     """A user's mistake in one line, which names the flag or file and says the fix; see `run`."""
+
+
+@contextmanager
+def user_error(what, fix, kinds=Exception):
+    """Inside, an error of these kinds becomes the UserError `what (the error); fix`; a package that
+    is not installed stays what it is."""
+    try:
+        yield
+    except (UserError, ModuleNotFoundError):
+        raise
+    except kinds as error:
+        system = error if isinstance(error, OSError) else error.__context__  # torch hides it
+        reason = getattr(system, "strerror", None) or " ".join(str(error).split())[:300]
+        raise UserError(f"{what} ({reason}); {fix}") from error
 
 
 class Interrupted(KeyboardInterrupt):

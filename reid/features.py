@@ -4,7 +4,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from reid.cli import UserError
+from reid.cli import user_error
 from reid.files import check_file, replacing
 
 
@@ -20,7 +20,8 @@ def load_features(path, notes, device="cpu"):
     """({fingerprint: tensor}, {name: string}) of a file that save_features wrote; notes: the names
     of those that must be there. UserError for another file."""
     check_file(path, "give a file that --save-features wrote")
-    try:
+    what = f"{path} holds no features that --save-features wrote"
+    with user_error(what, "save them again", (OSError, SafetensorError, ValueError)):
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             known = {key: file.get_tensor(key) for key in file.keys()}
@@ -30,8 +31,4 @@ def load_features(path, notes, device="cpu"):
         for key, tensor in known.items():
             if tensor.dtype != torch.float32 or tensor.ndim < 2 or not tensor.shape[-1]:
                 raise ValueError(f"{key:.40} is {tensor.dtype} of shape {tuple(tensor.shape)}")
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{path} holds no features that --save-features wrote ({error}); save them again"
-        ) from error
     return {key: tensor.to(device) for key, tensor in known.items()}, found

@@ -10,7 +10,7 @@ import stat
 from contextlib import contextmanager
 from pathlib import Path
 
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 
 try:
     import fcntl
@@ -20,18 +20,10 @@ except ImportError:  # Windows
 
 # ---- writing ----
 
-@contextmanager
 def writing(path):
     """Inside, what the disk refuses becomes a UserError that names `path`: full, no permission."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch hides what the disk said behind its own error
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = getattr(cause, "strerror", None) or error
-        raise UserError(
-            f"cannot write {path}: {reason}; make room or name a place that takes it, "
-            "what was there is untouched"
-        ) from error
+    fix = "make room or name a place that takes it, what was there is untouched"
+    return user_error(f"cannot write {path}", fix, (OSError, RuntimeError))
 
 
 @contextmanager
@@ -134,14 +126,16 @@ def digest_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path, kind, fix):
-    """What a JSON file in UTF-8 holds; the rest as in parse_json."""
+def read_text(path, fix):
+    """What a file in UTF-8 holds. UserError, `path: what is wrong; fix`, if it cannot be read."""
     check_file(path, fix)
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); {fix}") from error
-    return parse_json(text, kind, path, fix)
+    with user_error(f"{path}: not UTF-8", fix, UnicodeDecodeError):
+        return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path, kind, fix):
+    """What a JSON file holds; the rest as in parse_json."""
+    return parse_json(read_text(path, fix), kind, path, fix)
 
 
 def parse_json(text, kind, where, fix):
@@ -149,10 +143,8 @@ def parse_json(text, kind, where, fix):
 
     UserError, `where: what is wrong; fix`, for all else.
     """
-    try:
+    with user_error(f"{where}: not valid JSON", fix, (ValueError, RecursionError)):
         content = json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); {fix}") from error
     if not isinstance(content, kind):
         found = type(content).__name__
         raise UserError(f"{where}: holds a {found}, expected a {kind.__name__}; {fix}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 from reid.images import is_image, load_image
 from reid.layouts import LAYOUTS, listed_layout, recognise, tasks_of
 from reid.own_photos import is_own
@@ -24,12 +24,8 @@ NOT_READ = ("DukeMTMC", "SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in 
 
 def find_datasets(path):
     """[(name, root)] of the known data sets at `path` or below; UserError if there are none."""
-    try:
+    with user_error(f"{path}: no such folder", "give that of a data set", OSError):
         inside = sorted(os.listdir(path))
-    except OSError as error:
-        reason = f"no such folder ({error.strerror}); give that of a data set"
-        raise UserError(f"{path}: {reason}") from error
-
     found = list(_below(Path(path), SEARCH_DEPTH))
     if found:
         return found

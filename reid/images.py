@@ -1,6 +1,8 @@
 """Image files as tensors. Letters in shapes: b batch, h w size."""
 
 import functools
+import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,14 +11,12 @@ import torch
 from PIL import Image, ImageOps
 
 from reid.cli import UserError
-from reid.files import check_file
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
 DECODERS = 8  # threads
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # of Pillow's, some of which run programs
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 PIXELS = 50_000_000  # of an image as it is decoded, 150 MB; DECODERS images are at the same time
-IMAGE_FIX = "replace the file or take it off its list"
 
 # ImageNet's, for person images and instruction pictures, in training and test alike.
 MEAN = (0.485, 0.456, 0.406)
@@ -35,8 +35,9 @@ def load_image(path, size):
     UserError that names the file if it cannot be read.
     """
     height, width = size
-    check_file(path, IMAGE_FIX)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("not a file")  # a named pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
             if image.getexif().get(ORIENTATION, 1) == 1:
                 # Lets a JPEG decode at 1/2, 1/4 or 1/8, never below twice `size`.
@@ -47,7 +48,10 @@ def load_image(path, size):
             image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     except Exception as error:  # decoders raise what they like at bytes that they do not expect
-        raise UserError(f"cannot read image {path} ({error}); {IMAGE_FIX}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot read image {path} ({reason}); replace the file or take it off its list"
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

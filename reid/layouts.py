@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from reid.cli import UserError
-from reid.files import check_file, read_json
+from reid.files import read_json, read_text
 from reid.images import is_image
 from reid.own_photos import read_own
 from reid.protocols import GENERAL, ID_ONLY, OTHER_CLOTHES, SAME_CLOTHES, STRICT, TEXT
@@ -158,12 +158,7 @@ def read_captioned(root, row, name, file, image="file_path"):
 
 def read_rows(path, *widths):
     """[("file:line", fields)] of a list file, split at blanks. widths: how many fields may be."""
-    check_file(path, "it comes with the data set's lists and captions")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); save it in that encoding") from error
-
+    lines = read_text(path, "it comes with the data set's lists and captions").splitlines()
     rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
     rows = [(where, fields) for where, fields in rows if fields]
     wanted = " or ".join(map(str, widths))

@@ -12,13 +12,14 @@ from collections import Counter
 from dataclasses import replace
 from glob import glob
 
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 from reid.files import read_json, write_text
 from reid.images import is_image
 from reid.records import Record
 
 GIVEN = ("train", "query", "gallery")
 SPLIT = "split.json"
+AS_IT_WAS = "write it as it was, or remove it to draw another"
 CAMERA = re.compile(r"(?:^|_)c(?:am)?(\d{1,4})(?=_|s\d|\.)", re.IGNORECASE)
 FEWEST = 4  # people with two photos: two to train on and two to test on
 
@@ -88,15 +89,12 @@ def trained_people(root, photos):
     path = root / SPLIT
     people = Counter(map(person_of, photos))
     if path.exists():
-        split = read_json(path, dict, "write it as it was, or remove it to draw another")
-        try:
+        split = read_json(path, dict, AS_IT_WAS)
+        with user_error(f"{path}: expected lists of people, train and test", AS_IT_WAS):
             trained, tested = (set(split[part]) for part in ("train", "test"))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: expected lists of people, train and test") from error
         unknown = set(people) - trained - tested
         if unknown:
-            raise UserError(f"{path}: {min(unknown)} is in neither list; add the name, or remove "
-                            "the file to draw another split")
+            raise UserError(f"{path}: {min(unknown)} is in neither list; {AS_IT_WAS}")
         return trained
 
     several = sorted(person for person, count in people.items() if count > 1)

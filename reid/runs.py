@@ -18,7 +18,7 @@ from numbers import Real
 from pathlib import Path
 
 from reid.cli import UserError, flags_of, folder_name
-from reid.files import check_file, lock, parse_json, write_text, writing
+from reid.files import lock, parse_json, read_text, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
 
@@ -171,16 +171,11 @@ def read_log(folder):
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []
-    check_file(path, "name the folder of a run")
-    try:
-        texts = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it") from error
-
+    fix = "it is no log of a run, remove the file"
     lines = []
-    for number, text in enumerate(texts, 1):
+    for number, text in enumerate(read_text(path, fix).splitlines(), 1):
         where = f"{path}, line {number}"
-        line = parse_json(text, dict, where, "it is no log of a run, remove the file")
+        line = parse_json(text, dict, where, fix)
         wrong = misfit(line, EVALUATION if "rows" in line else LOSSES)
         if wrong:
             raise UserError(f"{where} is not from the log of a run: {wrong}; remove the file")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reid.checkpoints import read
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 from reid.files import check_file
 from reid.text import CrossEncoder
 
@@ -62,12 +62,9 @@ def read_published(path):
     wraps the tensors and a `module.` before their names. UserError if it holds no weights."""
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
     check_file(path, "docs/weights.md says where to get it")
-    try:
+    what = f"{path} is not a .safetensors file, or is cut off"
+    with user_error(what, "download it again", SafetensorError):
         state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a .safetensors file ({error}), or is cut off: download it again"
-        ) from error
 
     # PASS in training has a teacher; DeiT, HAP, ALBEF a model; released Instruct-ReID a state_dict
     state = state if isinstance(state, dict) else {}
@@ -98,19 +95,15 @@ def fetch(name):
         raise UserError(f"{name}: expected hub:OWNER/NAME, such as {HUB}")
 
     file = "model.safetensors"
-    try:
+    fix = (f"place https://huggingface.co/{repo}/resolve/main/{file} in weights/ by other means "
+           f"and give --vit-weights weights/{file}")
+    with user_error(f"{name} cannot be fetched", fix):
         path = hub.try_to_load_from_cache(repo, file)
         if not isinstance(path, str):
             # without a network, hf_hub_download alone would try again for half a minute
             hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=3)
             path = hub.hf_hub_download(repo, file)
         return Path(path)
-    except Exception as error:  # of the hub, of the network, of the disk
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{name} cannot be fetched ({reason}): place https://huggingface.co/{repo}/resolve/"
-            f"main/{file} in weights/ by other means and give --vit-weights weights/{file}"
-        ) from error
 
 
 # ---- ViTs ----
@@ -175,18 +168,14 @@ def read_vit(path, form):
     """
     state = read_published(path)
     tensors, dropped = _renamed(state)
-    try:
+    what = (f"{path} is not a ViT as PASS, HAP, DeiT or ALBEF publish one, or is damaged: it "
+            f"begins with {next(iter(state))}; not there, or of another shape")
+    with user_error(what, "take another file", (KeyError, ValueError, RuntimeError)):
         width, _, _, patch = tensors["embed.weight"].shape
         prefix, pos = _take_tokens(tensors, width)
         if "dist_token" in dropped:  # a distilled DeiT's second token goes with its position
             pos = torch.cat([pos[:, :1], pos[:, 2:]], 1)
         grid = _grid(pos.shape[1] - prefix.shape[1])
-    except (KeyError, ValueError, RuntimeError) as error:  # not there, or of another shape
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{path} is not a ViT as PASS, HAP, DeiT or ALBEF publish one, or is damaged: it "
-            f"begins with {next(iter(state))}; not there, or of another shape: {reason}"
-        ) from error
 
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     if (width, depth, patch) != form:
@@ -264,14 +253,9 @@ def resize_grid(positions, source, target, mode):
 
 def load_exactly(module, tensors, path):
     """Loads these weights, no more and no fewer. UserError if the module has others."""
-    try:
+    what = f"{path} holds other weights than PASS, HAP, DeiT or ALBEF"
+    with user_error(what, "fetch the file again, or take another", RuntimeError):
         module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(
-            f"{path} holds other weights than PASS, HAP, DeiT or ALBEF ({reason[:300]}); "
-            "fetch the file again, or take another"
-        ) from error
 
 
 # ---- ALBEF's BERT: text tower below, multimodal layers above ----
@@ -324,7 +308,9 @@ def _albef_bert(path, config):
         elif key.startswith(bert) and not key.endswith("position_ids"):
             text[key.removeprefix(bert)] = tensor
 
-    try:
+    what = (f"{path}: ALBEF.pth is needed, whose text_encoder has layers that read the text and, "
+            "above, layers that attend to the image")
+    with user_error(what, "see docs/weights.md"):  # not there, or without dimensions
         words, width = text["embeddings.word_embeddings.weight"].shape
         sizes = {
             "vocab_size": words,
@@ -334,11 +320,6 @@ def _albef_bert(path, config):
             "max_position_embeddings": len(text["embeddings.position_embeddings.weight"]),
             "type_vocab_size": len(text["embeddings.token_type_embeddings.weight"]),
         } | config
-    except (KeyError, ValueError, TypeError) as error:  # not there, or without dimensions
-        raise UserError(
-            f"{path}: ALBEF.pth is needed, whose text_encoder has layers that read the text and, "
-            f"above, layers that attend to the image ({error})"
-        ) from error
 
     text_config = BertConfig(**sizes, num_hidden_layers=first)
     crossing = dict(is_decoder=True, add_cross_attention=True, attn_implementation="sdpa")

@@ -190,7 +190,7 @@ def test_images_that_do_not_open_are_listed(toy, command):
     (root / "images/3/c.jpg").unlink()
     code, out, err = command(data, root)
     bad = [line for line in out.splitlines() if "replace the file" in line]
-    names = ("images/1/a.jpg", "images/3/c.jpg: no such file", "templates/17.jpg")
+    names = ("images/1/a.jpg", "images/3/c.jpg (No such file", "templates/17.jpg")
     assert all(str(root / name) in line for name, line in zip(names, bad, strict=True))
     one_line((code, out, err), "3 images do not open")
 
