@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
@@ -59,8 +60,6 @@ class Config(train.Config):
 
 OWN = ("name", "resume", "seed", "seeds", "jobs", "vary")  # no variant may set them
 MACHINE = ("name", "device", "workers")  # may be others when the command goes on
-SETTLED = ("preset", "vit_weights", "ids", "align")  # train.py may set them where they are OPEN
-OPEN = (None, "auto", "none", True)
 REMOVE = "remove that run's folder, and it is trained again"
 
 POLL = 1.0  # seconds between looks at the processes and their logs
@@ -127,16 +126,18 @@ def opened(data, task, val):
 
 
 def runs_of(variant, name, seed):
-    """The Configs of a variant's runs with one seed: one or, with --task each, one for every task
-    of every data set. In folders NAME-seed_0, or NAME-cocas_li-seed_0."""
+    """The train.Configs of a variant's runs with one seed: one or, with --task each, one for every
+    task of every data set. In folders NAME-seed_0, or NAME-cocas_li-seed_0."""
+    flags = {field.name: getattr(variant, field.name) for field in dataclasses.fields(train.Config)}
+    run = train.Config(**flags | {"seed": seed, "name": f"{name}-seed_{seed}"})
     if variant.task != "each":
-        return [dataclasses.replace(variant, seed=seed, name=f"{name}-seed_{seed}")]
+        return [run]
     runs = []
     for each in opened(variant.data, "all", variant.val):
         if each.tested and each.split("train"):
             part = f"{each.name}_{each.task}".replace(":", "_")
             own = {"task": each.task, "data": str(each.root), "name": f"{name}-{part}-seed_{seed}"}
-            runs.append(dataclasses.replace(variant, seed=seed, **own))
+            runs.append(dataclasses.replace(run, **own))
     return runs
 
 
@@ -152,14 +153,11 @@ def is_finished(run):
     if not log:
         return False
     noted = noted_config(run)
-    preset = train.Config.presets.get(noted.preset, {})
+    datasets = [each for each in opened(run.data, run.task, run.val) if run.plain or not each.extra]
+    with redirect_stdout(None):
+        wanted = train.new_config(run, datasets)
     for name, then in vars(noted).items():
-        now = getattr(run, name)
-        if name in MACHINE or name in SETTLED and now in OPEN:
-            continue
-        if name == "steps" and now is None and (noted.preset, noted.task) == ("paper", "all"):
-            continue  # train.py multiplies them by the number of data sets
-        if then != (preset.get(name) if now is None else now):
+        if name not in MACHINE and then != getattr(wanted, name):
             raise UserError(f"{folder} was trained with other flags ({name} was {then}): give "
                             "another --name, or remove that folder")
 
@@ -167,9 +165,7 @@ def is_finished(run):
     last = folder / "last.pt"
     if is_done or last.exists():
         state = checkpoints.load(last, checkpoints.MODEL | checkpoints.RUN)
-        datasets = opened(run.data, run.task, run.val)
-        learned = [each for each in datasets if run.plain or not each.extra]
-        now = checkpoints.training_data(learned)
+        now = checkpoints.training_data(datasets)
         checkpoints.refuse_other_data(state["data"], now, last)
     return is_done
 

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 import evaluate
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
 from reid import cli, pictures
-from reid.cli import UserError, printable
+from reid.cli import UserError, printable, user_error
 from reid.device import inference, pick_device
 from reid.features import load_features, save_features
-from reid.files import digest_of, parse_json
+from reid.files import digest_of
 from reid.images import DECODERS, is_image, load_image
 from reid.records import Dataset, Record
 from reid.text import TextEncoder
@@ -39,6 +39,7 @@ UNREADABLE = "cannot be read"  # why files are left out
 LEFT_OUT = (UNREADABLE, "hidden", "linked folders", "not named as images")
 TOKENS = "tokens of "  # begins the name of a tensor in an index, a sentence follows
 MOST = 100  # sentences in an index
+ANOTHER = "move it or name another --index"
 
 
 # ---- features: all L2-normalised, on the CPU ----
@@ -183,28 +184,20 @@ def read_index(path, checkpoint):
     UserError if the file is something else."""
     if not os.path.exists(path):
         return Index(path, checkpoint)
-    try:
-        feats, notes = load_features(path, {"photos", "checkpoint"})
-        if notes["checkpoint"] != checkpoint:
-            return Index(path, checkpoint)
-        photos = [Photo(*photo) for photo in parse_json(notes["photos"], list, path, "")]
-        tokens = {key: feats.pop(key).half() for key in list(feats) if key.startswith(TOKENS)}
-        sizes = {rows.shape[1:] for rows in tokens.values()}
-        is_odd = len(sizes) > 1 or any(
-            rows.ndim != 2 or not len(rows) or not rows.isfinite().all()
-            for rows in tokens.values())
-        if {len(of_kind) for of_kind in feats.values()} - {len(photos)} or is_odd:
+    feats, notes = load_features(path, {"photos", "checkpoint"}, fix=ANOTHER)
+    if notes["checkpoint"] != checkpoint:
+        return Index(path, checkpoint)
+    with user_error(f"{path}: no index that a search wrote", ANOTHER):
+        photos = [Photo(*photo) for photo in json.loads(notes["photos"])]
+        names = [name for name in feats if name.startswith(TOKENS)]
+        sentences = {name.removeprefix(TOKENS): feats.pop(name).half() for name in names}
+        shapes = {rows.shape[1:] for rows in sentences.values()}
+        is_odd = len(shapes) > 1 or any(len(shape) != 1 for shape in shapes)
+        is_odd |= not all(len(rows) and rows.isfinite().all() for rows in sentences.values())
+        if is_odd or {len(of_kind) for of_kind in feats.values()} - {len(photos)}:
             raise ValueError("tensors of other shapes")
         known = dict(zip(photos, zip(*feats.values())))
-    except (UserError, TypeError, ValueError) as error:
-        raise no_index(path, error.__cause__ or error) from error
-    sentences = {key.removeprefix(TOKENS): rows for key, rows in tokens.items()}
     return Index(path, checkpoint, list(feats), known, sentences)
-
-
-def no_index(path, reason):
-    return UserError(
-        f"{path}: no index that a search wrote ({reason}); move it or name another --index")
 
 
 def check_widths(run, index):
@@ -213,7 +206,8 @@ def check_widths(run, index):
     for feats in list(index.photos.values())[:1]:
         for kind, feat in zip(index.kinds, feats):
             if feat.shape != embed_photos(run, blank, kind)[0].shape:
-                raise no_index(index.path, f"{kind:.60} has another width")
+                raise UserError(f"{index.path}: the features under '{kind:.60}' have another "
+                                f"width; {ANOTHER}")
 
 
 def write_index(index, feats):

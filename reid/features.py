@@ -16,12 +16,12 @@ def save_features(path, known, notes):
         file.write(save(tensors, notes))
 
 
-def load_features(path, notes, device="cpu"):
+def load_features(path, notes, device="cpu", fix="save them again"):
     """({fingerprint: tensor}, {name: string}) of a file that save_features wrote; notes: the names
-    of those that must be there. UserError for another file."""
+    of those that must be there. UserError, which ends in `fix`, for another file."""
     check_file(path, "give a file that --save-features wrote")
     what = f"{path} holds no features that --save-features wrote"
-    with user_error(what, "save them again", (OSError, SafetensorError, ValueError)):
+    with user_error(what, fix, (OSError, SafetensorError, ValueError)):
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             known = {key: file.get_tensor(key) for key in file.keys()}

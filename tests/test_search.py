@@ -319,7 +319,7 @@ def test_an_index_of_other_content_is_one_line(photos, change, kind, run, read):
     feats[key] = change(feats[key]) if change else feats[key]
     save_file(feats, path, notes)
     read.clear()
-    refused(run("--instruction", WORDS), str(path), "no index", "--index")
+    refused(run("--instruction", WORDS), str(path), "--index")
     assert not read
 
 
@@ -355,7 +355,7 @@ def test_what_is_left_out_is_counted_by_reason(run):
     (("--instruction", "  "), ("--instruction", "empty")),
     (("--instruction", "coat.jpg"), ("coat.jpg", "no such picture")),
     (("--query", "a.pt"), ("cannot read image a.pt",)),
-    (("--instruction", WORDS, "--index", "a.pt"), ("a.pt", "no index")),
+    (("--instruction", WORDS, "--index", "a.pt"), ("a.pt", "--index")),
     (("--instruction", WORDS, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
     (("--query", "ben.png", "anna.png", "--out", "./anna.png"), ("--out", "input")),
     (("--instruction", "coat.png", "--out", "coat.png"), ("--out", "input")),
