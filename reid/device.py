@@ -88,10 +88,8 @@ def loader_workers(wanted, device, batch_bytes):
     batches = int(0.9 * free / batch_bytes) - 2  # 2 are being used
     room = max(batches // 2, 0)  # a worker keeps 2 ready
     if room < wanted:
-        print(
-            f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {room} of {wanted} "
-            "loader workers; a container gets more with --shm-size 8g"
-        )
+        print(f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {room} of {wanted} "
+              "loader workers; a container gets more with --shm-size 8g")
     return min(room, wanted)
 
 

@@ -49,9 +49,8 @@ def load_image(path, size):
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     except Exception as error:  # decoders raise what they like at bytes that they do not expect
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot read image {path} ({reason}); replace the file or take it off its list"
-        ) from error
+        fix = "replace the file or take it off its list"
+        raise UserError(f"cannot read image {path} ({reason}); {fix}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

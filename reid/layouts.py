@@ -13,7 +13,7 @@ from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 from reid.files import read_json, read_text
 from reid.images import is_image
 from reid.own_photos import read_own
@@ -172,10 +172,8 @@ def read_rows(path, *widths):
 
 
 def whole_number(text, where):
-    try:
+    with user_error(f"{where}: pid and camera must be integers", "correct that row", ValueError):
         return int(text)
-    except ValueError as error:
-        raise UserError(f"{where}: pid and camera must be integers, not '{text:.60}'") from error
 
 
 def read_list(root, name, row, part, role):

@@ -25,8 +25,7 @@ FEWEST = 4  # people with two photos: two to train on and two to test on
 
 
 def is_own(root, names):
-    """Whether folders of people lie in `root`, none of them with one of these names of data sets'.
-    """
+    """Whether folders of people lie in `root`, none of them with one of these names."""
     photos = photos_of(root)
     folders = {part for path in photos for part in path.split("/")[:-1]}
     return len(numbered(photos)) > 1 and not folders & names

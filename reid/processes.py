@@ -32,18 +32,15 @@ def join(device):
     for name in TORCHRUN:
         value = os.environ.get(name, "not set")
         if not value.isdecimal():
-            raise UserError(
-                f"{name} is {value}, WORLD_SIZE {world}: start it as torchrun --nproc_per_node=N "
-                "train.py ..., or unset WORLD_SIZE"
-            )
+            raise UserError(f"{name} is {value}, WORLD_SIZE {world}: start it as torchrun "
+                            "--nproc_per_node=N train.py ..., or unset WORLD_SIZE")
 
     backend = "gloo"
     if device.type == "cuda":
         own = int(os.environ["LOCAL_RANK"])
         if device.index != own:
-            raise UserError(
-                f"--device {device}: process {own} here has a GPU of its own; leave --device out"
-            )
+            raise UserError(f"--device {device}: process {own} here has a GPU of its own; "
+                            "leave --device out")
         torch.cuda.set_device(device)
         backend = "nccl"
     dist.init_process_group(backend)

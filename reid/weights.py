@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from math import isqrt
-from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -32,27 +31,24 @@ def choose(form, albef=None, name="the model"):
 
     form: (width, layers, patch) of E_e, whose model the report calls `name`.
     """
-    paths = {Path(albef)} if albef else set()
-    if FOLDER.is_dir():
-        paths |= {path for path in FOLDER.iterdir() if path.suffix in SUFFIXES}
-
-    fitting = []
+    paths = {path for path in FOLDER.glob("*") if path.suffix in SUFFIXES}
+    paths |= {Path(albef)} if albef else set()
+    kinds = {}  # path -> its kind
     report = []
     for path in [*sorted(paths), HUB]:
-        if path == HUB and (fitting or form != HUB_FORM):
+        if path == HUB and (kinds or form != HUB_FORM):
             continue
         try:
-            kind = read_vit(path, form)[0]
-            fitting.append((KINDS.index(kind), str(path)))
+            kinds[str(path)] = read_vit(path, form)[0]
         except UserError as error:
             report.append(f"not used: {error}")
 
-    fitting.sort(key=itemgetter(0))
-    starts = ", rather than ".join(f"{KINDS[kind]} in {path}" for kind, path in fitting)
+    best = sorted(kinds, key=lambda path: KINDS.index(kinds[path]))
+    starts = ", rather than ".join(f"{kinds[path]} in {path}" for path in best)
     line = f"E_e starts from {starts or f'scratch: no published weights fit {name}'}"
     if not starts.startswith(KINDS[0]):
         line += f"; {KINDS[0]} in ./{FOLDER}/ would be better, see docs/weights.md"
-    return fitting[0][1] if fitting else None, [*report, line]
+    return best[0] if best else None, [*report, line]
 
 
 # ---- files ----
@@ -76,10 +72,8 @@ def read_published(path):
         if isinstance(value, torch.Tensor) and value.layout == torch.strided:
             tensors[str(key).removeprefix("module.")] = value
     if not tensors:
-        raise UserError(
-            f"{path} holds no weights: no dict of tensors, "
-            "nor one under teacher, model or state_dict; take another file"
-        )
+        raise UserError(f"{path} holds no weights: no dict of tensors, nor one under teacher, "
+                        "model or state_dict; take another file")
     return tensors
 
 
@@ -180,19 +174,17 @@ def read_vit(path, form):
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     if (width, depth, patch) != form:
         words = "width {}, {} layers, patches of {}"
-        raise UserError(
-            f"{path} is a ViT of {words.format(width, depth, patch)}; the model has "
-            f"{words.format(*form)}: give another file, or the --size of that form"
-        )
+        raise UserError(f"{path} is a ViT of {words.format(width, depth, patch)}; the model has "
+                        f"{words.format(*form)}: give another file, or the --size of that form")
 
+    parents = {key.partition(".")[0] for key in state}
+    kind = "DeiT" if grid[0] == grid[1] else "HAP"
     if prefix.shape[1] > 1:
         kind = "PASS"
-    elif any(key.startswith("visual_encoder.") for key in state):
+    elif "visual_encoder" in parents:
         kind = "ALBEF"
-    elif any(key.startswith("base.") for key in state):
+    elif "base" in parents:
         kind = "TransReID"
-    else:
-        kind = "DeiT" if grid[0] == grid[1] else "HAP"
     others = " ".join(f"{part} {count}" for part, count in dropped.items()) or "none"
     report = f"{len(state) - dropped.total()} tensors loaded, dropped: {others}"
     return kind, grid, prefix, pos, tensors, report
