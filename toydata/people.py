@@ -44,13 +44,11 @@ class Body:
 
 
 AGES = {"child": 0.12, "adult": 0.7, "old": 0.18}  # age -> share of the people
-
-# age -> range
-HEIGHTS = {"child": (96, 138), "adult": (150, 190), "old": (150, 190)}
-LEGS = {"child": (0.4, 0.46), "adult": (0.41, 0.53), "old": (0.41, 0.53)}
-HEADS = {"child": (0.2, 0.24), "adult": (0.135, 0.185), "old": (0.135, 0.185)}
-STOOPS = {"child": (-0.08, 0.22), "adult": (-0.08, 0.22), "old": (0.25, 0.5)}
-
+RANGES = {  # age -> from, to of height, legs, head and stoop
+    "child": ((96, 138), (0.4, 0.46), (0.2, 0.24), (-0.08, 0.22)),
+    "adult": ((150, 190), (0.41, 0.53), (0.135, 0.185), (-0.08, 0.22)),
+    "old": ((150, 190), (0.41, 0.53), (0.135, 0.185), (0.25, 0.5)),
+}
 SKINS = (  # dark to pale
     (62, 38, 28),
     (112, 72, 48),
@@ -88,6 +86,7 @@ def draw_body(rng):
     """A person's traits. rng: random.Random."""
     gender = rng.choice(("female", "male"))
     [age] = rng.choices(tuple(AGES), tuple(AGES.values()))
+    height, legs, head, stoop = RANGES[age]
     male = gender == "male"
     grown_man = male and age != "child"
     build = rng.uniform(0, 1)  # slim to stout; the widths vary around it
@@ -101,19 +100,19 @@ def draw_body(rng):
     return Body(
         gender=gender,
         age=age,
-        height=rng.uniform(*HEIGHTS[age]) + 10 * grown_man - 8 * (age == "old"),
+        height=rng.uniform(*height) + 10 * grown_man - 8 * (age == "old"),
         shoulders=rng.uniform(0.098, 0.132) + 0.022 * male,
         waist=0.062 + 0.062 * build + rng.uniform(-0.008, 0.008),
         hips=0.078 + 0.04 * build + rng.uniform(-0.008, 0.02) * (not male),
         belly=0.05 + 0.07 * build,
-        legs=rng.uniform(*LEGS[age]),
+        legs=rng.uniform(*legs),
         arms=rng.uniform(0.33, 0.43),
         limb=0.021 + 0.016 * build + rng.uniform(-0.004, 0.004),
-        head=rng.uniform(*HEADS[age]),
+        head=rng.uniform(*head),
         face=rng.uniform(0.66, 1.0),
         neck=rng.uniform(0.01, 0.045),
         stance=rng.uniform(0.025, 0.085),
-        stoop=rng.uniform(*STOOPS[age]),
+        stoop=rng.uniform(*stoop),
         skin=_skin(rng),
         hair=tint(hair, 14, rng),
         hair_name=hair_name,

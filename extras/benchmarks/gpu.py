@@ -2,8 +2,8 @@
 
     python -m extras.benchmarks.gpu --out gpu.json
 
-It needs torch, einops, transformers, numpy and pillow. Where the packaged text encoder is missing,
-write it elsewhere (`--write-text FOLDER`, 44 MB) and name the folder here (`--text-model`).
+It needs torch, einops, transformers, numpy and pillow; docs/benchmarks.md says how to bring the
+text encoder where its package cannot be installed.
 """
 
 import json
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
@@ -29,7 +30,6 @@ from reid.folders import open_all
 from reid.images import normalise
 from reid.runs import read_log
 from reid.tables import format_table
-from reid.text import embedded_text_model
 
 PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by the data sheets
     "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312,
@@ -40,33 +40,22 @@ PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by t
 
 @dataclass
 class Config:
-    """Tests training on a GPU, and measures it.
-
-    python -m extras.benchmarks.gpu --out gpu.json
-    """
+    """Tests training on a GPU, and measures it."""
 
     out: str = cli.option("gpu.json", "write the table to this .json, row by row")
     tiny: bool = cli.option(False, "the smallest sizes, also on the CPU: does it run?")
-    text_model: str = cli.option(None, "folder that --write-text wrote; None = the package's")
-    write_text: str = cli.option(
-        None, "only write the packaged text encoder, in half precision, into this folder")
+    text_model: str = cli.option(None, "folder with the text encoder; None = the package's")
 
 
 def main(config):
-    if config.write_text:
-        bert, tokenizer = embedded_text_model()
-        with files.creating(Path(config.write_text)) as folder:
-            bert.half().save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        return
     cli.check_output("--out", config.out, ".json")
     device = pick_device("auto")
     on_gpu = device.type == "cuda"
     if not on_gpu and not config.tiny:
         raise UserError("no GPU here: nothing is measured; --tiny tries the code on the CPU")
     allow_tf32(device)
-    table = {"torch": torch.__version__, "tiny": config.tiny, "rows": []}
-    table["device"] = torch.cuda.get_device_name(device) if on_gpu else "CPU"
+    name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
+    table = {"torch": torch.__version__, "tiny": config.tiny, "device": name, "rows": []}
     out = Path(config.out).resolve()
     flags = train.Config(text_model=config.text_model and str(Path(config.text_model).resolve()))
     if config.tiny:
@@ -84,17 +73,16 @@ def main(config):
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         toydata.make_toy("toy", people=8 if config.tiny else 400)
         size = "tiny" if config.tiny else "base"
-        for amp in ("off", "fp16", "bf16") if on_gpu else ("off", "bf16"):
-            run = replace(flags, **train.PAPER | {"amp": amp, "size": size})
-            add(f"{size}, {amp}", step_rows, run, device, table["device"], config.tiny)
-        if on_gpu:  # elsewhere there may be no compiler
-            run = replace(run, compile=True)
-            add(f"{size}, {amp}, --compile", step_rows, run, device, table["device"], config.tiny)
+        kinds = ("off", "fp16", "bf16", "bf16, --compile")  # on a CPU fp16 is slow
+        for kind in kinds if on_gpu else ("off", "bf16"):
+            amp, _, compiled = kind.partition(", ")
+            run = train.PAPER | {"amp": amp, "size": size, "compile": bool(compiled)}
+            add(f"{size}, {kind}", step_rows, replace(flags, **run), device, name, config.tiny)
         add("feed", feed_rows, device, config.tiny)
-        half = "fp16" if on_gpu else "bf16"  # a CPU computes fp16 slowly
+        half = "fp16" if on_gpu else "bf16"
         add(f"resume, {half}", resume_rows, replace(flags, task="li", amp=half))
         add("default run", default_rows, flags)
-    print(f"\n{table['device']}; also in {config.out}\n\n{format_table(table['rows'])}")
+    print(f"\n{name}; also in {config.out}\n\n{format_table(table['rows'])}")
     if "FAILED" in str(table):
         raise UserError("a part failed: the table says why")
 
@@ -136,14 +124,8 @@ def step_rows(flags, device, name, tiny):
         scaler.update()
         model.zero_grad(set_to_none=True)
 
-    steps = 1 if tiny else 20
-    for _ in range(2):  # the first time is not the measured one
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        model.neck.weight[0].item()  # waits for the GPU
-    seconds = (time.perf_counter() - start) / steps
-
+    repeats = 1 if tiny else 20
+    seconds = Timer("step()", globals={"step": step}).timeit(repeats).mean  # of torch: it waits
     speed = counter.get_total_flops() / seconds / 1e12
     row = {"ms": f"{1000 * seconds:.1f}", "images/s": f"{len(batch.images) / seconds:.0f}"}
     row["TFLOP/s"] = f"{speed:.2g}"
