@@ -253,7 +253,7 @@ WRITERS = {
 def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
     path = tmp_path / name
     path.write_text("before")
-    with file_limit(500), pytest.raises(cli.UserError, match=f"{name}: File too large; make room"):
+    with file_limit(500), pytest.raises(cli.UserError, match=f"{name} .File too large.; make room"):
         WRITERS[name](path)
     assert path.read_text() == "before"
     WRITERS[name](path)
@@ -262,7 +262,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
 
 
 def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):
-    with file_limit(500), pytest.raises(cli.UserError, match="toy: File too large"):
+    with file_limit(500), pytest.raises(cli.UserError, match="toy .File too large"):
         toydata.make_toy(tmp_path / "toy", people=8, workers=1)
     assert not list(tmp_path.iterdir())
 
