@@ -25,6 +25,7 @@ quick_help    --help without the imports that take seconds
 """
 
 import os
+import sys
 
 from reid import quick_help
 
@@ -34,5 +35,16 @@ from reid import quick_help
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+
+def _say(kind, error, trace):
+    """Says in one line that Ctrl-C ended a command, also while it imports its packages."""
+    if kind is KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if quick_help.is_command():
+    sys.excepthook = _say
 if quick_help.is_asked_for():
     quick_help.start()

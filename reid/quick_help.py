@@ -13,12 +13,16 @@ HEAVY = {"torch", "numpy", "safetensors"}
 SLOWLY = "REID_SLOW_HELP"  # in the environment: import everything
 
 
+def is_command():
+    """Whether this program is a command of the repository."""
+    program = sys.argv[0]  # "-m" while the package of a module to run is being imported
+    return program == "-m" or Path(__file__).parents[1] in Path(program).resolve().parents
+
+
 def is_asked_for():
     """Whether this program is a command of the repository and its flags ask for --help."""
-    program = sys.argv[0]  # "-m" while the package of a module to run is being imported
-    is_ours = program == "-m" or Path(__file__).parents[1] in Path(program).resolve().parents
     is_first = not HEAVY & sys.modules.keys() and SLOWLY not in os.environ
-    return is_ours and is_first and "--help" in sys.argv
+    return is_command() and is_first and "--help" in sys.argv
 
 
 def start():

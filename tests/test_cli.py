@@ -226,6 +226,16 @@ def test_a_signal_ends_a_command_and_the_handlers_are_back(
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("command", ["train.py", "-m toydata", "-m extras.search"])
+def test_ctrl_c_while_packages_are_imported_is_one_line(command, tmp_path):
+    for package in ("torch", "numpy"):  # the first that is imported
+        (tmp_path / f"{package}.py").write_text("import signal\nsignal.raise_signal(2)")
+    done = subprocess.run(
+        ["env", "--default-signal=INT", sys.executable, *command.split()], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
 def test_ignored_signals_stay_ignored_and_threads_set_none(usual_signals):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with cli.on_signals(cli.exit_with("stopped")):
