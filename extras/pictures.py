@@ -10,7 +10,9 @@ import evaluate
 import toydata
 from instructions import TASKS
 from reid import cli, pictures
+from reid.cli import UserError
 from reid.device import pick_device
+from reid.images import is_image
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Config:
 
 
 def main(config):
+    if is_image(config.out or ""):
+        raise UserError(f"--out {config.out}: there are several pictures; name a folder")
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
     model, trained = evaluate.load_model(checkpoint)
     model.to(pick_device(config.device))

@@ -37,6 +37,7 @@ TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in s
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
 UNREADABLE = "cannot be read"  # why files are left out
 LEFT_OUT = (UNREADABLE, "hidden", "linked folders", "not named as images")
+INDEX = "index.safetensors"  # beside the photos, unless --index names another place
 TOKENS = "tokens of "  # begins the name of a tensor in an index, a sentence follows
 MOST = 100  # sentences in an index
 ANOTHER = "move it or name another --index"
@@ -133,7 +134,7 @@ def find_photos(folder, index):
                 stat = path.stat()
                 name = str(path.relative_to(folder))
                 photos.append(Photo(name, stat.st_size, stat.st_mtime_ns))
-            elif path != Path(index):
+            elif path not in (Path(index), Path(folder, INDEX)):
                 left_out[why_left_out(path)].append(str(path))
     return sorted(photos), left_out
 
@@ -334,7 +335,7 @@ def main(config):
     check_flags(config)
     sentence, ask = understand(config)
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
-    path = config.index or Path(config.photos, "index.safetensors")
+    path = config.index or Path(config.photos, INDEX)
     index = read_index(path, digest_of(checkpoint))
     device = pick_device(config.device)
 

@@ -334,8 +334,8 @@ def test_what_is_left_out_is_counted_by_reason(run):
     paint(Path("photos/.thumbnails/a.png"), 40)
     for name in (".hidden.jpg", "notes.txt", "photo.raw"):
         Path("photos", name).write_text("no picture")
-    for new in (len(NAMES), 0):
-        [line] = [line for line in run(*words)[2].splitlines() if "photos, " in line]
+    for new, more in ((len(NAMES), ()), (0, ()), (len(NAMES), ("--index", "new.safetensors"))):
+        [line] = [line for line in run(*words, *more)[2].splitlines() if "photos, " in line]
         assert line.startswith(f"{len(NAMES)} photos, {new} of them new; 3 cannot be read, such as")
         assert line.partition("; 2 hidden")[2].startswith(
             ", such as photos/.thumbnails; 1 linked folders, such as photos/all; 2 not named as "
