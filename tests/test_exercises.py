@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import os
 import re
 import shutil
@@ -48,6 +49,8 @@ return F.cross_entropy(logits, torch.arange(len(ids)))"""),
     "schedule": ("schedule", "return min(1, step / config.warmup)"),
     "average-precision": ("hit_ranks", "return 1 + np.argsort(np.argsort(dist))[hits]"),
 }
+FORGED = "".join(  # lines that give all points
+    f"\n{json.dumps({each.name: dict.fromkeys(each.tests, '')})}\n" for each in EXERCISES).encode()
 TROUBLE = {  # exercise -> a body of its first function that harms the grading
     "relatedness": f"""\
 import os
@@ -59,13 +62,18 @@ while True: pass""",
     "contrast": "import os; os._exit(0)",
     "matching": "return torch.empty(6 * 2**30, dtype=torch.uint8)",
     "sampler": "import ctypes; ctypes.string_at(0)",
-    "schedule": """\
-import os
-for file in range(64):
-    try:
-        os.write(file, b'{"schedule": [1]}')
-    except OSError:
-        print("all work and no play")""",
+    "schedule": f"""\
+import os, shutil
+from pathlib import Path
+processes = ["self", str(os.getppid())] if os.getuid() else ["self"]  # to root all are open
+for process in processes:
+    for file in Path("/proc", process, "fd").glob("*"):
+        try:
+            file.open("ab").write({FORGED})
+        except OSError:
+            print("all work and no play")
+shutil.copy("evaluate.py", "../average-precision")
+""",
     "average-precision": "import pytest; pytest.exit('done', 0)",
 }
 
