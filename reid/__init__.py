@@ -1,27 +1,27 @@
-"""What any re-identification code needs and a reader of the paper need not open. It imports nothing
-of the six scripts: it would serve another paper's model.
+"""Code that any re-identification project needs; readers of the paper can skip it. It does not
+import the six scripts, so it could serve another paper's model.
 
-cli           flags from a dataclass; whatever ends a command early ends it in one line
-files         files written whole or not at all, by one process at a time; JSON that is checked
-device        what a model runs on, and in which precision
-processes     several processes of one run, one for each GPU
-records       one record per image, and the data set that they make up
-layouts       the data sets as they lie on disk: one reader and one row each
-streamed      JSON lists too long to be in memory
-protocols     which queries, which gallery, what is left out of a ranking, what is a hit
+cli           flags from a dataclass; errors and signals end a command with one line
+files         atomic writing of files, by one process at a time; checked JSON
+device        device and precision of a model
+processes     several processes of one run, one per GPU
+records       one record per image, and data sets made of them
+layouts       the folder layouts of data sets: one reader and one row each
+streamed      JSON lists that are too long for memory
+protocols     queries, gallery, removed images and hits of an evaluation
 folders       finding, counting and checking data sets
-images        image files into tensors
-uninstructed  photos that carry no instruction, and the rule by which they answer one
+images        image files as tensors
+uninstructed  scores of photos without instructions
 features      the file of --save-features
 rerank        k-reciprocal re-ranking
-compare       two runs on the same queries
-pictures      rankings, gates and instruction attention, drawn
+compare       comparison of two runs on the same queries
+pictures      figures of rankings, gates and attention to the instruction
 tables        rows as text
 runs          a run's folder and its log
-checkpoints   everything that a resume needs, in one file
+checkpoints   everything that is needed to resume a run, in one file
 weights       published weights: PASS, DeiT, HAP, ALBEF
-text          the BERT that reads the sentences, and its tokenizer
-quick_help    --help without the imports that take seconds
+text          the BERT that encodes sentences, and its tokenizer
+quick_help    --help without imports that take seconds
 """
 
 import os
@@ -29,9 +29,9 @@ import sys
 
 from reid import quick_help
 
-# Threads of torch that wait for each other look out for a moment, then sleep. By default they look
-# out for so long that, beside another busy program, they keep the core from the very thread they
-# wait for. Read once, when torch is imported: so reid is imported first.
+# Threads of torch that wait for each other spin for a while before they sleep. By default they spin
+# so long that, while another program uses the cores, they block the thread for which they wait.
+# OpenMP reads this when torch is imported, so reid must be imported first.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
