@@ -1,8 +1,8 @@
-"""The data sets as they lie on disk: a row of LAYOUTS each, and a reader for each kind of files.
+"""The folder layouts of data sets: one row of LAYOUTS each, and a reader for each kind of files.
 
-A reader is passed the folder and the task's row of instructions.TASKS. A row says how the data set
-is recognised, which protocols its tasks are tested under, and what was published of it. What no
-source confirms is marked UNVERIFIED.
+A reader gets the folder and the task's row of instructions.TASKS. A row of LAYOUTS says how the
+data set is recognised, which protocols its tasks have, and which sizes were published. Details that
+no source confirms are marked UNVERIFIED.
 """
 
 import re
@@ -26,17 +26,17 @@ AGAIN = "fetch it again"
 
 class Layout(NamedTuple):
     title: str
-    signs: tuple[tuple[str, ...], ...]  # a folder that holds all names of one of these is this set
+    signs: tuple[tuple[str, ...], ...]  # any of these: names that such a folder contains
     read: Callable  # (root, the task's row) -> Records
-    protocols: dict  # task -> its protocols, the default first; these are the set's tasks
+    protocols: dict  # the set's tasks -> protocols, the default first
     published: dict = {}  # role, or "variant role" -> (images or captions, identities)
-    extra: dict = {}  # task that it trains where several are trained -> the folder that this takes
-    lists: bool = False  # of any task, said by their names; several such sets may be there
-    parts: tuple[str, ...] = ()  # its folders, if other data sets may lie among them
-    taken_from: dict = {}  # other data set -> the folder of training images taken from there
+    extra: dict = {}  # task that it also trains in joint training -> folder needed for this
+    lists: bool = False  # lists of any task, named after it; there may be several such sets
+    parts: tuple[str, ...] = ()  # its subfolders, if other data sets may lie next to them
+    taken_from: dict = {}  # other data set -> folder of training images taken from it
 
 
-LAYOUTS = {}  # where signs are alike, the more particular comes first
+LAYOUTS = {}  # the first that fits is used, so special layouts come before general ones
 
 
 def recognise(folder):
@@ -48,7 +48,7 @@ def recognise(folder):
 
 
 def tasks_of(name, root, tasks):
-    """Those of `tasks`, {name: row}, that a data set serves; several rows ask for all it has."""
+    """The tasks, of {name: row}, that a data set has; `extra` ones only if several are given."""
     layout = LAYOUTS[name]
     if layout.lists:
         return _listed_tasks(root, tasks)
@@ -61,21 +61,21 @@ def tasks_of(name, root, tasks):
     return served
 
 
-# ---- names of files that say who is shown ----
+# ---- identities in file names ----
 
 def read_images(root, row, name, folders, rule, example, inside="", captions=None):
-    """Records of images whose file names say who is on them, sorted by path within a folder.
+    """Records of images with identities in their file names, sorted by path within a folder.
 
-    folders: {folder below root / inside, or pattern of some: role}; rule, example: of
-    `named_record`. captions: a JSON of {image's path: its sentence, or list of sentences}; those of
-    a query (li) are what it asks for and then what it shows.
+    folders: {folder below root / inside, or a pattern: role}; rule, example: see `named_record`.
+    captions: a JSON file {path of an image: sentence or list of sentences}; a query of li has the
+    wanted description first, then its own.
     """
     texts = read_json(root / captions, dict, AGAIN) if captions else {}
     records = []
     for folder, role in folders.items():
         paths = sorted(filter(is_image, glob(f"{inside}{folder}/*", root_dir=root)))
         if not paths and role != "val":
-            raise UserError(f"{root}/{inside}{folder}: empty split, no image there; "
+            raise UserError(f"{root}/{inside}{folder}: empty split, no image in it; "
                             "unpack the data set again or correct --data")
         for path in paths:
             record = named_record(name, role, path, rule, example, root / path)
@@ -88,11 +88,11 @@ def read_images(root, row, name, folders, rule, example, inside="", captions=Non
 
 
 def named_record(name, role, path, rule, example, where):
-    """The Record of an image whose name says who is on it; UserError if it cannot be read.
+    """The Record of an image with the identity in its file name; UserError for another name.
 
-    rule: a regular expression for the beginning of the name, or of folders before it, with the
-    groups `pid` and, as far as they are known, `cam`, `outfit`, `modality`.
-    example: a name that it reads. pid -1 is junk, a bad detection.
+    rule: a regular expression for the start of the name, or of folders above it, with the group
+    `pid` and optionally `cam`, `outfit`, `modality`.
+    example: a name that matches. pid -1 is junk, a bad detection.
     """
     match = re.search(rf"(?:^|/)(?:{rule})[^/]*$", path)
     if not match:
@@ -110,7 +110,7 @@ def named_record(name, role, path, rule, example, where):
 
 
 def caption_queries(records):
-    """Each caption of a gallery image as a query by itself (t2i)."""
+    """Queries of t2i: one for each caption of a gallery image."""
     return [
         replace(record, role="query", path=None, modality="text", captions=(caption,))
         for record in records if record.role == "gallery" for caption in record.captions
@@ -120,7 +120,7 @@ def caption_queries(records):
 # ---- JSON ----
 
 def read_entries(path, kinds):
-    """The dicts that a JSON file lists. kinds: {key that each has: the type of its value}."""
+    """The list of dicts in a JSON file. kinds: {required key: type of its value}."""
     entries = read_json(path, list, AGAIN)
     for entry in entries:
         for key, kind in kinds.items():
@@ -132,22 +132,22 @@ def read_entries(path, kinds):
 
 
 def read_captioned(root, row, name, file, image="file_path"):
-    """Records of a JSON list `[{split, id, file_path, captions}]`; a test caption is a query.
+    """Records of a JSON list `[{split, id, file_path, captions}]`; test captions become queries.
 
-    file: its name, or a pattern; image: its word for file_path, a path below imgs/.
+    file: its name, or a pattern; image: its key for file_path, a path below imgs/.
     """
     path = min(root.glob(file), default=root / file)
     roles = {"train": "train", "val": "val", "test": "gallery"}
     records = []
     for entry in read_entries(path, {image: str}):
-        shown = entry[image]
+        photo = entry[image]
         role = roles.get(str(entry.get("split")))
         if role is None:
-            raise UserError(f"{path}: {shown!a} has no split train, val or test; {AGAIN}")
+            raise UserError(f"{path}: {photo!a} has no split train, val or test; {AGAIN}")
         captions = as_captions(entry.get("captions"))
         if not captions:
-            raise UserError(f"{path}: no captions of {shown!a}; {AGAIN}")
-        records.append(Record(name, role, f"imgs/{shown}", entry.get("id"), captions=captions))
+            raise UserError(f"{path}: no captions of {photo!a}; {AGAIN}")
+        records.append(Record(name, role, f"imgs/{photo}", entry.get("id"), captions=captions))
 
     if not {"train", "gallery"} <= {record.role for record in records}:
         raise UserError(f"{path}: empty split, train and test are both needed; {AGAIN}")
@@ -157,7 +157,7 @@ def read_captioned(root, row, name, file, image="file_path"):
 # ---- lists ----
 
 def read_rows(path, *widths):
-    """[("file:line", fields)] of a list file, split at blanks. widths: how many fields may be."""
+    """[("file:line", fields)] of a list file, split at blanks. widths: allowed numbers of them."""
     lines = read_text(path, "it comes with the data set's lists and captions").splitlines()
     rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
     rows = [(where, fields) for where, fields in rows if fields]
@@ -177,13 +177,13 @@ def whole_number(text, where):
 
 
 def read_list(root, name, row, part, role):
-    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist. An
-    instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or says nothing. Training
-    rows of one image become one Record."""
+    """Records of a list `image instruction pid outfit [camera]` in the folder `part`/datalist. The
+    instruction is a picture (ctcc), a key of the caption JSON (t2i, li) or unused. Training rows of
+    the same image become one Record."""
     folder = root / part / "datalist"
     tagged = sorted(folder.glob(f"{role}_{row.tag}*.txt"))
-    plain = [folder / f"{role}.txt", folder / f"{role}_v2.txt"]
-    path = next(filter(Path.exists, tagged + plain), plain[0])
+    untagged = [folder / f"{role}.txt", folder / f"{role}_v2.txt"]
+    path = next(filter(Path.exists, tagged + untagged), untagged[0])
     texts = {}
     for file in sorted(folder.glob("*.json")) if row.described else ():
         texts |= read_json(file, dict, AGAIN)
@@ -193,7 +193,7 @@ def read_list(root, name, row, part, role):
         record = _listed_record(name, row, role, part, image, numbers, where)
         if row.pictures:
             record = _with_picture(record, root, part, instr)
-        if row.described and not (row.text_only and role == "gallery"):  # its key is a sentinel
+        if row.described and not (row.text_only and role == "gallery"):  # with dummy key
             record = _with_captions(record, texts, image, instr, where)
         records.append(record)
     return _merged(records) if role == "train" else records
@@ -208,8 +208,8 @@ def _listed_record(name, row, role, part, image, numbers, where):
     modality = "ir" if "_nir" in Path(image).name else "rgb"
     record = Record(name, role, path, pid, cam, f"{pid}:{outfit}", modality, junk=pid == -1)
     if role == "query" and "wanted clothes" in row.targets:
-        # UNVERIFIED reading (the lists are not public): a query row names the outfit asked for,
-        # not the one worn.
+        # UNVERIFIED (the lists are not public): a query's row has the wanted outfit, not the one
+        # that is worn.
         record = replace(record, clothes=None, target_clothes=record.clothes)
     if role == "query" and row.text_only:
         record = replace(record, path=None, modality="text")
@@ -226,10 +226,10 @@ def _with_picture(record, root, part, instr):
 
 
 def _with_captions(record, texts, image, instr, where):
-    """The Record with its row's description; behind it a query's own, if that is known."""
+    """The Record with its row's description and, for a query, then its own, if known."""
     captions = as_captions(texts.get(instr))
     if not captions:
-        raise UserError(f"{where}: no JSON beside the list has captions under the key '{instr}'")
+        raise UserError(f"{where}: no JSON in the list's folder has captions of the key '{instr}'")
     own = as_captions(texts.get(image))
     if record.role == "query" and record.path and own != captions:
         captions += own
@@ -237,7 +237,7 @@ def _with_captions(record, texts, image, instr, where):
 
 
 def _merged(rows):
-    """One Record per training image, of all its rows; junk is left out."""
+    """One Record per training image, merged from all its rows; junk is left out."""
     records = {}
     for record in rows:
         known = records.get(record.path, record)
@@ -254,7 +254,7 @@ def _merged(rows):
 
 LAYOUTS["own"] = Layout(
     title="Own photos",
-    signs=(("gallery/*/*", "query/*/*", "train/*/*"),),  # without them see find_datasets
+    signs=(("gallery/*/*", "query/*/*", "train/*/*"),),  # otherwise see find_datasets
     read=read_own,
     protocols={"trad": (GENERAL,), "cc": (GENERAL, OTHER_CLOTHES, SAME_CLOTHES)},
 )
@@ -262,8 +262,8 @@ LAYOUTS["own"] = Layout(
 
 def read_msmt17(root, row):
     """Rows `0000/0000_000_01_0303morning_0008_0.jpg 0` of four lists = path, label; the third field
-    of the name is the camera. V2 has masked faces. Labels begin at 0 in training and in test: here
-    test people follow the 1,041 training people."""
+    of the name is the camera. V2 has masked faces. Labels start at 0 both in training and in test;
+    here test people are numbered after the 1,041 training people."""
     rule = r"(?P<pid>\d{4})_\d+_(?P<cam>\d{2})_"
     example = "0000_000_01_0303morning_0008_0.jpg"
     is_v2 = (root / "mask_train_v2").is_dir()
@@ -276,10 +276,10 @@ def read_msmt17(root, row):
         part = "train" if role in ("train", "val") else "test"
         first_pid = 1041 if part == "test" else 0
         folder = f"mask_{part}_v2" if is_v2 else part
-        there = set(glob("*/*", root_dir=root / folder))
+        existing = set(glob("*/*", root_dir=root / folder))
         for where, (path, label) in read_rows(root / f"list_{role}.txt", 2):
-            if path not in there:
-                raise UserError(f"{where}: {path} is not in {root / folder}; take the lists that "
+            if path not in existing:
+                raise UserError(f"{where}: {path} is not in {root / folder}; use the lists that "
                                 "came with these folders (V1 and V2 differ)")
             record = named_record(name, role, f"{folder}/{path}", rule, example, where)
             records.append(replace(record, pid=first_pid + whole_number(label, where)))
@@ -298,9 +298,9 @@ MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box
 
 
 def read_cuhk03(root, row):
-    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, view, which counts as
-    camera, though there are five pairs of them. The detected boxes are read, as in the paper,
-    unless --data is the folder of the labeled ones itself."""
+    """CUHK03-NP, the new protocol of 767/700 people. `0001_c1_1.png` = pid, and 1 or 2 for the
+    camera of a pair, of which there are five. Uses detected boxes, as in the paper, unless --data
+    is the folder of the labeled ones."""
     kinds = ("detected/", "labeled/")
     inside = next((kind for kind in kinds if (root / kind).is_dir()), "")
     kind = "labeled" if "label" in (root / inside).absolute().name else "detected"
@@ -323,12 +323,12 @@ LAYOUTS["cuhk03"] = Layout(
 LAYOUTS["market"] = Layout(
     title="Market-1501",
     signs=(("bounding_box_train", "bounding_box_test", "query"),),
-    # `0002_c1s1_000451_03.jpg` = pid, camera. 0000 is a distractor that stays.
+    # `0002_c1s1_000451_03.jpg` = pid, camera. 0000 are distractors, which stay in the gallery.
     read=partial(
         read_images, name="market", folders=MARKET_FOLDERS,
         rule=r"(?P<pid>-1|\d+)_c(?P<cam>\d+)s\d", example="0002_c1s1_000451_03.jpg"),
     protocols={"trad": (GENERAL,)},
-    # The gallery is with 3,819 junk files and id 0000.
+    # The gallery includes 3,819 junk files and id 0000.
     published={"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 751)},
 )
 
@@ -346,9 +346,9 @@ LAYOUTS["ltcc"] = Layout(
 
 
 def read_ltcc_clothes(root, row):
-    """LTCC_ReID with pictures of clothes and lists of ctcc beside it (Supp. Tab. 2, the ‡). Their
-    names are UNVERIFIED, and so is how they number people: a training image has the numbers of its
-    name, as in cc, with which ctcc shares a classifier."""
+    """LTCC_ReID together with pictures of clothes and lists of ctcc (Supp. Tab. 2, the ‡). Their
+    names are UNVERIFIED, and so are their ids: training images get those of their file names, as in
+    cc, with which ctcc shares a classifier."""
     name = "ltcc-clothes"
     if not row.pictures:
         return read_images(root, row, name, **LTCC, inside="LTCC_ReID/")
@@ -373,8 +373,8 @@ LAYOUTS["ltcc-clothes"] = LAYOUTS["ltcc"]._replace(
 
 def read_prcc(root, row):
     """`train/092/A_cropped_rgb010.jpg`, `test/C/001/cropped_rgb010.jpg`: the folder is the pid; A,
-    B, C is the camera. People wear the same clothes under A and B, others under C. The gallery is
-    A; val shows the people of train."""
+    B, C is the camera. People wear the same clothes in A and B, and others in C. The gallery is A;
+    val has the people of train."""
     rgb = "rgb/" if (root / "rgb").is_dir() else ""
     found = read_images(
         root, row, "prcc", {"train/*": "train", "val/*": "val"},
@@ -390,7 +390,7 @@ def read_prcc(root, row):
     return records
 
 
-# Camera 2 (C) sees other clothes than the gallery shows, camera 1 (B) the same.
+# Camera 2 (C) has other clothes than the gallery, camera 1 (B) the same.
 PRCC = GENERAL._replace(name="cross multi-shot", queries={"cam": (2,)})
 
 LAYOUTS["prcc"] = Layout(
@@ -403,7 +403,7 @@ LAYOUTS["prcc"] = Layout(
         PRCC._replace(name="same multi-shot", queries={"cam": (1,)}),
         PRCC._replace(name="same single-shot", queries={"cam": (1,)}, cell=("pid",)),
     )},
-    # The sum of the last two is published, its parts (A 3,384, B 3,543, C 3,873) are UNVERIFIED.
+    # Only the sum of the last two is published; A 3,384, B 3,543 and C 3,873 are UNVERIFIED.
     published={"train": (17896, 150), "val": (5002, 150), "gallery": (3384, 71),
                "query": (7416, 71)},
 )
@@ -411,12 +411,12 @@ LAYOUTS["prcc"] = Layout(
 LAYOUTS["vc-clothes"] = Layout(
     title="VC-Clothes",
     signs=(("train", "query", "gallery"),),
-    # `0001-02-03-04.jpg` = pid, camera, outfit, frame; how many digits each has is UNVERIFIED.
+    # `0001-02-03-04.jpg` = pid, camera, outfit, frame; the numbers of digits are UNVERIFIED.
     read=partial(
         read_images, name="vc-clothes",
         folders={"train": "train", "query": "query", "gallery": "gallery"},
         rule=r"(?P<pid>\d+)-(?P<cam>\d+)-(?P<outfit>\d+)-\d+\.", example="0001-02-03-04.jpg"),
-    # Clothes are the same under cameras 2 and 3, others under 4.
+    # Clothes are the same in cameras 2 and 3, and others in 4.
     protocols={"cc": (
         GENERAL._replace(name="all"),
         GENERAL._replace(name="cc", queries={"cam": (3, 4)}, gallery={"cam": (3, 4)}),
@@ -429,8 +429,8 @@ LAYOUTS["vc-clothes"] = Layout(
 
 
 def read_llcm(root, row):
-    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality. vis/ and nir/ hold test
-    people, too; who is trained on is in idx/."""
+    """`0001_c01_s185535_f7010_nir.jpg` = pid, camera, session, modality. vis/ and nir/ also contain
+    test people; idx/ lists the training images."""
     rule = r"(?P<pid>\d{4})_c(?P<cam>\d{2})_s\d+_f\d+_(?P<modality>vis|nir)"
     example = "0001_c01_s185535_f7010_nir.jpg"
     records = []
@@ -454,7 +454,7 @@ LAYOUTS["llcm"] = Layout(
     protocols={"vi": (
         LLCM,
         LLCM._replace(name="vis-to-ir", queries=VISIBLE, gallery=INFRARED),
-        # What DEEN's code calls VIS to IR: sampled infrared images against all visible ones.
+        # VIS to IR in DEEN's code: sampled infrared queries, all visible images as gallery.
         LLCM._replace(name="vis-to-ir-deen", transposed=True, named=True),
     )},
     published={"train": (30921, 713), "test": (15846, 351)},  # not 13,909: the total is 46,767
@@ -506,11 +506,11 @@ LAYOUTS["synth-pedes"] = Layout(
 
 
 def syncpr(entry):
-    """Of a triplet the image with which one asks, and the one that is asked for, by the edit."""
+    """The two images of a triplet: reference, and target, which is wanted by the edit caption."""
     records = []
-    for side, captions in (("reference", ()), ("target", (entry.get("edit_caption"),))):
-        captions += (entry.get(f"{side}_caption"),)  # the last says what the image shows
-        path = entry.get(f"{side}_image_path")
+    for part, captions in (("reference", ()), ("target", (entry.get("edit_caption"),))):
+        captions += (entry.get(f"{part}_caption"),)  # the last one describes the image
+        path = entry.get(f"{part}_image_path")
         records.append(Record("syncpr", "train", path, entry.get("cpr_id"), captions=captions))
     return records
 
@@ -524,8 +524,8 @@ LAYOUTS["syncpr"] = Layout(
 
 
 def read_itcpr(root, row):
-    """`query.json` has captions of what is wanted; its hits are the images of `gallery.json` with
-    its instance_id, -1 is nobody's. A person_id counts within one of the source data sets."""
+    """`query.json` has captions of the wanted clothes; hits are the images of `gallery.json` with
+    the same instance_id, but not -1. A person_id is unique within one of the source data sets."""
     kinds = {"file_path": str, "datasets": str, "person_id": int, "instance_id": int}
     people = {}  # (data set, person_id) -> pid
     records = []
@@ -535,26 +535,26 @@ def read_itcpr(root, row):
             instance = entry["instance_id"]
             clothes = None if instance == -1 else f"{pid}:{instance}"
             known = {"target_clothes" if more else "clothes": clothes}
-            captions = (entry.get("caption", NO_WORDS),)
+            captions = (entry.get("caption", NO_CAPTION),)
             path = entry["file_path"]
             records.append(Record("itcpr", role, path, pid, captions=captions, **known))
     return records
 
 
-NO_WORDS = "a person"  # the gallery of ITCPR has no captions, li asks for one: it tells nothing
+NO_CAPTION = "a person"  # li needs captions, which the gallery of ITCPR does not have
 
 LAYOUTS["itcpr"] = Layout(
     title="ITCPR",
     signs=(("query.json", "gallery.json"),),
     read=read_itcpr,
     protocols={"li": (STRICT._replace(name="composed"),)},
-    published={"query": (2202, 1199)},  # of 20,510 gallery images the people are not published
+    published={"query": (2202, 1199)},  # and 20,510 gallery images, of unknown people
 )
 
 
 def read_cocas(root, row):
-    """OmniReID lists in real1 to train on and in real2 to test on; either may be absent."""
-    if row.text_only:  # the descriptions of li, for words and photos without them to agree on
+    """OmniReID lists in real1 for training and in real2 for testing; either may be absent."""
+    if row.text_only:  # the descriptions of li as captions, for t2i
         return read_list(root, "cocas", row._replace(text_only=False, tag="attr"), "real1", "train")
     if row.pictures and row.described:
         pictured = read_cocas(root, row._replace(described=False, tag="ctcc"))
@@ -591,22 +591,22 @@ LAYOUTS["cocas"] = Layout(
     extra={"t2i": "real1/datalist"},
     # Tab. 1; how query and gallery divide the 14,449 test images is not published.
     published={"train": (34469, 2800)},
-    parts=("real1", "real2"),  # in the released code's data folder they lie among the other sets
+    parts=("real1", "real2"),  # in the released code's data folder, next to the other sets
 )
 
 
 def read_cocas_real2(root, row):
-    """COCAS+ Real2 as its authors publish it: people to be tested on, no crops, no sentences.
+    """COCAS+ Real2 as its authors publish it: test people, without crops or sentences.
     `query.txt`: image, template of the wanted clothes, pid, clothes, camera; `gallery.txt`: image,
     pid, clothes, camera. That blanks separate them is UNVERIFIED. A gallery image is its own
-    picture of clothes: their template would be the very file that its query asks with."""
+    picture of clothes, since a template would be the same file as its query's."""
     records = []
     for role, width in (("query", 5), ("gallery", 4)):
         for where, (image, *template, pid, clothes, cam) in read_rows(root / f"{role}.txt", width):
             numbers = (pid, clothes, cam)
             record = _listed_record("cocas-real2", row, role, "", image, numbers, where)
-            asked = str(PurePosixPath(*template)) if template else None
-            records.append(replace(record, template_path=asked, crop_path=record.path))
+            wanted = str(PurePosixPath(*template)) if template else None
+            records.append(replace(record, template_path=wanted, crop_path=record.path))
     return records
 
 
@@ -614,23 +614,23 @@ LAYOUTS["cocas-real2"] = Layout(
     title="COCAS+ Real2",
     signs=(("images", "templates", "query.txt", "gallery.txt"),),
     read=read_cocas_real2,
-    protocols={"ctcc": (STRICT, ID_ONLY)},  # a gallery image carries itself, not a crop
+    protocols={"ctcc": (STRICT, ID_ONLY)},  # the gallery has no crops
 )
 
 
-TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # the released code's names of its tasks
+TAGS = {"sc", "cc", "ctcc", "cross", "t2i", "attr"}  # names of tasks in the released code
 
 
 def read_omnireid(root, row):
     """Lists in datalist/, or with a task's tag: `train.txt`, or `train_attr.txt` for li."""
-    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # tells those side by side apart
+    name = f"omnireid:{root.absolute().name.replace('.', '_')}"  # there may be several
     roles = [role for role in ("train", "query", "gallery")
              if glob(f"{role}*.txt", root_dir=root / "datalist")]
-    roles = roles or ["train"]  # the reader of a list says that it is not there
+    roles = roles or ["train"]  # then read_list says that the list is missing
     return [record for role in roles for record in read_list(root, name, row, "", role)]
 
 
-RELEASED = {  # beginning of a folder's name in the released code's data -> whose images it lists
+RELEASED = {  # start of a folder's name in the released code's data -> layout of its images
     "market": "market", "msmt": "msmt17", "cuhk_pedes": "cuhk-pedes", "cuhk-pedes": "cuhk-pedes",
     "cuhk": "cuhk03", "ltcc": "ltcc", "prcc": "prcc", "vc": "vc-clothes", "llcm": "llcm",
     "synth": "synth-pedes",
@@ -638,26 +638,26 @@ RELEASED = {  # beginning of a folder's name in the released code's data -> whos
 
 
 def listed_layout(root):
-    """The layout whose images the lists in such a folder are of, where its name says it."""
+    """The layout of the images in such a folder's lists, by its name; None for other names."""
     name = root.absolute().name.lower()
     return next((layout for start, layout in RELEASED.items() if name.startswith(start)), None)
 
 
 def _listed_tasks(root, tasks):
-    """Those of the tasks that the folder's name says, or else the names of the lists; the one asked
-    for if neither says any."""
+    """The tasks by the folder's name or else by the tags in the lists' names; without either, the
+    single task that is given."""
     layout = listed_layout(root)
-    if layout:  # tags of LTCC's lists are protocols
+    if layout:  # there tags can mean protocols, as for LTCC
         served = LAYOUTS[layout].protocols
         return [task for task, row in tasks.items() if (row.data_of or task) in served]
     tags = {task: row.tag for task, row in tasks.items() if row.tag}
     lists = root / "datalist"
-    there = {tag for tag in TAGS.union(tags.values()) if glob(f"*_{tag}*.txt", root_dir=lists)}
-    if not there and len(tasks) > 1:
+    found = {tag for tag in TAGS.union(tags.values()) if glob(f"*_{tag}*.txt", root_dir=lists)}
+    if not found and len(tasks) > 1:
         known = ", ".join(f"{tag} = {task}" for task, tag in tags.items())
         raise UserError(
             f"{lists}: give --task, or name the lists by its tag, as train_attr.txt ({known})")
-    return [task for task, tag in tags.items() if tag in there or not there]
+    return [task for task, tag in tags.items() if tag in found or not found]
 
 
 LAYOUTS["omnireid"] = Layout(

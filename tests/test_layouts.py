@@ -10,7 +10,7 @@ from instructions import asked_tasks, gallery_instruction, query_instruction
 from reid import streamed as synth
 from reid.cli import UserError
 from reid.folders import open_all
-from reid.layouts import LAYOUTS, NO_WORDS
+from reid.layouts import LAYOUTS, NO_CAPTION
 from reid.protocols import ID_ONLY, STRICT, TEXT, columns, masks
 from reid.records import Record, column
 from tests import trees
@@ -71,8 +71,8 @@ def test_a_query_of_itcpr_has_its_hits_where_the_instance_is_the_same(toy):
     assert [protocol.name for protocol in dataset.protocols] == ["composed"]
     assert [(r.role, r.pid, r.clothes, r.target_clothes, r.captions) for r in dataset.records] == [
         ("query", 0, None, "0:7", ("Wearing 7.",)), ("query", 1, None, "1:8", ("Wearing 8.",)),
-        ("gallery", 0, "0:7", None, (NO_WORDS,)), ("gallery", 0, None, None, (NO_WORDS,)),
-        ("gallery", 1, "1:8", None, (NO_WORDS,))]
+        ("gallery", 0, "0:7", None, (NO_CAPTION,)), ("gallery", 0, None, None, (NO_CAPTION,)),
+        ("gallery", 1, "1:8", None, (NO_CAPTION,))]
     q, g = columns(dataset.split("query"), dataset.split("gallery"))
     hits, removed = masks(dataset.protocols[0], q, g)
     assert hits.tolist() == [[True, False, False], [False, False, True]] and not removed.any()
