@@ -1,4 +1,4 @@
-"""Finds the data sets below a folder, opens them, and says what is odd about them."""
+"""Finds the data sets below a folder, opens and checks them."""
 
 import os
 import sys
@@ -16,8 +16,8 @@ from reid.own_photos import is_own
 from reid.protocols import usual_protocols
 from reid.records import Dataset, Streamed, check_record, column
 
-SEARCH_DEPTH = 3  # levels of folders below --data in which a data set is looked for
-NOT_READ = ("DukeMTMC", "SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # in a folder's name
+SEARCH_DEPTH = 3  # levels of folders below --data that are searched for data sets
+NOT_READ = ("DukeMTMC", "SYSU-MM01", "RegDB", "Celeb-reID", "DeepChange")  # parts of names
 
 
 # ---- finding ----
@@ -32,33 +32,33 @@ def find_datasets(path):
 
     names = " ".join([Path(path).resolve().name, *inside]).lower()
     for name in NOT_READ:
-        why = "was withdrawn by its authors" if name == "DukeMTMC" else "is not read here"
+        why = "was withdrawn by its authors" if name == "DukeMTMC" else "cannot be read"
         if name.lower() in names:
-            raise UserError(f"{path}: {name} {why}; docs/data.md names what is read")
+            raise UserError(f"{path}: {name} {why}; docs/data.md lists the known data sets")
     if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
     raise UserError(
-        f"{path}: no known data set in it, and no folder for each person; docs/data.md shows the "
-        f"folders of all that is read. Found {', '.join(inside[:8]) or 'nothing'}"
+        f"{path}: no known data set in it, and no folders of people; docs/data.md shows the known "
+        f"layouts. It contains {', '.join(inside[:8]) or 'no files'}"
     )
 
 
 def _below(folder, depth):
-    """Yields (name, root) of the data set that a folder is, or of those in its subfolders."""
+    """Yields (name, root) of the data set in this folder, or of those in its subfolders."""
     name = recognise(folder)
     if name:
         yield name, folder
     parts = LAYOUTS[name].parts if name else ()
     own = [part for part in parts if (folder / part / "datalist").exists()]
-    if depth and (parts or not name):  # else all folders in it are its own
+    if depth and (parts or not name):  # otherwise all its subfolders belong to the data set
         for each in sorted(folder.iterdir()):
-            passed_over = each.name in own or each.name.startswith((".", "__MACOSX"))
-            if each.is_dir() and not passed_over:
+            is_skipped = each.name in own or each.name.startswith((".", "__MACOSX"))
+            if each.is_dir() and not is_skipped:
                 yield from _below(each, depth - 1)
 
 
 def reserved_names():
-    """Names of folders by which data sets are recognised: they are no names of people."""
+    """Names of folders by which data sets are recognised, so they cannot be names of people."""
     entries = {entry for layout in LAYOUTS.values() for sign in layout.signs for entry in sign}
     return {part for entry in entries for part in entry.split("/")}
 
@@ -66,11 +66,10 @@ def reserved_names():
 # ---- opening ----
 
 def open_all(path, tasks, val=False):
-    """[Dataset] of every data set at or below `path`, one for each of the tasks that it serves.
+    """[Dataset] of every data set at or below `path`, one for each of its tasks.
 
-    tasks: {name: row} as instructions.asked_tasks gives them; more than one row asks for all that
-    is there. val: validation splits are trained on too. A data set that cannot be read is passed
-    over, with a note, if others can be; UserError if none can.
+    tasks: {name: row} from instructions.asked_tasks. val: also train on validation splits. A data
+    set that cannot be read is skipped with a note if there are others; UserError if there are none.
     """
     found = find_datasets(path)
     chosen = {(name, root): tasks_of(name, root, tasks) for name, root in found}
@@ -79,13 +78,12 @@ def open_all(path, tasks, val=False):
         twins = [str(other) for twin, other in serving
                  if twin == name and (not LAYOUTS[name].lists or other.name == root.name)]
         if len(twins) > 1:
-            raise UserError(f"{path}: {LAYOUTS[name].title} is there more than once "
+            raise UserError(f"{path}: several copies of {LAYOUTS[name].title} "
                             f"({', '.join(twins)}); name one of them")
     if not serving:
         have = [f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].protocols) or 'of other tasks'})"
                 for name, _ in found]
-        raise UserError(f"{path}: nothing there for --task {' '.join(tasks)}; "
-                        f"found {', '.join(have)}")
+        raise UserError(f"{path}: no data for --task {' '.join(tasks)}; found {', '.join(have)}")
 
     datasets, refused = [], []
     for name, root in serving:
@@ -93,16 +91,16 @@ def open_all(path, tasks, val=False):
             try:
                 datasets.append(_open(name, root, task, tasks[task], val))
             except UserError as error:
-                refused.append(f"taken for {LAYOUTS[name].title} ({task}): {error}")
+                refused.append(f"read as {LAYOUTS[name].title} ({task}): {error}")
     if not datasets:
         raise UserError(refused[0])
-    notes = [f"passed over, {line}" for line in refused]
+    notes = [f"skipped, {line}" for line in refused]
     datasets[0] = datasets[0]._replace(notes=(*datasets[0].notes, *notes))
     return datasets
 
 
 def _open(name, root, task, row, val):
-    """The Dataset of one row of LAYOUTS under one task."""
+    """The Dataset of one row of LAYOUTS for one task."""
     layout = LAYOUTS[name]
     records = layout.read(root, row)
     if not isinstance(records, Streamed):
@@ -112,7 +110,7 @@ def _open(name, root, task, row, val):
 
     usual = usual_protocols(row) if layout.lists else ()
     protocols = layout.protocols.get(row.data_of or task, usual)
-    is_extra = task in layout.extra  # tested under its own tasks alone
+    is_extra = task in layout.extra  # only for training
     dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
     title = f"{layout.title} {dataset.variant}".rstrip()
     dataset = dataset._replace(title=title)
@@ -126,17 +124,17 @@ def _open(name, root, task, row, val):
 
 
 def is_drawn(root):
-    """Whether the data set, or the folder of data sets, was drawn by this repository: then it is as
-    small as its user wants, and its people are in no other set."""
+    """Whether this repository drew the data set, or folder of data sets: it may then have any size,
+    and shares no people with other sets."""
     folder = Path(root).absolute()
     return any((each / "toy.json").exists() for each in (folder, *folder.parents[:2]))
 
 
 def without_overlap(datasets):
-    """The data sets, to be trained on together, without images that one took from another: some are
-    of test people. "We filtered out duplicate images from the test sets" (Sec. 5.2); which ones is
-    not published (28,566 of CUHK-PEDES stay, Supp. Tab. 2), so the whole folder goes."""
-    layouts = {}  # in their order
+    """The data sets for joint training, without images that one took from another, as some show
+    test people. "We filtered out duplicate images from the test sets" (Sec. 5.2); which ones is not
+    published (28,566 of CUHK-PEDES remain, Supp. Tab. 2), so the whole folder is left out."""
+    layouts = {}  # a set that keeps the order
     for each in datasets:
         if not is_drawn(each.root):
             listed = LAYOUTS[each.layout].lists and listed_layout(each.root)
@@ -149,23 +147,23 @@ def without_overlap(datasets):
             records = tuple(record for record in dataset.records
                             if record.role != "train" or not record.path.startswith(folders))
             note = (f"{dataset.title}: {len(dataset.records) - len(records)} training images in "
-                    f"{', '.join(folders)} are left out, some are of test people of these sets")
+                    f"{', '.join(folders)} are left out, as some show test people of these sets")
             dataset = dataset._replace(records=records, notes=(*dataset.notes, note))
         kept.append(dataset)
     return kept
 
 
-# ---- what is odd, and counts ----
+# ---- checks and counts ----
 
 def print_notes(datasets):
-    """What is odd about the data sets, a line each on stderr."""
+    """Prints the notes of the data sets on stderr, one line each."""
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
         print(f"note: {note}", file=sys.stderr)
 
 
 def oddities(dataset):
-    """[what is not as published: numbers of images and people, or people in both splits]. Nothing
-    of drawn people. Where no split is as published, the data is one's own in this form."""
+    """[a sentence for each difference from the published counts, and for people in both splits].
+    Empty for drawn people, and if all splits differ, as with own photos in this layout."""
     if is_drawn(dataset.root):
         return []
     layout = LAYOUTS[dataset.layout]
@@ -184,15 +182,15 @@ def oddities(dataset):
     if len(odd) == compared > 1:
         odd = []
     both = people["train"] & (people["query"] | people["gallery"] | people["test"])
-    if both and not layout.lists and not layout.parts:  # lists may number the two apart
+    if both and not layout.lists and not layout.parts:  # lists may number them separately
         odd.append(f"{len(both)} people, such as {min(both)}, are in training and in test")
     return odd
 
 
 def _unread(dataset):
-    """[how many image files lie among those of the records, or below, without a record]."""
+    """[a sentence with the number of image files, in folders of the records, without a record]."""
     layout = LAYOUTS[dataset.layout]
-    if dataset.streamed or layout.lists or layout.parts:  # a list may leave some out
+    if dataset.streamed or layout.lists or layout.parts:  # lists may leave images out
         return []
     known = _files(dataset.records)
     folders = {os.path.dirname(record.path or "") for record in dataset.records}
@@ -202,7 +200,7 @@ def _unread(dataset):
         unread |= {file for file in files if is_image(file) and file not in known}
     if not unread:
         return []
-    return [f"{len(unread)} image files, such as {min(unread)}, are in no record"]
+    return [f"{len(unread)} image files, such as {min(unread)}, belong to no record"]
 
 
 def _files(records):
@@ -214,7 +212,7 @@ def _files(records):
 
 
 def _values(records, name):
-    """The known values of a field, of the records that are not junk."""
+    """The known values of a field in records that are not junk."""
     values = zip(column(records, name), column(records, "junk"), strict=True)
     return {value for value, junk in values if not junk} - {None}
 
@@ -236,7 +234,7 @@ def counts_table(dataset):
 
 
 def check(datasets):
-    """Opens every image; returns [what is wrong with one that does not open], without repeats."""
+    """Opens every image; returns the error messages of those that do not open, without repeats."""
     bad = {}
     total = sum(len(dataset.records) for dataset in datasets)
     with ThreadPoolExecutor() as pool, tqdm(total=total, desc="opening images") as bar:

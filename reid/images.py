@@ -14,24 +14,24 @@ from reid.cli import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 = as it is stored
 DECODERS = 8  # threads
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # of Pillow's, some of which run programs
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # some others of Pillow run programs
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
-PIXELS = 50_000_000  # of an image as it is decoded, 150 MB; DECODERS images are at the same time
+PIXELS = 50_000_000  # of a decoded image, 150 MB; there are DECODERS at the same time
 
-# ImageNet's, for person images and instruction pictures, in training and test alike.
+# of ImageNet, for person images and pictures of clothes, in training and testing
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 def is_image(name):
-    """Whether a file's name is that of an image; `._name.jpg`, which macOS adds, is not."""
+    """Whether this is the name of an image file; not for the `._name.jpg` that macOS adds."""
     return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")
 
 
 def load_image(path, size):
     """An image file as a uint8 tensor (3 h w) of `size` (h, w).
 
-    It is turned as its EXIF data says; what is transparent becomes white.
+    It is rotated according to its EXIF data; transparent pixels become white.
     UserError that names the file if it cannot be read.
     """
     height, width = size
@@ -40,14 +40,14 @@ def load_image(path, size):
             raise ValueError("not a file")  # a named pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
             if image.getexif().get(ORIENTATION, 1) == 1:
-                # Lets a JPEG decode at 1/2, 1/4 or 1/8, never below twice `size`.
+                # a JPEG is decoded at 1/2, 1/4 or 1/8, but not below twice `size`
                 image.draft("RGB", (2 * width, 2 * height))
             if image.width * image.height > PIXELS:
                 raise ValueError(f"more than {PIXELS} pixels")
             ImageOps.exif_transpose(image, in_place=True)
             image = in_rgb(image)
             pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    except Exception as error:  # decoders raise what they like at bytes that they do not expect
+    except Exception as error:  # for unexpected bytes, decoders raise errors of many kinds
         reason = getattr(error, "strerror", None) or error
         fix = "replace the file or take it off its list"
         raise UserError(f"cannot read image {path} ({reason}); {fix}") from error
@@ -60,8 +60,8 @@ def load_all(root, paths, size):
 
 
 def batches(root, paths, size, batch):
-    """Yields load_all of `batch` paths at a time, pinned where there is a GPU; threads decode the
-    next batch meanwhile."""
+    """Yields load_all of `batch` paths at a time, in pinned memory if there is a GPU, while threads
+    decode the next batch."""
     with ThreadPoolExecutor(DECODERS) as pool:
         def begin(start):
             some = paths[start:start + batch]
@@ -76,7 +76,7 @@ def batches(root, paths, size, batch):
 
 
 def in_rgb(image):
-    """A PIL image of any mode in RGB: 16 bits become 8, and what is transparent white."""
+    """A PIL image of any mode in RGB: 16 bits become 8, and transparent pixels white."""
     if image.mode.startswith("I"):  # convert() would clip it at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -97,7 +97,7 @@ def normalise(images):
 
 @functools.cache
 def mean_and_std(device):
-    """(3 1 1) each, for pixels from 0 to 255; kept, as a GPU waits for every list of numbers."""
+    """(3 1 1) each, for pixels from 0 to 255; cached, as a GPU waits when it gets a list."""
     with torch.inference_mode(False):  # training uses them too
         mean = torch.tensor(MEAN, device=device).mul(255).view(3, 1, 1)
         std = torch.tensor(STD, device=device).mul(255).view(3, 1, 1)

@@ -1,8 +1,8 @@
-"""Photos of one's own: a folder for each person, and in it photos, or a folder for each outfit.
+"""Own photos: one folder per person, with photos or with one folder per outfit.
 
-    mine/anna/1.jpg                    people are divided by drawing, once: mine/split.json
-    mine/anna/coat/1_c3.jpg            with outfits, and the camera where names tell it
-    mine/train/anna/1.jpg              people are divided by hand: train, query and gallery
+    mine/anna/1.jpg                    a random split of the people, kept in mine/split.json
+    mine/anna/coat/1_c3.jpg            with outfits, and with the camera in the name
+    mine/train/anna/1.jpg              a split made by hand: train, query and gallery
 """
 
 import json
@@ -19,21 +19,20 @@ from reid.records import Record
 
 GIVEN = ("train", "query", "gallery")
 SPLIT = "split.json"
-AS_IT_WAS = "write it as it was, or remove it to draw another"
+AS_IT_WAS = "restore it, or remove it for a new split"
 CAMERA = re.compile(r"(?:^|_)c(?:am)?(\d{1,4})(?=_|s\d|\.)", re.IGNORECASE)
-FEWEST = 4  # people with two photos: two to train on and two to test on
+FEWEST = 4  # people with two photos: two for training and two for testing
 
 
 def is_own(root, names):
-    """Whether folders of people lie in `root`, none of them with one of these names."""
+    """Whether `root` has folders of people, none of which has one of these reserved names."""
     photos = photos_of(root)
     folders = {part for path in photos for part in path.split("/")[:-1]}
     return len(numbered(photos)) > 1 and not folders & names
 
 
 def photos_of(root):
-    """The paths below `root` of all photos in the folders of people, sorted: person/photo and
-    person/outfit/photo."""
+    """The sorted paths of all photos below `root`: person/photo and person/outfit/photo."""
     paths = glob("*/*", root_dir=root) + glob("*/*/*", root_dir=root)
     return sorted(path for path in paths if is_image(path) and (root / path).is_file())
 
@@ -43,8 +42,8 @@ def person_of(path):
 
 
 def read_own(root, row):
-    """The Records of such a folder. Of somebody to be tested on, a photo of each outfit is a query
-    and the others are in the gallery. UserError if there are too few people."""
+    """The Records of a folder; one photo of each outfit of a test person is a query, the others
+    are in the gallery. UserError if there are too few people."""
     if all((root / role).is_dir() for role in GIVEN):
         photos = [(role, path) for role in GIVEN for path in photos_of(root / role)]
         people = numbered(path for _, path in photos)
@@ -54,7 +53,7 @@ def read_own(root, row):
     people = numbered(photos)
     trained = trained_people(root, photos)
     records = []
-    seen = set()  # (person, outfit) that has its query
+    seen = set()  # (person, outfit) with a query
     for path in random.Random(0).sample(photos, len(photos)):
         role = "train" if person_of(path) in trained else "gallery"
         record = record_of("random", role, path, people)
@@ -72,7 +71,7 @@ def numbered(paths):
 
 
 def record_of(split, role, path, people, above=""):
-    """The Record of a photo; path: from the folder of people on, which is `above` the root's."""
+    """The Record of the photo `above` + `path`, where `path` begins with the person."""
     person, *outfit, photo = path.split("/")
     pid = people[person]
     camera = CAMERA.search(photo)
@@ -84,7 +83,7 @@ def record_of(split, role, path, people, above=""):
 
 
 def trained_people(root, photos):
-    """The people to train on, as split.json has them; else half of all, drawn and written there."""
+    """The training people in split.json; if it is absent, a random half, which is saved there."""
     path = root / SPLIT
     people = Counter(map(person_of, photos))
     if path.exists():
@@ -99,12 +98,12 @@ def trained_people(root, photos):
     several = sorted(person for person, count in people.items() if count > 1)
     if len(several) < FEWEST:
         raise UserError(f"{root}: {len(several)} people with two photos or more; at least {FEWEST} "
-                        "are needed, half of them to be tested on")
+                        "are needed, half of them for testing")
     tested = set(several) - set(random.Random(0).sample(several, len(several) // 2))
-    trained = set(people) - tested  # also somebody's only photo: it has no other to be found
+    trained = set(people) - tested  # and those with one photo, which could not be found
     try:
         write_text(path, json.dumps({"train": sorted(trained), "test": sorted(tested)}, indent=1))
         print(f"{path}: half of the people are for training, the others for testing")
     except UserError as error:
-        print(f"note: {error}; the same split is drawn the next time")
+        print(f"note: {error}; the next run makes the same split")
     return trained

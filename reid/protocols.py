@@ -1,4 +1,4 @@
-"""Protocols: which queries, which gallery, what is left out of a ranking and what is a hit.
+"""Protocols: queries, gallery, removed images and hits of an evaluation.
 
 Letters in shapes: q queries, g gallery images.
 """
@@ -14,20 +14,20 @@ TRIALS = 10
 
 
 class Columns(NamedTuple):
-    """What a protocol may look at, as arrays over records; NaN = unknown, which equals nothing."""
+    """The fields that a protocol compares, as arrays over records; NaN = unknown, equal to none."""
 
     pid: np.ndarray
     cam: np.ndarray
     clothes: np.ndarray
-    target_clothes: np.ndarray  # what the query asks for
+    target_clothes: np.ndarray  # the wanted clothes of the query
     junk: np.ndarray  # bool
 
 
 def columns(queries, gallery):
-    """Columns of both sides, (q 1) and (g): a comparison of the two broadcasts to (q g)."""
+    """Columns of queries, (q 1), and gallery, (g): comparing the two broadcasts to (q g)."""
     codes = {None: np.nan}  # value -> number
 
-    def side(records):
+    def columns_of(records):
         found = []
         for name in Columns._fields:
             values = [getattr(record, name) for record in records]
@@ -36,36 +36,36 @@ def columns(queries, gallery):
         junk = np.array([record.junk for record in records], bool)
         return Columns(*found[:-1], junk)
 
-    q = side(queries)
-    return Columns(*(column[:, None] for column in q)), side(gallery)
+    q = columns_of(queries)
+    return Columns(*(column[:, None] for column in q)), columns_of(gallery)
 
 
 class Protocol(NamedTuple):
-    """removed, positive: (q, g), `columns` -> (q g) bool, asked of images of the query's person."""
+    """removed, positive: functions of `columns` -> (q g) bool, for images of the query's person."""
 
     name: str
-    removed: Callable  # left out of that query's ranking, as junk always is
-    positive: Callable | None = None  # a hit; None: all of them
-    queries: dict = {}  # field of a Record -> the values that it has in queries
-    gallery: dict = {}  # the same of gallery images
-    cell: tuple[str, ...] = ()  # fields: a trial's gallery has one image of each of their values
+    removed: Callable  # removed from that query's ranking, like junk
+    positive: Callable | None = None  # hits; None = all
+    queries: dict = {}  # field of a Record -> values that queries must have
+    gallery: dict = {}  # the same for gallery images
+    cell: tuple[str, ...] = ()  # fields: a trial's gallery has one random image for each value
     people: bool = False  # the CMC ranks people, not images
     transposed: bool = False  # the queries are sampled instead of the gallery
-    named: bool = False  # evaluated only if asked for by name
+    named: bool = False  # only evaluated with --protocol
 
 
 GENERAL = Protocol("general", removed=lambda q, g: q.cam == g.cam)
 OTHER_CLOTHES = Protocol("cc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes == g.clothes))
 SAME_CLOTHES = Protocol("sc", removed=lambda q, g: (q.cam == g.cam) | (q.clothes != g.clothes))
 
-# The right person in other clothes is a wrong answer, or a right one.
+# Is the right person in other than the wanted clothes a wrong answer, or a right one?
 STRICT = GENERAL._replace(name="strict", positive=lambda q, g: g.clothes == q.target_clothes)
 ID_ONLY = GENERAL._replace(name="id-only")
 
-# No cameras are known: nothing is removed.
+# Cameras are unknown, so no image is removed.
 TEXT = GENERAL._replace(name="text-to-image")
 
-# What the instruction matrix looks for (Task.targets).
+# Targets of the instruction matrix (Task.targets).
 TARGETS = {
     "other clothes": OTHER_CLOTHES,
     "same clothes": SAME_CLOTHES,
@@ -74,7 +74,7 @@ TARGETS = {
 
 
 def usual_protocols(task):
-    """The protocols of a Task on data without a rule of its own; the first is the default."""
+    """The protocols of a Task on data without its own protocols; the first is the default."""
     if task.text_only:
         return (TEXT,)
     if "wanted clothes" in task.targets:
@@ -102,7 +102,7 @@ def answerable(protocol, queries, gallery):
 
 
 def indices_of(records, values):
-    """Of those records whose fields have one of the given values: {field: its values}."""
+    """Indices of the records whose fields have one of the given values; values: {field: values}."""
     indices = []
     for i, record in enumerate(records):
         if all(getattr(record, field) in values[field] for field in values):
@@ -128,8 +128,8 @@ def trials(protocol, queries, gallery):
 
 
 def one_of_each(records, indices, cell, seed):
-    """Of those indices, that of one record of every cell, with the seeds and in the order of LLCM's
-    own code."""
+    """One random index for each cell of these records, with the seeds and the order of LLCM's
+    code."""
     rng = random.Random(seed)
     cells = defaultdict(list)
     for i in sorted(indices, key=lambda i: records[i].path):

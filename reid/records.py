@@ -15,37 +15,37 @@ class Record:
     """One image, or one caption that is a query by itself (path None, modality "text")."""
 
     dataset: str
-    role: str  # train, val, query, gallery; test where the protocol decides on the side (LLCM)
-    path: str | None  # as all paths below the data set's root
-    pid: int  # as the data set numbers it
-    cam: int | None = None  # None = unknown, equal to nothing
+    role: str  # train, val, query, gallery; test if the protocol decides between the two (LLCM)
+    path: str | None  # like all paths relative to the data set's root
+    pid: int  # as in the data set
+    cam: int | None = None  # None = unknown, different from all others
     clothes: str | None = None  # "pid:outfit", unique over people
     modality: str = "rgb"  # rgb, ir, text
     captions: tuple[str, ...] = ()
-    template_path: str | None = None  # shop picture of clothes
+    template_path: str | None = None  # shop picture of the clothes
     crop_path: str | None = None  # clothes cropped from a photo of the person
-    target_clothes: str | None = None  # what a query asks for, if it asks for clothes
+    target_clothes: str | None = None  # the wanted clothes of a query, if any
     junk: bool = False  # deleted from every ranking; distractors are not junk
 
 
 def as_captions(value):
-    """What a JSON holds as captions, a sentence or a list of them or nothing, as a tuple."""
+    """The captions in a JSON file, a sentence, a list of sentences or None, as a tuple."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)
 
 
 def check_record(record, where):
-    """UserError, which names `where`, for an id, a path or a caption that no data set can mean."""
+    """UserError, which names `where`, for an impossible id, path or caption."""
     for number in (record.pid, record.cam or 0):
         if type(number) is not int or abs(number) > LARGEST_ID:
             raise UserError(
                 f"{where}: {number!r:.60} is no id or camera; correct that of {record.path!a}")
     for path in filter(None, (record.path, record.template_path, record.crop_path)):
         if not _is_text(path):
-            raise UserError(f"{where}: {path!a:.200} is no path in UTF-8; rename it")
+            raise UserError(f"{where}: the path {path!a:.200} is not UTF-8; rename it")
         if path.startswith("/") or ".." in path.split("/"):
-            raise UserError(f"{where}: {path} lies outside of the data set; correct the list")
+            raise UserError(f"{where}: {path} is outside the data set; correct the list")
     for caption in record.captions:
         if not _is_text(caption) or not caption.strip():
             raise UserError(f"{where}: {caption!a:.60} is no caption of {record.path!a}; "
@@ -53,7 +53,7 @@ def check_record(record, where):
 
 
 def _is_text(value):
-    """False for a lone surrogate, too: half a sign in JSON, a foreign byte in a file's name."""
+    """Whether it is a non-empty str that UTF-8 can encode, which it cannot with lone surrogates."""
     try:
         return isinstance(value, str) and bool(value.encode())
     except UnicodeEncodeError:
@@ -61,7 +61,7 @@ def _is_text(value):
 
 
 class Streamed(Sequence):
-    """Training Records too many to be in memory; `column(name)` gives a field without reading."""
+    """Training Records that do not fit in memory; `column(name)` returns a field from an index."""
 
 
 def column(records, name):
@@ -72,14 +72,14 @@ def column(records, name):
 
 
 class Dataset(NamedTuple):
-    name: str  # the layout's and, where it has variants, which one: "ltcc", "msmt17:V2"
+    name: str  # the layout and, if there are variants, the variant: "ltcc", "msmt17:V2"
     title: str
     task: str
     root: Path
     records: Sequence[Record]
     protocols: tuple = ()  # of reid.protocols.Protocol, the default first
-    extra: bool = False  # trained on under this task, but not tested
-    notes: tuple[str, ...] = ()  # what is odd about it, a sentence each
+    extra: bool = False  # only for training in this task
+    notes: tuple[str, ...] = ()  # sentences about oddities
 
     @property
     def layout(self):
@@ -95,7 +95,7 @@ class Dataset(NamedTuple):
 
     @property
     def tested(self):
-        """Whether there is a test split: SYNTH-PEDES and COCAS+ Real1 are for training alone."""
+        """Whether there is a test split; SYNTH-PEDES and COCAS+ Real1 are only for training."""
         return any(self.split(role) for role in ("query", "gallery", "test"))
 
     def split(self, role):

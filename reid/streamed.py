@@ -1,4 +1,4 @@
-"""JSON lists too long to be in memory: an index knows where each entry begins."""
+"""JSON lists that are too long for memory: an index has the byte at which each entry begins."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from reid.cli import UserError
 from reid.files import replacing
 from reid.records import Record, Streamed, check_record
 
-PIECE = 2**24  # bytes of the JSON that are in memory at a time
+PIECE = 2**24  # bytes of the JSON in memory at a time
 
 
 class Entries(Streamed):
-    """The training Records of the JSON list at `path`, each read when it is asked for.
-    records_of(entry): its Records, `each` in number, of one person."""
+    """The training Records of the JSON list at `path`, each read when it is needed.
+    records_of(entry): the `each` Records of an entry, of one person."""
 
     def __init__(self, path, records_of, each=1):
         self.path = path
@@ -37,13 +37,13 @@ class Entries(Streamed):
         return self._records(entry, start)[which]
 
     def column(self, name):
-        """Only `pid` differs between records, of the fields that the index knows."""
+        """A field of all records: `pid` from the index; the others have their default values."""
         if name == "pid":
             return self.index["pid"][:-1].repeat(self.each).tolist()
         return [getattr(Record("", "train", "", 0), name)] * len(self)
 
     def _records(self, entry, start):
-        """Those of an entry. UserError, which names its place, if something is wrong with it."""
+        """The Records of an entry. UserError, which names its place, if they are not valid."""
         where = f"{self.path}: the entry at byte {start}"
         records = self.records_of(entry)
         for record in records:
@@ -54,14 +54,14 @@ class Entries(Streamed):
 
     def _open_index(self):
         """(entries + 1,) with fields `start`, the byte at which an entry begins, and `pid`; the
-        last is the file's end. Made in one pass, and kept beside the file for the next opening."""
+        last is the file's end. Made in one pass, and saved next to the file for later openings."""
         kept = self.path.with_suffix(".index.npy")
         if kept.exists() and kept.stat().st_mtime >= self.path.stat().st_mtime:
             try:
                 index = np.load(kept)
                 if index["start"][-1] == self.path.stat().st_size:
                     return index
-            except (ValueError, EOFError, IndexError):  # cut off: made anew
+            except (ValueError, EOFError, IndexError):  # it is cut off, so make it again
                 pass
 
         index = np.fromiter(self._places(), [("start", "i8"), ("pid", "i8")])
@@ -69,27 +69,27 @@ class Entries(Streamed):
             with replacing(kept) as file:
                 np.save(file, index)
         except UserError as error:
-            print(f"note: {error}; the next opening reads all of {self.path.name} again",
+            print(f"note: {error}; {self.path.name} will be indexed again next time",
                   file=sys.stderr)
         return index
 
     def _places(self):
         """Yields (byte at which it begins, pid) of each entry, then the end of the file. UserError
-        if the list is cut off or no such list, or if an entry is wrong."""
+        if this is not a complete list or an entry is not valid."""
         decode = json.JSONDecoder().raw_decode
         size = self.path.stat().st_size
-        text = ""  # read, and not yet decoded
+        text = ""  # read but not yet decoded
         passed = 0  # bytes before `text`
         bar = tqdm(total=size, desc=f"indexing {self.path.name}", unit="B", unit_scale=True,
                    disable=size < PIECE)
         with open(self.path, "rb") as file, bar:
-            while (piece := file.read(PIECE)) and len(text) <= 2 * PIECE:  # no entry is as long
-                text += piece.decode("latin-1")  # one character per byte; JSON's signs are ASCII
+            while (piece := file.read(PIECE)) and len(text) <= 2 * PIECE:  # entries are shorter
+                text += piece.decode("latin-1")  # one character per byte
                 end = 0
                 while (brace := text.find("{", end)) >= 0:
                     try:
                         entry, end = decode(text, brace)
-                    except (ValueError, RecursionError):  # goes on in the next piece, or never ends
+                    except (ValueError, RecursionError):  # it continues in the next piece
                         break
                     start = passed + brace
                     yield start, self._records(entry, start)[0].pid

@@ -74,7 +74,7 @@ def test_lists_of_the_released_code_serve_the_task_of_their_data_set_alone(
             [dataset] = folders.open_all(toy, {asked: row})
             assert dataset.task == task and [r.pid for r in dataset.records] == [4, 4, 4]
         else:
-            with pytest.raises(UserError, match=f"nothing there for --task {asked}"):
+            with pytest.raises(UserError, match=f"no data for --task {asked}"):
                 folders.open_all(toy, {asked: row})
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_found_is_said(toy):
     put(toy / "holiday", "beach/1.jpg")
     trees.market(toy / "a")
     for path, words in ((toy / "nowhere", "nowhere: no such folder"),
-                        (toy / "holiday", "no known data set .*docs/data.md.* Found beach"),
+                        (toy / "holiday", "no known data set .*docs/data.md.* It contains beach"),
                         (toy / "a", r"--task vi; found Market-1501 \(trad\)")):
         with pytest.raises(UserError, match=words):
             folders.open_all(path, asked_tasks("vi"))
@@ -92,7 +92,7 @@ def test_what_cannot_be_found_is_said(toy):
     trees.market(toy / "again")
     trees.llcm(toy / "llcm")
     assert opened(toy, "vi").layout == "llcm"  # only what serves the task is wanted once
-    with pytest.raises(UserError, match=f"more than once .{toy}/a, {toy}/again"):
+    with pytest.raises(UserError, match=f"several copies of .* .{toy}/a, {toy}/again"):
         folders.open_all(toy, ALL)
 
 
@@ -124,7 +124,7 @@ def test_people_in_both_splits_and_images_without_a_record(tmp_path, command):
     both, unread = notes(root)
     assert "1 people, such as 2, are in training and in test" in both
     assert unread.endswith("1 image files, such as query/new/0003_c1s1_000001_00.JPG, "
-                           "are in no record")
+                           "belong to no record")
     code, out, err = command(data, root)
     assert code == 0 and [f"note: {both}", f"note: {unread}"] == err.splitlines()[:2]
 

@@ -236,7 +236,7 @@ def test_lists_of_any_task(toy):
         Record(name, "query", None, 9, 3, "9:2", "text", ("In red.",)),
         Record(name, "gallery", "img/3_rgb.jpg", 9, None, "9:1"),
         Record(name, "gallery", "img/1_rgb.jpg", -1, None, "-1:1", junk=True))
-    with pytest.raises(UserError, match="nothing there for --task vi"):
+    with pytest.raises(UserError, match="no data for --task vi"):
         opened(root, "vi")  # the names tell another task
 
     (root / "datalist/train_t2i.txt").unlink()  # now they tell none, and any one is taken
@@ -244,7 +244,7 @@ def test_lists_of_any_task(toy):
     assert opened(root, "ctcc").split("query")[0].target_clothes == "9:2"
     assert opened(root, "trad").split("train")[0].cam == 2
     for task in trees.JOINED:
-        with pytest.raises(UserError, match=f"nothing there for --task {task}"):
+        with pytest.raises(UserError, match=f"no data for --task {task}"):
             opened(root, task)
     with pytest.raises(UserError, match="attr = li"):
         open_all(toy, asked_tasks("all"))
@@ -333,5 +333,5 @@ def test_encodings(toy):
         opened(root, "li")
     os.rename(trees.market(toy / "m") / "query/0001_c1s1_001051_00.jpg",
               os.fsencode(toy / "m/query/0001_c1s1_001051_") + b"\xff.jpg")
-    with pytest.raises(UserError, match="not? .*in UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         opened(toy / "m", "trad")

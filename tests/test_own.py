@@ -71,7 +71,7 @@ def test_a_split_by_hand_without_outfits(tmp_path):
     for role in ("train", "query", "gallery"):
         assert [(record.pid, record.path) for record in dataset.split(role)] == [
             (pid, f"{role}/{person}/{role}.png") for pid, person in enumerate(sorted(NAMES[:3]))]
-    with pytest.raises(UserError, match="nothing there for --task cc"):
+    with pytest.raises(UserError, match="no data for --task cc"):
         open_all(tmp_path, asked_tasks("cc"))
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_folder_of_people(tmp_path, mine):
     """A data set of which a part is missing is not taken for people."""
     for folder in ("bounding_box_train", "query"):
         put(tmp_path, f"market/{folder}/0001_c1s1_000001_01.jpg")
-    with pytest.raises(UserError, match="no known data set in it, and no folder for each person"):
+    with pytest.raises(UserError, match="no known data set in it, and no folders of people"):
         find_datasets(tmp_path / "market")
     for person in NAMES[3:]:
         shutil.rmtree(mine / person)
@@ -100,7 +100,7 @@ def test_a_data_set_that_is_not_read_is_named(tmp_path):
     for camera in ("cam1", "cam2"):
         put(tmp_path, f"SYSU-MM01/{camera}/0001/0001.jpg")
     put(tmp_path, "d/DukeMTMC-reID/bounding_box_train/0001_c1_f0046182.jpg")
-    for folder, words in (("SYSU-MM01", "SYSU-MM01 is not read"), ("d", "withdrawn by its")):
+    for folder, words in (("SYSU-MM01", "SYSU-MM01 cannot be read"), ("d", "withdrawn by its")):
         with pytest.raises(UserError, match=words):
             find_datasets(tmp_path / folder)
 
@@ -194,10 +194,10 @@ def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
     both = tmp_path / "both"
     for folder in ("bounding_box_train", "bounding_box_test", "query"):
         put(both, f"market/{folder}/anna.jpg")
-    words = r"taken for Market-1501 \(trad\): .*cannot read 'anna.jpg'"
+    words = r"read as Market-1501 \(trad\): .*cannot read 'anna.jpg'"
     with pytest.raises(UserError, match=words):
         open_all(both, asked_tasks("trad"))
     ltcc(both / "ltcc")
     [dataset] = open_all(both, asked_tasks("all"))
     assert dataset.task == "cc"
-    assert any("passed over, taken for Market-1501" in note for note in dataset.notes)
+    assert any("skipped, read as Market-1501" in note for note in dataset.notes)
