@@ -1,4 +1,4 @@
-"""Pictures that show whether an instruction was followed: ranking lists, gates, word attention.
+"""Figures that show whether an instruction was followed: rankings, gates, attention to words.
 
 Drawn with Pillow, at most WIDTH pixels wide, so that README shows them unscaled.
 Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l layers.
@@ -34,10 +34,10 @@ WORD = (112, 56)   # (height, width) of the map of a word
 GATE = (30, 56)    # (height, width) of a gate
 
 TOP = 10      # ranked images of a row
-LEFT_OUT = 2  # removed ones that are shown among them
+LEFT_OUT = 2  # removed images that are shown among them
 
 HIT, MISS, REMOVED = range(3)
-FRAMES = (  # by verdict: meaning, colour, pixels of a dash and of a space, for the colour-blind
+FRAMES = (  # by verdict: meaning, colour, lengths of dashes and gaps (for the colour-blind)
     ("right", (0, 130, 60), WIDTH, 0),  # one dash: a solid line
     ("wrong", (215, 30, 30), 12, 6),
     ("left out by the protocol", (130, 130, 130), 3, 5),
@@ -51,16 +51,16 @@ YELLOW = (255, 225, 0)
 # ---- ranking lists ----
 
 class RankRow(NamedTuple):
-    """One line of a ranking list: a query under one instruction."""
+    """One row of a ranking list: a query with one instruction."""
     dataset: Dataset
     query: Record
     name: str  # of the instruction: wanted, own, random, or the sentence itself
-    ask: object  # with .words and .picture, a path below dataset.root, None each if absent; or None
-    ranking: list  # [(record, HIT, MISS, REMOVED or, unjudged, None)], nearest first
+    ask: object  # None, or with .words and .picture (a path below dataset.root), None if absent
+    ranking: list  # [(record, HIT, MISS, REMOVED or None)], nearest first; None: not judged
 
     @property
     def clothes(self):
-        """The path of the instruction's picture, None if it has none."""
+        """The path of the instruction's picture of clothes, or None."""
         return self.ask and self.ask.picture
 
     @property
@@ -72,21 +72,21 @@ class RankRow(NamedTuple):
 
 
 def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
-    """RankRows of `people` queries under each of several instructions; the queries are spread
-    evenly over those with a hit, not picked by result.
+    """RankRows of `people` queries with each of several instructions. The queries are not chosen by
+    result but spread evenly over those with a hit.
 
-    variants: {name: (the Ask of each query, function: start and end of a slice of the queries ->
-    their distances from the gallery (c g))}.
+    variants: {name: (an Ask for each query, a function (start, end) -> distances (c g) of that
+    slice of the queries)}.
     """
     places = indices_of(gallery, protocol.gallery)
     gallery = [gallery[i] for i in places]
-    asking = indices_of(queries, protocol.queries)
-    has_hit = answerable(protocol, [queries[i] for i in asking], gallery)
-    asking = list(compress(asking, has_hit))
+    candidates = indices_of(queries, protocol.queries)
+    has_hit = answerable(protocol, [queries[i] for i in candidates], gallery)
+    candidates = list(compress(candidates, has_hit))
 
     rows = []
-    for place in np.linspace(0, len(asking) - 1, min(people, len(asking))).astype(int):
-        i = asking[place]
+    for place in np.linspace(0, len(candidates) - 1, min(people, len(candidates))).astype(int):
+        i = candidates[place]
         [positive], [removed] = masks(protocol, *columns([queries[i]], gallery))
         verdicts = np.where(positive, HIT, MISS)
         verdicts[removed] = REMOVED
@@ -99,8 +99,8 @@ def rank_rows(dataset, protocol, queries, gallery, variants, people=2):
 
 
 def top_of(order, verdicts):
-    """The part of a ranking that is drawn, as indices of the gallery: its first TOP images without
-    the removed ones, and the first LEFT_OUT of these that are ranked among them.
+    """The part of a ranking that is drawn, as indices of the gallery: the first TOP images that are
+    not removed, and the first LEFT_OUT removed images among them.
 
     order (g,): indices of the gallery, nearest first; verdicts (g,): HIT, MISS or REMOVED.
     """
@@ -112,12 +112,12 @@ def top_of(order, verdicts):
 
 
 def ranking_list(rows):
-    """A picture as in Supp. Fig. 1-2: a query, its instructions one below the other, and under each
-    the ranking. rows: RankRows of one data set, those of one query behind each other.
+    """A figure as in Supp. Fig. 1-2: a query and, for each of its instructions, the ranking.
+    rows: RankRows of one data set; those of a query follow each other.
 
-    The right answers have a solid green frame, the wrong ones a dashed red one; those that the
-    protocol leaves out have a dotted grey one and pale colours, and no rank. Without verdicts there
-    are neither frames nor their legend.
+    Right answers have a solid green frame, wrong ones a dashed red one. Images that the protocol
+    leaves out are pale, with a dotted grey frame and without a rank. Without verdicts there are no
+    frames and no legend.
     """
     left = QUERY[1] + 3 * GAP
     room = WIDTH - left - GAP
@@ -153,7 +153,7 @@ def ranking_list(rows):
 
 
 def _ranking(picture, row, x, y, width):
-    """The instruction's picture, if it has one, and the ranked images with ranks above them."""
+    """The instruction's picture, if any, and the ranked images with their ranks above."""
     draw = ImageDraw.Draw(picture)
     height = 2 * width
     top = y + SMALL.size + GAP
@@ -177,12 +177,12 @@ def _ranking(picture, row, x, y, width):
 
 
 def _photo(row, path, size):
-    """An image file of the row's data set as a picture of `size` (height, width)."""
+    """An image file of the row's data set as a Pillow image of `size` (height, width)."""
     return _picture(load_image(row.dataset.root / path, size))
 
 
 def _framed(picture, verdict):
-    """The picture with the frame of a verdict just inside its edges."""
+    """The image with the frame of a verdict inside its edges."""
     _, colour, dash, space = FRAMES[verdict]
     pixels = np.array(picture)
     height, width, _ = pixels.shape
@@ -201,10 +201,8 @@ GATES_TITLE = ("The gate g of every head, 0 before training: how much of what it
 
 
 def gates(model):
-    """The gates of Eq. 2, one row per layer and one column per head, and the mean |g| of a layer.
-
-    Blue is negative, orange positive, white 0.
-    """
+    """The gates of Eq. 2: a row per layer, a column per head, and the mean |g| of each layer. Blue
+    is negative, orange positive, white 0."""
     edited = edited_layers(model)
     values = torch.stack([attention.gate.detach() for attention in edited.values()])
     values = values.float().cpu().numpy()  # (l h)
@@ -233,7 +231,7 @@ def gates(model):
 
 
 def edited_layers(model):
-    """{number of a layer: its attention} of the layers that an instruction edits."""
+    """{index of a layer: its attention}, for the layers that an instruction edits."""
     attentions = {i: block.attn for i, block in enumerate(model.editor.blocks)}
     return {i: attn for i, attn in attentions.items() if hasattr(attn, "gate")}
 
@@ -247,11 +245,11 @@ def _shade(value):
 # ---- attention to the instruction, word by word ----
 
 def word_attention(model, image, sentence):
-    """One small map per word of the sentence: where on the body the model attends to it, and its
-    share of all that the CLS token and the mean patch attend to. image (1 3 H W), normalised.
+    """A small map for each word of the sentence: which patches attend to it, and its share of the
+    attention of the CLS token and of the average patch. image (1 3 H W), normalised.
 
-    Bright yellow: this patch attends to the word more than the patch that does so least; one scale
-    for all words.
+    Bright yellow: the patch attends to the word much more than the patch that does so least; all
+    words have the same scale.
     """
     attention = instruction_attention(model, image, model.instruct([sentence]))
     rows, columns = model.editor.grid
@@ -282,9 +280,9 @@ def word_attention(model, image, sentence):
 
 
 def instruction_attention(model, image, instr):
-    """How much each image token attends to each instruction token, (n t).
+    """How much each image token attends to each instruction token, (n t): the second softmax of
+    Eq. 2 times |g|, averaged over heads and summed over layers.
 
-    That is the second softmax of Eq. 2 times |g|, mean over the heads and summed over the layers.
     image (1 3 H W), instr an Instruction of one.
     """
     layers = []
@@ -307,7 +305,7 @@ def _map_size(picture):
 
 
 def _table(title, cells):
-    """Cells (picture, lines below it) side by side, as many in a row as fit, below a title."""
+    """A title, and cells (image, lines below it) in rows of as many as fit."""
     lines = _wrap(title, WIDTH - 2 * GAP)
     map_height, map_width = WORD
     width = map_width + 3 * GAP
@@ -350,12 +348,12 @@ def _text(draw, x, y, lines):
 
 
 def _centred(draw, middle, y, line):
-    """A small line below y, its middle at the given x."""
+    """A small line of text below y, centred at x = middle."""
     draw.text((middle, y), line, "black", SMALL, anchor="ma")
 
 
 def _wrap(text, width):
-    """Lines of whole words, none wider than `width` pixels."""
+    """The text in lines of at most `width` pixels, broken between words."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""Re-ranking by shared neighbours (Zhong et al. 2017), without a matrix of all images.
+"""k-reciprocal re-ranking (Zhong et al. 2017), without a matrix of all pairs of images.
 
 Letters in shapes: q queries, g gallery images, n both together (queries first), d feature width,
 k neighbours, c queries of a chunk, m members of a sparse vector, r neighbours of one image.
@@ -12,16 +12,16 @@ from reid.cli import UserError
 
 
 def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256):
-    """Re-ranking with the k1, k2 and lambda = weight of Zhong et al. No label is looked at.
+    """Re-ranking with the k1, k2 and lambda = weight of Zhong et al. It uses no labels.
 
     query_feats (q d), gallery_feats (g d): L2-normalised tensors. Each image becomes a sparse
     vector: exp(-distance) to the members of its expanded k-reciprocal set R*, summing to 1,
-    averaged over its k2 nearest images. Images are near if theirs overlap: Jaccard distance =
-    1 - sum of minima / sum of maxima. The result is weight * distance + (1 - weight) * Jaccard.
+    averaged over its k2 nearest images. Jaccard distance = 1 - sum of minima / sum of maxima of two
+    vectors. The result is weight * distance + (1 - weight) * Jaccard distance.
 
-    As in the authors' code, which published figures come from, a list of k neighbours has the image
-    itself ahead of them, squared distances are divided by the largest of their row, and half of a
-    neighbour's set must be shared by MORE than 2/3.
+    As in the authors' code, from which published figures come, a list of k neighbours begins with
+    the image itself, squared distances are divided by the largest of their row, and MORE than 2/3
+    of a neighbour's k/2-reciprocal set must be shared.
 
     Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from
     their -cosine (c g). UserError if the gallery is too small.
@@ -29,8 +29,8 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     q = len(query_feats)
     g = len(gallery_feats)
     if not 1 <= k2 <= k1 < g:
-        raise UserError(f"re-ranking by {k1} neighbours and {k2} of them: the gallery must hold "
-                        f"more images than that, and holds {g}; go without --rerank")
+        raise UserError(f"re-ranking by {k1} neighbours and {k2} of them needs a larger gallery "
+                        f"than {g} images; go without --rerank")
 
     feats = torch.cat([query_feats, gallery_feats])
     near, farthest = neighbours(feats, k1 + 1, chunk)
@@ -53,7 +53,7 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
 
 
 def neighbours(feats, k, chunk=256):
-    """Of each of n images: the k nearest, itself first, (n k); its largest 1 - cosine, (n,)."""
+    """For each of n images: the k nearest, itself first, (n k); its largest 1 - cosine, (n,)."""
     near = []
     farthest = []
     for start in range(0, len(feats), chunk):
@@ -71,8 +71,8 @@ def neighbours(feats, k, chunk=256):
 
 
 def reciprocal_vectors(feats, near, farthest, k1):
-    """A sparse vector of each of n images: its R*, weighted by nearness, summing to 1."""
-    half = int(np.around(k1 / 2)) + 1  # the image itself comes on top
+    """A sparse vector for each of n images: its R*, weighted by exp(-distance), summing to 1."""
+    half = int(np.around(k1 / 2)) + 1  # and the image itself
     mutual = reciprocal(near)
     mutual_half = reciprocal(near[:, :half])
 
@@ -86,7 +86,7 @@ def reciprocal_vectors(feats, near, farthest, k1):
 
 
 def reciprocal(near):
-    """(n k) bool: is image i among the k nearest of its own neighbour near[i, j]?"""
+    """(n k) bool: whether image i is among the k nearest of its neighbour near[i, j]."""
     mutual = np.empty(near.shape, bool)
     for i, nearest in enumerate(near):
         mutual[i] = (near[nearest] == i).any(1)
@@ -94,8 +94,8 @@ def reciprocal(near):
 
 
 def expanded(near, mutual, mutual_half, i):
-    """R* of image i: its k-reciprocal neighbours, and the k/2-reciprocal sets of these if more than
-    2/3 of them is shared."""
+    """R* of image i: its k-reciprocal neighbours, and their k/2-reciprocal sets of which more than
+    2/3 are shared."""
     own = near[i][mutual[i]]
     half_sets = near[own, :mutual_half.shape[1]]  # (r k/2): the nearest of each neighbour
     in_set = mutual_half[own]                     # (r k/2): those of them that are reciprocal
@@ -122,8 +122,8 @@ def concatenated(vectors):
 
 
 def inverted(vectors, n):
-    """For each of n images, the indices of the sparse vectors that have it as a member, and its
-    weights in them: two lists of n arrays."""
+    """For each of n images, the indices of the sparse vectors that contain it, and its weights in
+    them: two lists of n arrays."""
     members, values, owners = concatenated(vectors)
     order = np.argsort(members, kind="stable")
     ends = np.bincount(members, minlength=n).cumsum()[:-1]
@@ -133,8 +133,8 @@ def inverted(vectors, n):
 
 
 def jaccard_distance(vector, images, weights, size):
-    """1 - sum of minima / sum of maxima, of a sparse vector and each of `size` others as `inverted`
-    returns them, (size,)."""
+    """1 - sum of minima / sum of maxima, for a sparse vector and each of `size` others, given as by
+    `inverted`, (size,)."""
     members, own_values = vector
     sharing = [images[member] for member in members]
     lengths = [len(each) for each in sharing]

@@ -1,10 +1,10 @@
-"""What a run of train.py leaves in its folder: config.json and log.jsonl.
+"""The folder of a run of train.py, with config.json and log.jsonl.
 
-log.jsonl has a JSON object a line. For each task at its first step and every LOG_EVERY steps:
+log.jsonl has a JSON object per line. For each task, after its first step and every LOG_EVERY steps:
     {"step": 50, "task": "cc", "losses": {"tri": 0.91, ...}, "gradient": 2.1, "lr": 0.00075,
      "images/s": 212.0, "seconds": 14.2}
-losses and gradient (its norm before clipping) are means since the task's line before. And for each
-evaluation:
+losses and gradient (its norm before clipping) are means since the previous line of the task. For
+each evaluation:
     {"step": 500, "rows": [{"task": "cc", ...}, ...], "matrix": [...], "seconds": 160.4}
 """
 
@@ -22,7 +22,7 @@ from reid.files import lock, parse_json, read_text, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
 
-# What readers of a log rely on, as `misfit` takes it; a line may hold more.
+# What readers of a log need, as a form for `misfit`; a line may contain more.
 ROWS = [{"task": str, "data": str, "protocol": str, "mAP": Real}]
 LOSSES = {"step": Real, "task": str, "losses": {str: Real}, "seconds": Real}
 EVALUATION = {"step": Real, "rows": ROWS, "matrix": ROWS, "seconds": Real}
@@ -31,32 +31,29 @@ EVALUATION = {"step": Real, "rows": ROWS, "matrix": ROWS, "seconds": Real}
 # ---- the folder ----
 
 def name_of(config, preset, unnamed):
-    """--name, or what is special about a run: `all`, `ltcc-cc`, `ltcc-cc-lr_0.001-no-editing`.
-
-    The data's name unless it is the default, the task, and the flags that differ from those of the
-    config `preset`, but for those in `unnamed`.
-    """
+    """--name, or a name such as `all`, `ltcc-cc`, `ltcc-cc-lr_0.001-no-editing`: data (unless it is
+    the default), task, and flags that differ from the config `preset` and are not in `unnamed`."""
     if config.name:
         return folder_name(config.name)
-    words = [config.task, *flags_of(config, preset, unnamed)]
+    parts = [config.task, *flags_of(config, preset, unnamed)]
     if Path(config.data) != Path(preset.data):
-        words.insert(0, Path(config.data).resolve().name)
-    return folder_of(words)
+        parts.insert(0, Path(config.data).resolve().name)
+    return folder_of(parts)
 
 
-def folder_of(words):
+def folder_of(parts):
     """["--loss=triplet", "--data=my/a b", "--no-align"] -> "loss_triplet-data_a_b-no-align"."""
-    ends = [re.sub(r"=.*/", "=", word).removeprefix("--") for word in words]
+    ends = [re.sub(r"=.*/", "=", part).removeprefix("--") for part in parts]
     return "-".join(re.sub(r"[^A-Za-z0-9.-]+", "_", end) for end in ends)[:150]
 
 
 def new_folder(name, config):
-    """runs/NAME, or NAME-2, NAME-3 ...: no earlier run is overwritten. Holds config.json."""
+    """A new folder runs/NAME, or NAME-2, NAME-3 ... if that exists, with config.json in it."""
     folder = base = Path("runs") / name
     number = 1
     with writing(folder):
         while True:
-            with suppress(FileExistsError):  # which may be of a run that started this moment
+            with suppress(FileExistsError):  # maybe of a run that started at the same time
                 folder.mkdir(parents=True)
                 break
             number += 1
@@ -68,19 +65,19 @@ def new_folder(name, config):
 # ---- the log ----
 
 class Log:
-    """Writes the log of a run, over all its resumes; no other process may write into its folder.
+    """Writes the log of a run and of its resumed parts; locks the folder for other processes.
 
-    What is noted of a step may lie on a GPU: it is fetched, which waits for the GPU, only when it
-    is written.
+    Values that are noted may be on a GPU. They are fetched, which waits for the GPU, only when they
+    are written.
     """
 
     def __init__(self, folder, step=0, state=None):
-        """state: what the method returned at that step; without it a run begins."""
+        """state: the result of state() at that step; None for a new run."""
         self.folder = Path(folder)
         self.lock = lock(folder)
         self.lines = []
-        self.pending = {}  # task -> its steps without a line: [step, {name: value}]
-        self.latest = {}  # task -> its last loss
+        self.pending = {}  # task -> its steps since the last line: [step, {name: value}]
+        self.latest = {}  # task -> its latest loss
         self.began = time.time()
         self.restart_clock()
         if state:
@@ -99,17 +96,17 @@ class Log:
 
     @property
     def seconds(self):
-        """So far, of all processes that worked on the run."""
+        """Duration so far, without the time between an interruption and the resume."""
         return round(time.time() - self.began, 1)
 
     def status(self):
-        """The last loss of each task and the speed, for the progress bar."""
+        """The latest loss of each task and the speed, for the progress bar."""
         latest = [f"{task} {float(loss):.2f}" for task, loss in self.latest.items()]
         return f"{' '.join(latest)} {self.speed:.0f} images/s"
 
     def note(self, step, task, values, images, lr):
-        """One step: values {name: scalar}, its loss terms and perhaps "gradient". Writes the lines
-        that are due. UserError as `state`."""
+        """Notes a step: values {name: scalar}, its loss terms and perhaps "gradient". Writes the
+        lines that are due. UserError as in `state`."""
         values = {name: value.detach() for name, value in values.items()}
         self.latest[task] = sum(value for name, value in values.items() if name != "gradient")
         self.pending.setdefault(task, []).append([step, values])
@@ -120,7 +117,7 @@ class Log:
             self._write_task(step, lr, task)
 
     def state(self):
-        """What a checkpoint keeps of it. UserError that names the first value noted which is not
+        """The state for a checkpoint. UserError that names the first noted value that is not
         finite."""
         for task, steps in self.pending.items():
             for entry in steps:
@@ -129,12 +126,12 @@ class Log:
                     if not math.isfinite(value):
                         raise UserError(
                             f"step {entry[0]}, {task}: {name} is {value}, training has diverged; "
-                            f"nothing was saved since, lower --lr ({self.folder})"
+                            f"lower --lr (the last checkpoint in {self.folder} is older)"
                         )
         return {"pending": self.pending, "seconds": self.seconds}
 
     def write(self, step, lr):
-        """A line for each task with steps that have none yet. UserError as `state`."""
+        """A line for each task with pending steps. UserError as in `state`."""
         for task in list(self.pending):
             self._write_task(step, lr, task)
         self.restart_clock()
@@ -159,19 +156,19 @@ class Log:
         self._add(line | {"lr": float(f"{lr:.5g}"), "images/s": round(self.speed, 1)})
 
     def _add(self, line):
-        """All lines are written anew: a full disk or a crash leaves no half of a line."""
+        """Rewrites the whole file, so that a full disk or a crash does not leave half a line."""
         self.lines.append(line | {"seconds": self.seconds})
         text = "".join(f"{json.dumps(each)}\n" for each in self.lines)
         write_text(self.folder / "log.jsonl", text)
 
 
 def read_log(folder):
-    """The lines of a run's log.jsonl as dicts, [] without one. UserError that names the file, and
-    the line, if it is no log."""
+    """The lines of a run's log.jsonl as dicts, [] without one. UserError that names the file and
+    line if it is not a log."""
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []
-    fix = "it is no log of a run, remove the file"
+    fix = "it is not the log of a run, remove the file"
     lines = []
     for number, text in enumerate(read_text(path, fix).splitlines(), 1):
         where = f"{path}, line {number}"
@@ -184,10 +181,10 @@ def read_log(folder):
 
 
 def misfit(value, form, name=""):
-    """The first part of a value that has not the form it should, as `NAME is VALUE, must be ...`;
-    None if there is none.
+    """The first part of a value that does not have the right form, as `NAME is VALUE, must be ...`,
+    or None.
 
-    form: a type, (all that it may be), [the form of every item], {key: the form of its value} or
+    form: a type, (the allowed values), [the form of every item], {key: the form of its value} or
     {str: the form of every value}.
     """
     if isinstance(form, tuple):
