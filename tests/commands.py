@@ -51,3 +51,10 @@ class Payload:
 
     def __reduce__(self):
         return os.system, ("touch executed",)
+
+
+def recipe(title):
+    """The Python block of that section of docs/recipes.md."""
+    page = (ROOT / "docs/recipes.md").read_text()
+    _, _, section = page.partition(f"\n## {title}\n")
+    return section.split("```python\n")[1].split("```")[0]

@@ -70,6 +70,22 @@ def train_tiny(drawn, bert, command, monkeypatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Evaluation draws no pictures, which take most of its time."""
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "draw", lambda *_: {})
+
+
+@pytest.fixture
+def unfinished(monkeypatch):
+    """Training ends without an evaluation."""
+    import train
+
+    monkeypatch.setattr(train, "finish", lambda *_: None)
+
+
+@pytest.fixture
 def toy(tmp_path):
     """A folder that counts as drawn data, so that nobody compares it with published counts."""
     (tmp_path / "toy.json").write_text("{}")

@@ -119,16 +119,14 @@ def attend_all(attn, x, instr, mask=None, **wrong):
 
 
 def attention_mistakes(attn, x, instr, mask):
-    """{what is wrong: what EditingAttention would then give}; arguments as in attend_all."""
+    """{what is wrong: what EditingAttention would then give}; arguments as in attend_all, with
+    instructions as wide as images."""
     gates = attn.gate.detach()
     changes = {
         "the gate is not applied": dict(gates=torch.ones(attn.heads)),
         "the instruction is not read": dict(gates=torch.zeros(attn.heads)),
         "the gate goes through tanh, Eq. 2 takes it as it stands": dict(gates=gates.tanh()),
-        "the gate goes through a sigmoid, Eq. 2 takes it as it stands":
-            dict(gates=gates.sigmoid()),
-        "one gate serves all heads: the first": dict(gates=gates[:1].expand(attn.heads)),
-        "one gate serves all heads: their mean": dict(gates=gates.mean().expand(attn.heads)),
+        "one gate serves all heads": dict(gates=gates[:1].expand(attn.heads)),
         "the scores are divided by the root of the full width d, Eq. 3 has the width c of a head":
             dict(width=x.shape[2]),
         "the scores are not divided by the root of the width of a head": dict(width=1),
@@ -136,11 +134,9 @@ def attention_mistakes(attn, x, instr, mask):
             dict(softmax="one"),
         "the gate stands inside the softmax, Eq. 2 multiplies what comes out of it":
             dict(softmax="gate inside"),
-        "K' and V' are exchanged": dict(linears=(attn.v_instr, attn.k_instr)),
+        "K' and V' go through the image's own Linear_k and Linear_v":
+            dict(linears=(attn.k, attn.v)),
     }
-    if x.shape[2] == instr.shape[2]:
-        changes["K' and V' go through the image's own Linear_k and Linear_v"] = dict(
-            linears=(attn.k, attn.v))
     mistakes = {words: attend_all(attn, x, instr, mask, **wrong)
                 for words, wrong in changes.items()}
     mistakes["padding is read as if it were words"] = attend_all(attn, x, instr)

@@ -1,9 +1,8 @@
 """The rows of a table, the instruction matrix and the command, on painted images and a model that
 looks at colours. What the real model embeds is in test_embed.py, protocols in test_protocols.py."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +17,15 @@ from instructions import PERSON_SENTENCE, SENTENCES, TASKS, Ask
 from model import PARTS, Instruction, InstructReID, Output
 from reid import checkpoints, cli
 from reid.cli import UserError
-from reid.compare import FIGURES, comparison
 from reid.features import load_features, save_features
 from reid.images import normalise
 from reid.layouts import LAYOUTS
-from reid.protocols import GENERAL, STRICT, columns, masks, usual_protocols
+from reid.protocols import GENERAL, usual_protocols
 from reid.records import Dataset, Record
 from reid.rerank import k_reciprocal
 from reid.text import TextEncoder, embedded_text_model
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
+from tests.commands import recipe
 from tests.test_model import TINY
 
 PAINT = {
@@ -43,16 +42,16 @@ def colours_of(*names):
 
 class ColourModel(torch.nn.Module):
     """Feature = mean colour of the image plus `listen` times the instruction's; that of words and
-    a picture is the mean of both. `seen`: which image met which instruction."""
+    a picture is the mean of both. `seen`: what it was shown, and whether in half precision."""
 
     size, picture_size = (16, 8), (8, 8)
-    parts = [part for part in PARTS if part != "fused"]
 
-    def __init__(self, listen=0.0, editing=True):
+    def __init__(self, listen=0.0, editing=True, parts=PARTS):
         super().__init__()
         self.neck = torch.nn.Linear(1, 1)  # says on which device the model is
         self.listen = listen
         self.editing = editing
+        self.parts = [part for part in parts if part != "fused"]
         self.seen = []
 
     def instruct(self, sentences=None, pictures=None):
@@ -68,10 +67,9 @@ class ColourModel(torch.nn.Module):
         return Output(None, self.embed(images, instr), None, None, None)
 
     def embed(self, images, instr=None):
-        colour = images.mean((2, 3))
-        wanted = torch.zeros(1, 3) if instr is None else instr.pooled
-        self.seen += zip(colour, wanted.expand(len(images), 3))
-        return F.normalize(colour + self.listen * wanted, dim=1)
+        self.seen += [("image", torch.is_autocast_enabled("cpu"))] * len(images)
+        wanted = 0 if instr is None else instr.pooled
+        return F.normalize(images.mean((2, 3)) + self.listen * wanted, dim=1)
 
     def read_text(self, instr):
         return instr
@@ -86,8 +84,21 @@ class ColourModel(torch.nn.Module):
         return torch.tensor(0.1)
 
     def match(self, tokens, instr):
+        self.seen.append(("pair", torch.is_autocast_enabled("cpu")))
         score = -(tokens[:, 0] - instr.pooled).norm(dim=1)
         return torch.stack([torch.zeros_like(score), score], 1)
+
+
+class WithFused(ColourModel):
+    """F_out is the red of F."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = PARTS
+
+    def forward(self, images, instr):
+        neck = self.embed(images, instr)
+        return Output(neck, neck, neck, neck[:, :1], None)
 
 
 @pytest.fixture
@@ -97,9 +108,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def dataset_of(root, name, task, records, protocols=None):
-    return Dataset(name, LAYOUTS[name].title, task, root, tuple(records),
-                   protocols or usual_protocols(TASKS[task]))
+def dataset_of(root, name, task, records):
+    protocols = LAYOUTS[name].protocols.get(task) or usual_protocols(TASKS[task])
+    return Dataset(name, LAYOUTS[name].title, task, root, tuple(records), protocols)
 
 
 def cocas(root, task):
@@ -123,7 +134,7 @@ def ltcc(root):
     people = ((1, "red"), (1, "green"), (2, "blue"), (2, "grey"))
     records = [Record("ltcc", role, f"{image}.png", pid, cam, clothes=f"{pid}:{image}")
                for role, cam in (("query", 1), ("gallery", 2)) for pid, image in people]
-    return dataset_of(root, "ltcc", "cc", records, LAYOUTS["ltcc"].protocols["cc"])
+    return dataset_of(root, "ltcc", "cc", records)
 
 
 def pedes(root):
@@ -136,54 +147,33 @@ def pedes(root):
 
 # ---- ranking by features ----
 
-def test_a_row_is_the_metrics_of_all_queries_in_chunks_and_reranked_too(monkeypatch):
-    torch.manual_seed(0)
-    feats = F.normalize(torch.randn(23, 8)), F.normalize(torch.randn(40, 8))
-    queries = [Record("market", "query", None, i % 5, i % 3) for i in range(23)]
-    gallery = [Record("market", "gallery", None, i % 6, i % 2) for i in range(40)]
-    pair = masks(GENERAL, *columns(queries, gallery))
-    first = (-feats[0] @ feats[1].T).numpy()
-    reranked = k_reciprocal(*feats)(0, first.copy())
-    retrieval = Retrieval(queries, gallery, *feats)
-    for chunk, (stage, dist) in product((100, 4), ((None, first), (k_reciprocal, reranked))):
-        monkeypatch.setattr(evaluate, "CHUNK", chunk)
-        direct = evaluate.ranking_metrics(dist, *pair)
-        row = rank(GENERAL, retrieval, stage=stage)
-        assert [row[f"R{k}"] for k in (1, 5, 10)] == list(direct["cmc"][[0, 4, 9]])
-        assert [row["mAP"], row["mINP"]] == pytest.approx([direct["mAP"], direct["mINP"]])
-        for figure, values in row["each"][0].items():
-            assert np.nanmean(values) == pytest.approx(row[figure])
+def test_what_cannot_be_ranked_is_a_user_error():
+    records = [Record("market", "gallery", None, 1)] * 12
+    feats = F.normalize(torch.randn(12, 8))
+    retrieval = Retrieval(records, records, feats, feats)
     with pytest.raises(UserError, match="20 neighbours.*holds 12"):
-        rank(GENERAL, Retrieval(queries, gallery[:12], feats[0], feats[1][:12]), None, k_reciprocal)
+        rank(GENERAL, retrieval, None, k_reciprocal)
     for value in (torch.nan, torch.inf):
         with pytest.raises(UserError, match="NaN or infinity"):
-            rank(GENERAL, retrieval._replace(gallery_feats=feats[1] * value))
+            rank(GENERAL, retrieval._replace(gallery_feats=feats * value))
 
 
-def test_llcm_averages_trials_in_both_directions_and_ranks_people(root):
+def test_llcm_averages_trials_in_both_directions(root):
     records = [Record("llcm", "test", f"{image}.png", pid, cam, modality=modality)
                for modality in ("rgb", "ir") for pid, image in ((1, "red"), (2, "blue"))
                for cam in (1, 2) for _ in range(3)]
-    protocols = LAYOUTS["llcm"].protocols["vi"]
-    rows = evaluate_all(Run(ColourModel()), [dataset_of(root, "llcm", "vi", records, protocols)])
+    dataset = dataset_of(root, "llcm", "vi", records)
+    rows = evaluate_all(Run(ColourModel()), [dataset])
     assert [row["protocol"] for row in rows] == ["ir-to-vis", "vis-to-ir"]
     for row in rows:
         assert (row["trials"], row["queries"], row["gallery"], row["R1"]) == (10, 12, 4, 1)
 
-    places = ((2, 1), (2, 2), (1, 1))  # a person's second image before the hit costs no rank
-    records = [Record("llcm", "test", "q", 1, 9, modality="ir")]
-    records += [Record("llcm", "test", str(i), *place) for i, place in enumerate(places)]
-    feats = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]]))
-    row = rank(protocols[0], Retrieval(records, records, feats, feats))
-    assert (row["R1"], row["mAP"]) == (0, pytest.approx(1 / 3))
-    assert [each["mAP"] for each in row["each"]] == [pytest.approx([1 / 3])] * 10
-
 
 def test_second_stage_reorders_only_the_nearest(root):
-    first, second = evaluate_all(Run(ColourModel()), [pedes(root)])
-    assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
     dataset = pedes(root)
     run = Run(ColourModel())
+    first, second = evaluate_all(run, [dataset])
+    assert "matching" in second["protocol"] and second["R1"] == 1 and first["queries"] == 4
     retrieval = evaluate.task_retrieval(run, dataset)._replace(queries=[1, 2])
     run.once = lambda *_: torch.tensor([[[2.0, 3], [0, 1]], [[5, 9], [9, 5]]])  # nearest, scores
     dist = np.array([[0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3]]) - 1
@@ -212,26 +202,27 @@ def test_tasks_give_every_protocol_with_its_name_and_chance(root, monkeypatch):
     assert [row["R1"] for row in rows] == [1, 0.5, 1]  # colours of clothes, where they change
     for row in rows:
         assert row["queries"] == 4 and row["without"] == 0 and 0 < row["chance mAP"] < 1
-    assert evaluate_all(Run(ColourModel(), protocol="sc"), [dataset])[0]["protocol"] == "sc"
     window = evaluate_all(Run(ColourModel(), ap_window=1), [dataset])
     assert window[0]["protocol"] == "general, AP in the first 1"
     assert window[0]["mAP"] == 1 > rows[0]["mAP"]  # the second hit costs nothing
     monkeypatch.setattr(evaluate, "k_reciprocal", lambda *feats: lambda start, dist: -dist)
     first, second = evaluate_all(Run(ColourModel(), protocol="sc", rerank=True), [dataset])
-    assert second["protocol"] == "sc + re-ranking" and second["R1"] < first["R1"] == 1
+    assert (first["protocol"], second["protocol"]) == ("sc", "sc + re-ranking")
+    assert second["R1"] < first["R1"] == 1
     with pytest.raises(UserError, match="0 queries"):
         evaluate.queries_and_gallery(dataset._replace(records=dataset.records[4:]))
 
 
 def test_junk_is_not_embedded(root):
-    records = [
-        Record("market", role, f"{image}.png", pid, cam, junk=pid < 0) for role, image, pid, cam in
-        (("query", "red", 1, 1), ("gallery", "red", 1, 2), ("gallery", "blue", 2, 2),
-         ("gallery", "grey", -1, 2))]
-    model = ColourModel()
-    [row] = evaluate_all(Run(model), [dataset_of(root, "market", "trad", records)])
-    assert row["gallery"] == 2 and len(model.seen) == 3
-    assert instruction_matrix(Run(model), dataset_of(root, "market", "trad", records)) == []
+    images = (("query", "red", 1, 1), ("gallery", "red", 1, 2), ("gallery", "blue", 2, 2),
+              ("gallery", "grey", -1, 2))
+    records = [Record("market", role, f"{image}.png", pid, cam, junk=pid < 0)
+               for role, image, pid, cam in images]
+    run = Run(ColourModel())
+    dataset = dataset_of(root, "market", "trad", records)
+    [row] = evaluate_all(run, [dataset])
+    assert row["gallery"] == 2 and len(run.model.seen) == 3
+    assert instruction_matrix(run, dataset) == []
 
 
 class Moody(ColourModel):
@@ -252,62 +243,56 @@ def test_each_of_the_sentences_is_ranked_and_their_figures_summarised(root):
     assert len(set(mAP)) > 2 and mAP != R1
     assert len(run.known) == 20  # query and gallery are the same photos here
     [row] = evaluate_all(run, [ltcc(root)], evaluate.evaluate_sentences)
-    expected = {"sentences": 20, "mAP": np.mean(mAP), "sd": np.std(mAP), "R1": np.mean(R1)}
-    expected |= {"R1 sd": np.std(R1), "best": max(mAP), "worst": min(mAP)}
-    expected |= {"best sentence": SENTENCES["cc"][np.argmax(mAP)]}
-    expected |= {"worst sentence": SENTENCES["cc"][np.argmin(mAP)]}
-    assert {key: row[key] for key in expected} == expected
-    assert row["chance mAP"] == figures[0]["chance mAP"] and "R5" not in row
+    expected = {
+        "sentences": 20, "mAP": np.mean(mAP), "sd": np.std(mAP), "R1": np.mean(R1),
+        "R1 sd": np.std(R1), "best": max(mAP), "worst": min(mAP),
+        "best sentence": SENTENCES["cc"][np.argmax(mAP)],
+        "worst sentence": SENTENCES["cc"][np.argmin(mAP)],
+        "chance mAP": figures[0]["chance mAP"],
+    }
+    assert {key: row[key] for key in expected} == expected and "R5" not in row
 
 
-def test_feature_and_precision_reach_every_pass_of_the_model(root):
-    """--feature fused and --amp bf16, in both stages of t2i too. Tables rank by F and by F_out, the
-    matrix by the feature of the flag; t2i has F alone."""
-    seen = set()
-
-    class Spied(ColourModel):
-        parts = PARTS
-
-        def forward(self, images, instr):
-            seen.add(("F_out", torch.is_autocast_enabled("cpu")))
-            neck = self.embed(images, instr)
-            return Output(neck, neck, neck, neck[:, :1], None)
-
-        def embed(self, images, instr=None):
-            seen.add(("F", torch.is_autocast_enabled("cpu")))
-            return super().embed(images, instr)
-
-        def match(self, tokens, instr):
-            seen.add(("match", torch.is_autocast_enabled("cpu")))
-            return super().match(tokens, instr)
-
-    rows = evaluate.evaluate_all(Run(Spied(), amp="bf16"), [ltcc(root), pedes(root)])
-    assert seen == {("F_out", True), ("F", True), ("match", True)}
+def test_precision_reaches_every_pass_and_the_feature_every_table(root):
+    """Tables rank by F and by F_out, the matrix and the 20 sentences by the feature of the flag;
+    t2i has F alone."""
+    run = Run(WithFused(), amp="bf16")
+    rows = evaluate_all(run, [ltcc(root), pedes(root)])
+    assert set(run.model.seen) == {("image", True), ("pair", True)}
     assert [row["feature"] for row in rows] == ["F", "F_out"] * 3 + ["F", "F"]
-    both = {feature: Run(Spied(), feature) for feature in FEATURES}
-    for run in both.values():
-        rows = {row["feature"]: row["mAP"] for row in evaluate_all(run, [ltcc(root)])}
-        assert rows["F"] != rows["F_out"]
-        [first, *_] = [row for row in instruction_matrix(run, ltcc(root))]
-        [same] = [row for row in evaluate_all(replace(run, protocol="cc"), [ltcc(root)])
-                  if row["feature"] == FEATURES[run.feature]]
-        assert first["mAP"] == same["mAP"]
-        [row] = evaluate_all(
-            replace(run, protocol="cc"), [ltcc(root)], evaluate.evaluate_sentences)
-        assert row["feature"] == FEATURES[run.feature]
+    for feature, name in FEATURES.items():
+        run = Run(WithFused(), feature, protocol="cc")
+        both = {row["feature"]: row for row in evaluate_all(run, [ltcc(root)])}
+        assert both["F"]["mAP"] != both["F_out"]["mAP"]
+        assert instruction_matrix(run, ltcc(root))[0]["mAP"] == both[name]["mAP"]
+        [row] = evaluate_all(run, [ltcc(root)], evaluate.evaluate_sentences)
+        assert (row["feature"], row["mAP"]) == (name, pytest.approx(both[name]["mAP"]))
+
+
+def test_a_part_that_was_not_trained_is_refused_or_left_out(root, capsys):
+    run = Run(ColourModel(parts=TASKS["li"].parts))
+    assert {row["feature"] for row in evaluate_all(run, [cocas(root, "li")])} == {"F"}
+    said = {row["instruction"] for row in instruction_matrix(run, cocas(root, "li"))}
+    assert "wanted, without a photo" in said
+    assert "wanted, gallery without instructions" not in said  # it takes text queries
+    for dataset, part in ((cocas(root, "ctcc"), "pictures"), (pedes(root), "text queries")):
+        assert evaluate_all(run, [dataset]) == []
+        words = f"left out: {dataset.title} {dataset.task} {dataset.protocols[0].name}: the model "
+        assert f"{words}was not trained for {part}: " in capsys.readouterr().err
+    with pytest.raises(UserError, match="E_f"):
+        replace(run, feature="fused")
 
 
 # ---- the instruction matrix ----
 
 def test_matrix_of_sentences(root):
     """The wrong sentence is given to both sides; targets that nobody is seen in have no row."""
-    model = ColourModel()
-    rows = instruction_matrix(Run(model), ltcc(root))
+    run = Run(ColourModel())
+    rows = instruction_matrix(run, ltcc(root))
     right, wrong = SENTENCES["cc"][0], SENTENCES["trad"][0]
     assert [(row["target"], row["instruction"]) for row in rows] == [
         (target, words) for target in TASKS["cc"].targets for words in (right, wrong)]
     assert [row["R1"] for row in rows if row["target"] == "same clothes"] == [1, 1]
-    run = Run(model)
     variants = evaluate.instruction_variants(run, ltcc(root))
     for sentence, (queries, gallery, *feats, asks) in variants.items():
         assert set(asks) == {Ask(sentence)}
@@ -316,76 +301,64 @@ def test_matrix_of_sentences(root):
             assert found is own, f"under '{sentence}' are features of another sentence"
 
     records = [r for r in ltcc(root).records if (r.role == "query") == ("red" in r.path)]
-    rows = instruction_matrix(Run(model), ltcc(root)._replace(records=records))
+    rows = instruction_matrix(run, ltcc(root)._replace(records=records))
     assert {row["target"] for row in rows} == {"other clothes"}
 
 
 @pytest.mark.parametrize("task", OF_THEIR_OWN)
-def test_matrix_of_wanted_own_and_random_instruction(root, task):
-    """The gallery keeps its own instruction, and each variant of the queries is by value."""
-    model = ColourModel(listen=1.0)
-    run = Run(model)
-    dataset = cocas(root, task)
-    rows = {row["instruction"]: row for row in instruction_matrix(run, dataset)}
+def test_matrix_and_shortcut_controls_by_value(root, task):
+    """Queries under the wanted, their own and a random instruction, with a stranger's photo,
+    without one; the gallery under its own, or under none."""
     row = TASKS[task]
-
-    def asks(*colours, words=row.described, pictures=row.pictures):
-        return [Ask(f"wears {colour}" if words else None, f"{colour}.png" if pictures else None)
-                for colour in colours]
-
-    expected = {"wanted": asks("red", "blue")}
-    expected |= {"own": asks("green", "green"), "random": asks("blue", "red")}
-    if row.described and row.pictures:
-        expected["random words"] = [Ask("wears blue", "red.png"), Ask("wears red", "blue.png")]
-        expected["random picture"] = [Ask("wears red", "blue.png"), Ask("wears blue", "red.png")]
-    variants = evaluate.instruction_variants(run, dataset)
-    assert {name: each.asks for name, each in variants.items()} == expected
-    carried = asks("red", "green", "blue", "green")
-    carrying = run.features(dataset, dataset.split("gallery"), carried)
-    for name, each in variants.items():
-        feats = run.features(dataset, dataset.split("query"), each.asks)
-        assert torch.equal(each.query_feats, feats), name
-        assert torch.equal(each.gallery_feats, carrying), name
-    colours = colours_of("red", "green", "blue", "green")
-    torch.testing.assert_close(carrying, F.normalize(2 * colours))
-
-    assert rows.keys() - expected.keys() == {
-        "wanted, a stranger's photo", "wanted, without a photo",
-        "wanted, gallery without instructions"}
-    assert rows["wanted"]["mAP"] == 1 and rows["own"]["R1"] == rows["random"]["R1"] == 0
-    for figures in rows.values():
-        assert figures["chance mAP"] > 0 and figures["queries"] == 2
-
-
-@pytest.mark.parametrize("task", OF_THEIR_OWN)
-def test_shortcut_controls_by_value(root, task):
-    """A stranger's photo, no photo, a gallery that carries nothing."""
     dataset = cocas(root, task)
     gallery = dataset.split("gallery")
-    photos = ("red", "blue")
     queries = [replace(query, path=f"{name}.png")
-               for query, name in zip(dataset.split("query"), photos)]
-    run = Run(ColourModel(listen=0.5))
+               for query, name in zip(dataset.split("query"), ("grey", "green"))]
     dataset = dataset._replace(records=(*queries, *gallery))
-    controls = evaluate.shortcut_controls(run, dataset, evaluate.task_retrieval(run, dataset))
-    stranger, alone, bare = (feats for _, _, *feats, _ in controls.values())
-    for each in controls.values():
-        assert [query.pid for query in each.queries] == [1, 2] and each.gallery == gallery
+    run = Run(ColourModel(listen=1.5))
 
-    wanted = colours_of("red", "blue")
-    carried = colours_of("red", "green", "blue", "green")
-    torch.testing.assert_close(stranger[0], F.normalize(wanted.flip(0) + 0.5 * wanted))
-    torch.testing.assert_close(stranger[1], F.normalize(carried + 0.5 * carried))
-    torch.testing.assert_close(alone[0], F.normalize(wanted))
-    torch.testing.assert_close(alone[1], F.normalize(carried))
+    def colours(words, pictures):
+        """Of instructions: (n 3)."""
+        parts = [words] * row.described + [pictures] * row.pictures
+        return sum(colours_of(*part) for part in parts) / len(parts)
 
-    sentence = colours_of(PERSON_SENTENCE)
-    person = F.normalize(wanted + 0.5 * sentence) @ F.normalize(carried + 0.5 * sentence).T
-    instruction = F.normalize(wanted) @ F.normalize(carried).T
-    row = TASKS[task]
-    weights = [SHARES[UNINSTRUCTED]] * row.described + [SHARES[CLOTHES]] * row.pictures
-    w = np.mean(weights)
-    torch.testing.assert_close(bare[0] @ bare[1].T, (1 - w) * person + w * instruction)
+    def alike(*names):
+        return colours(names, names)
+
+    photos = colours_of("grey", "green")
+    asked = {"wanted": alike("red", "blue"), "own": alike("green", "green"),
+             "random": alike("blue", "red")}
+    if row.described and row.pictures:
+        asked["random words"] = colours(("blue", "red"), ("red", "blue"))
+        asked["random picture"] = colours(("red", "blue"), ("blue", "red"))
+    carried = alike("red", "green", "blue", "green")
+    expected = {name: (photos + 1.5 * each, 2.5 * carried) for name, each in asked.items()}
+    expected["wanted, a stranger's photo"] = photos.flip(0) + 1.5 * asked["wanted"], 2.5 * carried
+    expected["wanted, without a photo"] = asked["wanted"], carried
+
+    variants = evaluate.instruction_variants(run, dataset)
+    variants |= evaluate.shortcut_controls(run, dataset, variants["wanted"])
+    bare = variants.pop("wanted, gallery without instructions")
+    assert variants.keys() == expected.keys()
+    for name, (of_queries, of_gallery, *feats, _) in variants.items():
+        assert [query.pid for query in of_queries] == [1, 2] and of_gallery == gallery
+        for found, side in zip(feats, expected[name]):
+            torch.testing.assert_close(found, F.normalize(side), msg=name)
+
+    if row.described and row.pictures:  # which have the same mean
+        asks = [Ask("wears blue", "red.png"), Ask("wears red", "blue.png")]
+        assert variants["random words"].asks == asks
+    sentence = 1.5 * colours_of(PERSON_SENTENCE)
+    person = F.normalize(photos + sentence) @ F.normalize(carried + sentence).T
+    instruction = F.normalize(asked["wanted"]) @ F.normalize(carried).T
+    w = np.mean([SHARES[UNINSTRUCTED]] * row.described + [SHARES[CLOTHES]] * row.pictures)
+    found = bare.query_feats @ bare.gallery_feats.T
+    torch.testing.assert_close(found, (1 - w) * person + w * instruction)
+
+    rows = {each["instruction"]: each for each in instruction_matrix(run, cocas(root, task))}
+    assert [*rows] == [*expected, "wanted, gallery without instructions"]
+    assert rows["wanted"]["mAP"] == 1 and rows["own"]["R1"] == rows["random"]["R1"] == 0
+    assert {each["queries"] for each in rows.values()} == {2}
 
 
 def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tells(root):
@@ -417,27 +390,11 @@ def test_a_random_instruction_is_another_persons_and_own_needs_a_photo_that_tell
         evaluate.wrong_asks(dataset, queries[:1], gallery)
 
 
-def test_comparison_shows_the_difference_of_the_rows_that_two_runs_share(root):
-    runs = [Run(ColourModel(listen), protocol=STRICT.name) for listen in (0.0, 1.0)]
-    [one], [two] = (evaluate_all(run, [cocas(root, "ctcc")]) for run in runs)
-    fused = one | {"feature": "F_out"}
-    rows = comparison([one, fused], [two])
-    for row, figure in zip(rows, FIGURES, strict=True):
-        assert (row["figure"], row["first"], row["second"]) == (figure, one[figure], two[figure])
-        assert row["low"] <= row["difference"] == two[figure] - one[figure] <= row["high"]
-    assert rows[0]["difference"] > 0 and rows[0]["protocol"] == "strict"
-    with pytest.raises(UserError, match="no row"):
-        comparison([fused], [two])
-
-
 # ---- the command line ----
 
 @pytest.mark.parametrize("flags, what", [
-    (["--batch", "0"], "--batch 0"),
-    (["--ap-window", "0"], "--ap-window 0"),
     (["--save-features", "nowhere/f.safetensors"], "in a folder that exists"),
     (["--save-features", "features.pt"], "name a .safetensors"),
-    (["--device", "abacus"], "--device abacus"),
     (["--checkpoint", "nothing.pt"], "nothing.pt"),
     (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
 ])
@@ -448,52 +405,56 @@ def test_mistakes_are_one_line(flags, what):
 
 
 @pytest.mark.filterwarnings("ignore:Market-1501")
-def test_save_features_then_another_metric_and_a_comparison(tmp_path, capsys):
-    """A Market-1501 tree of a few painted images, and a small model's checkpoint."""
+def test_saved_features_serve_other_metrics_and_comparisons(tmp_path, monkeypatch, capsys):
+    """Of a Market-1501 tree of painted images, by a small model's checkpoint."""
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     for folder, cam in (("bounding_box_train", 1), ("query", 1), ("bounding_box_test", 2)):
         (tmp_path / "market" / folder).mkdir(parents=True)
         for pid, rgb in enumerate(PAINT.values(), 1):
             name = f"market/{folder}/{pid:04d}_c{cam}s1_000001_01.jpg"
             Image.new("RGB", (16, 32), rgb).save(tmp_path / name)
-    config = train.asdict(train.Config(task="trad", data=str(tmp_path / "market"), amp="off"))
+    config = asdict(train.Config(task="trad", data="market", amp="off"))
     model = InstructReID(TINY, {"market": 4}, text=TextEncoder(*embedded_text_model()))
-    checkpoint, saved = (str(tmp_path / name) for name in ("last.pt", "f.safetensors"))
     state = {"config": config, "step": 1} | evaluate.parts_of(model, {"market": 4})
-    checkpoints.save(checkpoint, state)
+    checkpoints.save("last.pt", state)
 
-    evaluate.main(evaluate.Config(checkpoint, save_features=saved, device="cpu"))
-    table = capsys.readouterr().out.split("wrote")[0]
-    assert "general" in table
-    evaluate.main(evaluate.Config(saved, compare=checkpoint, device="cpu"))
-    again, comparison = capsys.readouterr().out.split(f"{saved} (first)")
-    assert table.strip() == again.strip()
-    figures = [line.split()[-4:] for line in comparison.splitlines() if " mAP " in line]
-    assert [line[1:] for line in figures] == [["0.0", "0.0", "0.0"]] * 2  # difference, low, high
-    known, notes = load_features(saved, set())
+    def said(checkpoint, **flags):
+        """(words of the tables, lines of words of a comparison, stderr)"""
+        evaluate.main(evaluate.Config(checkpoint, device="cpu", **flags))
+        out, err = capsys.readouterr()
+        tables, _, compared = out.split("wrote")[0].partition(f"{checkpoint} (first)")
+        return tables.split(), [line.split() for line in compared.splitlines()], err
+
+    def refused(checkpoint, words, **flags):
+        with pytest.raises(UserError, match="nothing could be ranked"):
+            said(checkpoint, **flags)
+        assert words in capsys.readouterr().err
+
+    table, *_ = said("last.pt", save_features="f.safetensors")
+    again, lines, _ = said("f.safetensors", compare="last.pt")
+    assert table == again and "general" in table
+    differences = [line[-3:] for line in lines if "mAP" in line]
+    assert differences == [["0.0", "0.0", "0.0"]] * 2  # difference, low, high
+    known, notes = load_features("f.safetensors", set())
     for kind in FEATURES:
         key = min(key for key in known if key.startswith(kind))
         known[key] = known[key].roll(1, 0)  # one side shows other people
-    save_features(tmp_path / "other.safetensors", known, notes)
-    other = str(tmp_path / "other.safetensors")
-    evaluate.main(evaluate.Config(saved, compare=other, ap_window=2, device="cpu"))
-    _, _, comparison = capsys.readouterr().out.partition("(first)")
-    figures = [line.split()[-5:-2] for line in comparison.splitlines() if " R1 " in line]
+    save_features("other.safetensors", known, notes)
+    _, lines, _ = said("f.safetensors", compare="other.safetensors", ap_window=2)
+    figures = [line[-5:-2] for line in lines if "R1" in line]
     assert figures == [["100.0", "0.0", "-100.0"]] * 2
-    assert comparison.count("general, AP in the first 2") == 4
-    with pytest.raises(UserError, match="nothing could be ranked"):
-        evaluate.main(evaluate.Config(saved, rerank=True, device="cpu"))
-    assert "go without --rerank" in capsys.readouterr().err
+    assert sum("general, AP in the first 2" in " ".join(line) for line in lines) == 4
+
+    refused("f.safetensors", "go without --rerank", rerank=True)
+    *_, err = said("f.safetensors", instructions="all")
+    assert "saved features are of other images" in err
     with pytest.raises(UserError, match="--flip"):
-        evaluate.main(evaluate.Config(saved, device="cpu", flip=True))
-    evaluate.main(evaluate.Config(saved, device="cpu", instructions="all"))
-    assert "saved features are of other images" in capsys.readouterr().err
+        said("f.safetensors", flip=True)
     cuts = (lambda feats: feats[:-1], lambda feats: feats.repeat(2, 1), lambda feats: feats[:, 1:])
     for cut in cuts:
-        save_features(other, known | {key: cut(known[key]).contiguous()}, notes)
-        with pytest.raises(UserError, match="nothing could be ranked"):
-            evaluate.main(evaluate.Config(other, device="cpu"))
-        assert "general: the saved features are of other images" in capsys.readouterr().err
+        save_features("other.safetensors", known | {key: cut(known[key]).contiguous()}, notes)
+        refused("other.safetensors", "general: the saved features are of other images")
 
 
 # ---- docs/recipes.md ----
@@ -505,40 +466,31 @@ def test_the_recipe_of_a_threshold_equals_loops(root, monkeypatch):
     people = torch.randn(10, 8)
     records = {}  # -> its feature
     for i in range(120):
-        place = dict(pid=i % 10, cam=i // 10 % 2, clothes=f"{i % 10}:{i % 4}")
-        record = Record("ltcc", "query" if i % 3 else "gallery", f"{i}.png", **place)
+        record = Record("ltcc", "query" if i % 3 else "gallery", f"{i}.png", i % 10, i // 10 % 2)
         records[record] = F.normalize(people[record.pid] + torch.randn(8), dim=0)
-    dataset = dataset_of(root, "ltcc", "cc", records, LAYOUTS["ltcc"].protocols["cc"])
+    dataset = dataset_of(root, "ltcc", "cc", records)
     sides = [dataset.split(role) for role in ("query", "gallery")]
     feats = [torch.stack([records[record] for record in side]) for side in sides]
     monkeypatch.setattr(evaluate, "task_retrieval", lambda run, _: Retrieval(*sides, *feats))
     monkeypatch.setattr(evaluate, "load_model", lambda path: (ColourModel(), {"feature": "edit"}))
     monkeypatch.setattr(evaluate, "tested_datasets", lambda path, task: [dataset])
-    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
-    _, _, section = page.partition("\n## The same person or not?\n")
     names = {}
-    exec(section.split("```python\n")[1].split("```")[0], names)
+    exec(recipe("The same person or not?"), names)
 
     def cosines(people):
-        strangers, same = [], []
-        for query, photo in product(dataset.split("query"), dataset.split("gallery")):
-            if {query.pid, photo.pid} <= set(people):
-                cosine = (records[query] @ records[photo]).item()
-                if query.pid != photo.pid:
-                    strangers.append(cosine)
-                elif query.cam != photo.cam:
-                    same.append(cosine)
-        return np.array(strangers), np.array(same)
+        """Of strangers, and of the same person by another camera."""
+        found = {False: [], True: []}
+        for query, photo in product(*sides):
+            same = query.pid == photo.pid
+            if {query.pid, photo.pid} <= set(people) and not (same and query.cam == photo.cam):
+                found[same].append((records[query] @ records[photo]).item())
+        return map(np.array, found.values())
 
     people, half, threshold = (names[key] for key in ("people", "half", "threshold"))
     assert sorted(people) == list(range(10)) and half == 5
     chosen_on, _ = cosines(people[:half])
     strangers, same = cosines(people[half:])
-    accepted = (chosen_on >= threshold).sum()
-    assert accepted == int(0.01 * len(chosen_on)) > 0
+    assert (chosen_on >= threshold).sum() == int(0.01 * len(chosen_on)) > 0
     expected = (strangers >= threshold).mean(), (same < threshold).mean()
     assert (names["accepted"], names["rejected"]) == pytest.approx(expected)
     assert 0 < expected[0] < 0.2 and 0.1 < expected[1] < 0.9
-    spread = np.arange(200, dtype=np.float32) / 200
-    at = names["choose"](spread, np.zeros(200, bool))
-    assert (spread >= at).sum() == 2

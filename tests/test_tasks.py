@@ -1,15 +1,10 @@
 """A new task is one row of instructions.TASKS, and is trained and evaluated like the others."""
 
-import pytest
-
 import evaluate
-import instructions
-import train
 from instructions import TASKS, Task, asked_tasks
 from reid import checkpoints, folders
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from reid.runs import read_log
-from tests.test_train import FAST, command, drawn  # noqa: F401 (fixtures)
 from tests.trees import opened, put, text
 
 COAT = Task(
@@ -20,15 +15,11 @@ COAT = Task(
 )
 
 
-@pytest.fixture
-def coat(monkeypatch):
-    monkeypatch.setitem(TASKS, "coat", COAT)
-
-
-def test_a_task_with_its_own_sentences_on_known_data(drawn, command, coat):  # noqa: F811
+def test_a_task_with_its_own_sentences_on_known_data(drawn, train_tiny, undrawn, monkeypatch):
     """Beside the task whose data it shares, with one classifier."""
+    monkeypatch.setitem(TASKS, "coat", COAT)
     data = drawn / "LTCC_ReID"
-    code, out, err = command(train, "--data", data, "--steps", 2, "--name", "all", *FAST)
+    code, _, err = train_tiny("--data", data, "--steps", 2, "--name", "all")
     assert code == 0, err
     report = read_log("runs/all")[-1]
     assert [row["task"] for row in report["rows"]] == ["cc"] * 6 + ["coat"] * 6
@@ -50,13 +41,13 @@ def test_lists_with_a_tag_of_their_own(toy, monkeypatch):
     for role in ("train", "query", "gallery"):
         put(toy, f"night/{role}.jpg")
         text(toy, f"night/datalist/{role}_dark.txt", f"{role}.jpg {role}.jpg 4 1 2\n")
-    monkeypatch.setitem(instructions.TASKS, "night", Task(("seen at night",), tag="dark"))
+    monkeypatch.setitem(TASKS, "night", Task(("seen at night",), tag="dark"))
     [dataset] = folders.open_all(toy, asked_tasks("all"))
     assert dataset.task == "night" and len(dataset.records) == 3
     assert dataset.protocols == (GENERAL,)
 
     worn = Task(pictures=True, targets=("wanted clothes",), tag="dark")
-    monkeypatch.setitem(instructions.TASKS, "night", worn)
+    monkeypatch.setitem(TASKS, "night", worn)
     [dataset] = folders.open_all(toy, asked_tasks("all"))
     [query], [photo] = dataset.split("query"), dataset.split("gallery")
     assert (photo.crop_path, query.target_clothes) == ("gallery.jpg", "4:1")

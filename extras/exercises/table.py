@@ -30,7 +30,6 @@ EXERCISES = (
             "tests/test_model.py::test_editing_attention_reproduces_the_equations",
             "tests/test_model.py::test_editing_attention_reproduces_the_released_block",
             "tests/test_model.py::test_padding_of_an_instruction_changes_nothing",
-            "tests/test_model.py::test_one_shared_sentence_equals_the_same_sentence_repeated",
         ),
     ),
     Exercise(
@@ -43,7 +42,7 @@ EXERCISES = (
     Exercise(
         "relatedness", 20, "losses.py", ("relatedness",),
         (
-            "tests/test_losses.py::test_reference_numbers",
+            "tests/test_losses.py::test_relatedness_is_eq_6",
             "tests/test_losses.py::test_beta_carries_no_gradient_and_no_triplet_is_zero",
         ),
     ),
@@ -94,11 +93,7 @@ EXERCISES = (
         "average-precision", 50, "evaluate.py", ("hit_ranks", "ranking_metrics"),
         (
             "tests/test_metrics.py::test_hand_worked_ranking",
-            "tests/test_metrics.py::test_ties_keep_gallery_order",
-            "tests/test_metrics.py::test_removed_items_are_not_ranked_even_at_an_infinite_distance",
             "tests/test_metrics.py::test_equals_a_full_sort",
-            "tests/test_metrics.py::test_distinct_people_cmc",
-            "tests/test_metrics.py::test_default_divides_ap_by_all_hits_and_the_window_does_not",
             "tests/test_metrics.py::test_nothing_to_rank_is_a_user_error",
         ),
     ),
