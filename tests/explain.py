@@ -3,34 +3,22 @@
 import torch
 
 
-def close(found, expected, tolerance):
+def is_close(found, expected, tolerance):
     return found.shape == expected.shape and (found - expected).abs().max().item() <= tolerance
 
 
-def explain(found, expected, mistakes, tolerance):
-    """Words for a failing test. mistakes: {what is wrong: the tensor that it would give}."""
-    for words, wrong in mistakes.items():
-        if close(found, wrong, tolerance):
-            return words
-    if found.shape != expected.shape:
-        return f"the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}"
-
-    if found.ndim == 0:
-        words = f"it is {found.item():.6g}, expected {expected.item():.6g}"
-    else:
-        largest = (found - expected).abs().max().item()
-        words = f"the largest difference is {largest:.2g}"
-    if mistakes:
-        words += ", and the reason is none of these: " + "; ".join(mistakes)
-    return words
-
-
+@torch.no_grad()
 def assert_close(found, expected, mistakes, tolerance=1e-5, what=""):
     """found equals expected, or the test fails with the words of the mistake that explains it.
 
-    what: the name of the thing that is compared, which the words begin with.
+    mistakes: {what is wrong: the tensor that it would give}; what: the name of what is compared.
     """
-    with torch.no_grad():
-        prefix = f"{what}: " if what else ""
-        assert close(found, expected, tolerance), (
-            prefix + explain(found, expected, mistakes, tolerance))
+    if is_close(found, expected, tolerance):
+        return
+    words = f"the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    if found.shape == expected.shape:
+        words = f"the largest difference is {(found - expected).abs().max().item():.2g}"
+    for mistake, wrong in reversed(mistakes.items()):
+        if is_close(found, wrong, tolerance):
+            words = mistake
+    raise AssertionError(f"{what}: {words}" if what else words)

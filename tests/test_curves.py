@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from PIL import Image
 from extras import curves
 from reid.cli import UserError
 from reid.runs import read_log
+from tests.commands import one_line
 
 
 def losses(step, task="cc", **terms):
@@ -69,20 +68,17 @@ def test_28_runs_are_28_curves_that_differ():
     assert drawn == named and len(set(drawn)) == 28
 
 
-def test_the_command_draws_and_names_a_folder_without_a_log(tmp_path):
+def test_the_command_draws_and_names_a_folder_without_a_log(command, tmp_path):
     a = write(tmp_path / "runs/_$x^$", LOG)
-    command = [sys.executable, "-m", "extras.curves", a, "--out", tmp_path / "both.png"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert done.returncode == 0 and "both.png" in done.stdout, done.stderr
-    assert Image.open(tmp_path / "both.png").format == "PNG"
+    code, out, err = command(curves, a, "--out", "both.png")
+    assert code == 0 and "both.png" in out, err
+    assert Image.open("both.png").format == "PNG"
 
     nothing = write(tmp_path / "runs/nothing", [])
-    for folder in (nothing, str(tmp_path)):
-        with pytest.raises(UserError, match=f"^{folder}: no log.jsonl"):
-            curves.main(curves.Config([a, folder], str(tmp_path / "c.png")))
-    with pytest.raises(UserError, match="--out a.jpg: name a .png"):
-        curves.main(curves.Config([a], "a.jpg"))
-    assert not (tmp_path / "c.png").exists()
+    for folder in (nothing, tmp_path):
+        one_line(command(curves, a, folder, "--out", "c.png"), f"{folder}: no log.jsonl")
+    one_line(command(curves, a, "--out", "a.jpg"), "--out a.jpg: name a .png")
+    assert not Path("c.png").exists()
 
 
 LOSSES, ROWS = json.dumps(LOG[0]), json.dumps(LOG[4])

@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
-from textwrap import indent
 
 import pytest
 
@@ -25,83 +23,72 @@ ROOT = Path(__file__).parents[1]
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 PYTHON = sys.executable
 SLEEP = str(10**6 + os.getpid())  # seconds: nobody else sleeps that long
-
-WRONG = {  # exercise -> a function of it, and a body that is not right
-    "zero-init": ("EditingAttention.__init__", """\
-super().__init__()
-self.heads = heads
-for name in ("q", "k", "v", "out"):
-    setattr(self, name, nn.Linear(dim, dim))
-if instr_dim is not None:
-    self.k_instr = nn.Linear(instr_dim, dim)
-    self.v_instr = nn.Linear(instr_dim, dim)
-    self.gate = nn.Parameter(torch.ones(heads))"""),
-    "gated-attention": ("EditingAttention.forward", "return self.out(self.v(x))"),
-    "dual-attention": ("AttentionModule.forward", "return image_tokens[:, :2].flatten(1)"),
-    "relatedness": ("relatedness", "return (ids[:, None] == ids).to(instr.dtype)"),
-    "adaptive-triplet": ("triplet_terms", "return (gap.sign() * (d1 - d2) + margin).relu()"),
-    "contrast": ("contrastive", """\
-logits = image_feats @ text_feats.T / temperature
-return F.cross_entropy(logits, torch.arange(len(ids)))"""),
-    "matching": ("hard_negatives", "return similarity.argmax(1), similarity.argmax(0)"),
-    "instructions": ("training_instructions", "return [TASKS[task].sentences[0]] * len(records)"),
-    "sampler": ("PKSampler._pick", "return group[:count]"),
-    "schedule": ("schedule", "return min(1, step / config.warmup)"),
-    "average-precision": ("hit_ranks", "return 1 + np.argsort(np.argsort(dist))[hits]"),
-}
 FORGED = "".join(  # lines that give all points
     f"\n{json.dumps({each.name: dict.fromkeys(each.tests, '')})}\n" for each in EXERCISES).encode()
-TROUBLE = {  # exercise -> a body of its first function that harms the grading
-    "relatedness": f"""\
-import os
-for _ in range(20 if os.getuid() == 0 else 0):  # others may not fork
-    if not os.fork():
-        os.execvp("sleep", ["sleep", "{SLEEP}"])
-while True: pass""",
-    "adaptive-triplet": "import os; os.fork() or os._exit(0)",
-    "contrast": "import os; os._exit(0)",
-    "matching": "return torch.empty(6 * 2**30, dtype=torch.uint8)",
-    "sampler": "import ctypes; ctypes.string_at(0)",
-    "schedule": f"""\
-import os, shutil
-from pathlib import Path
-processes = ["self", str(os.getppid())] if os.getuid() else ["self"]  # to root all are open
-for process in processes:
-    for file in Path("/proc", process, "fd").glob("*"):
-        try:
-            file.open("ab").write({FORGED})
-        except OSError:
-            print("all work and no play")
-shutil.copy("evaluate.py", "../average-precision")
+
+ODD = {  # file -> functions that are wrong or harm the grading, behind the right ones
+    "losses.py": f"""
+def relatedness(*_):
+    import os
+    for _ in range(20 if os.getuid() == 0 else 0):  # others may not fork
+        if not os.fork():
+            os.execvp("sleep", ["sleep", "{SLEEP}"])
+    while True: pass
+
+def triplet_terms(d1, d2, gap, margin):
+    return (gap.sign() * (d1 - d2) + margin).relu()
+
+def contrastive(*_):
+    import os; os._exit(0)
+
+def hard_negatives(*_):
+    return torch.empty(6 * 2**30, dtype=torch.uint8)
 """,
-    "average-precision": "import pytest; pytest.exit('done', 0)",
+    "instructions.py": """
+def training_instructions(*_):
+    import ctypes; ctypes.string_at(0)
+""",
+    "train.py": f"""
+def schedule(*_):
+    import os, shutil
+    from pathlib import Path
+    processes = ["self", str(os.getppid())] if os.getuid() else ["self"]  # to root all are open
+    for process in processes:
+        for file in Path("/proc", process, "fd").glob("*"):
+            try:
+                file.open("ab").write({FORGED})
+            except OSError:
+                print("all work and no play")
+    shutil.copy("evaluate.py", "../average-precision")
+""",
+    "evaluate.py": """
+def hit_ranks(*_):
+    import pytest; pytest.exit("done", 0)
+""",
+}
+FOUND = {  # exercise -> its points, and what is said of it
+    "relatedness": (0, "the tests did not end in time"),
+    "adaptive-triplet": (1, "the margin is not multiplied by b1 - b2, Eq. 5 has"),
+    "contrast": (0, "the process that ran the tests ended without a result"),
+    "matching": (1, "RuntimeError"),
+    "instructions": (0, "the process that ran the tests was ended by: Segmentation fault"),
+    "schedule": (0, ""),
+    "average-precision": (0, ""),
 }
 
 
-def with_body(text, name, body):
-    """The text of a file in which the function `name` has that body."""
-    owner, i = code.find(ast.parse(text), name)
-    statements = owner[i].body
-    lines = text.splitlines(keepends=True)
-    margin = " " * statements[0].col_offset
-    lines[statements[0].lineno - 1:statements[-1].end_lineno] = [indent(body, margin) + "\n"]
-    return "".join(lines)
-
-
-def hand_in(folder, bodies=()):
-    """Writes the files of the exercises, complete but for {exercise: (function, body)}."""
+def hand_in(folder, added=()):
+    """Writes the files of the exercises, complete, with what is added to {file: text}."""
     folder.mkdir()
     for exercise in EXERCISES:
-        (folder / exercise.file).write_text(code.original(exercise))
-    for name, (function, body) in dict(bodies).items():
-        file = folder / BY_NAME[name].file
-        file.write_text(with_body(file.read_text(), function, body))
+        text = code.original(exercise) + dict(added).get(exercise.file, "")
+        (folder / exercise.file).write_text(text)
     return folder
 
 
 def rows_of(file):
     with open(file, newline="") as opened:
-        return {row["handout"]: row for row in csv.DictReader(opened)}
+        return list(csv.DictReader(opened))
 
 
 # ---- hand-outs ----
@@ -156,53 +143,22 @@ def test_students_test_with_the_hand_out_alone(handout, tmp_path):
 
 # ---- grading ----
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """The marks of three hand-outs by one command whose standard streams are closed."""
-    folder = tmp_path_factory.mktemp("handed-in")
-    hand_in(folder / "wrong", WRONG)
-    bodies = {name: (BY_NAME[name].functions[0], body) for name, body in TROUBLE.items()}
-    hand_in(folder / "trouble", bodies)
-    (folder / "trouble/model.py").unlink()
-    good = hand_in(folder / "good") / "losses.py"
-    good.write_text(f"import no_such_module\n{good.read_text()}")  # nothing but functions is taken
-    marks = folder / "marks.csv"
-    folders = [folder / name for name in ("wrong", "trouble", "good")]
-    words = [PYTHON, "-m", "extras.exercises", "grade", *folders, "--csv", marks, "--seconds", "6"]
-    line = "exec " + " ".join(f"'{word}'" for word in words) + " <&- >&- 2>&-"
-    assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=600).returncode == 0
-    return {Path(name).name: row for name, row in rows_of(marks).items()}
-
-
-def test_what_is_right_gets_all_points(rows):
-    for exercise in EXERCISES:
-        assert rows["good"][exercise.name] == str(len(exercise.tests))
-    assert rows["good"]["feedback"] == ""
-
-
-def test_what_is_wrong_loses_points_and_a_sentence_says_why(rows):
-    assert WRONG.keys() == BY_NAME.keys()
+def test_each_exercise_gets_what_it_earns_whatever_the_others_do(tmp_path):
+    """By a command whose standard streams are closed."""
+    file = hand_in(tmp_path / "odd", ODD) / "losses.py"
+    file.write_text(f"import no_such_module\n{file.read_text()}")  # nothing but functions is taken
+    words = [PYTHON, "-m", "extras.exercises", "grade", tmp_path / "odd", "--seconds", "4"]
+    line = " ".join(f"'{word}'" for word in [*words, "--csv", tmp_path / "marks.csv"])
+    shell = ["sh", "-c", f"exec {line} <&- >&- 2>&-"]
+    assert subprocess.run(shell, cwd=ROOT, timeout=600).returncode == 0
+    [row] = rows_of(tmp_path / "marks.csv")
+    feedback = row["feedback"].split("; ")
     for name, exercise in BY_NAME.items():
-        assert int(rows["wrong"][name]) < len(exercise.tests), name
-    assert rows["wrong"]["zero-init"] == "1" and rows["wrong"]["matching"] == "1"
-    assert "the gates of layer 0 start at [1.0" in rows["wrong"]["feedback"]
-    assert "the margin is not multiplied by b1 - b2, Eq. 5 has" in rows["wrong"]["feedback"]
-
-
-def test_trouble_costs_the_exercise_that_makes_it(rows):
-    found = {name: int(rows["trouble"][name]) for name in BY_NAME}
-    assert found.pop("instructions") == 3
-    assert found.pop("matching") == 1  # the test of its other function
-    assert set(found.values()) == {0}
-    for words in (
-        "zero-init: model.py: the file is missing",
-        "relatedness: the tests did not end in time",
-        "adaptive-triplet: ",
-        "contrast: the process that ran the tests ended without a result",
-        "matching: RuntimeError",
-        "sampler: the process that ran the tests was ended by: Segmentation fault",
-    ):
-        assert words in rows["trouble"]["feedback"]
+        points, words = FOUND.get(name, (len(exercise.tests), None))
+        assert row[name] == str(points), name
+        said = [each for each in feedback if each.startswith(f"{name}: ")]
+        assert any(words in each for each in said) if name in FOUND else not said
+    assert row["points"] == str(sum(int(row[name]) for name in BY_NAME))
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
             assert SLEEP.encode() not in file.read_bytes()
@@ -217,28 +173,23 @@ def test_time_memory_and_processes_are_limited():
     assert said.split() == ["42", "7", "0", str(2**24)]
 
 
-def test_marks_survive_ctrl_c(tmp_path):
-    hand_in(tmp_path / "good")
-    hand_in(tmp_path / "hang", {"schedule": ("schedule", "while True: pass")})
-    marks = tmp_path / "marks.csv"
-    process = subprocess.Popen(
-        [PYTHON, "-m", "extras.exercises", "grade", tmp_path / "good", tmp_path / "hang", "--csv",
-         marks, "--only", "schedule", "--seconds", "3000"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not marks.exists() or not rows_of(marks):
-            assert time.monotonic() < deadline, "the first row is not written"
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "interrupted" in error
-    [row] = rows_of(marks).values()
-    assert row["points"] == "1"
+def test_marks_survive_ctrl_c(command, monkeypatch, usual_signals):
+    graded = []
+
+    def interrupted(folder, *_):
+        graded.append(str(folder))
+        assert [row["handout"] for row in rows_of("marks.csv")] == graded[:-1]
+        if len(graded) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return {"schedule": {"test": ""}}
+
+    monkeypatch.setattr(grade, "check_tests", lambda *_: None)
+    monkeypatch.setattr(grade, "grade", interrupted)
+    for name in "abc":
+        Path(name).mkdir()
+    code, _, err = command(grade, *"abc", "--csv", "marks.csv", "--only", "schedule")
+    assert code == 130 and "interrupted" in err
+    assert [row["points"] for row in rows_of("marks.csv")] == ["1", "1"]
 
 
 @pytest.mark.parametrize("spoil, sentence", (
@@ -302,8 +253,12 @@ def test_what_killed_graders_left_is_removed(monkeypatch, tmp_path):
     ("", "", "test passes without the functions of schedule"),
 ))
 def test_the_table_is_checked_before_anybody_is_graded(monkeypatch, full, empty, sentence):
-    said = iter((full, empty))
-    monkeypatch.setattr(grade, "verdicts", lambda *_: {"schedule": {"test": next(said)}})
+    def verdicts(texts, seconds):
+        is_empty = ["raise NotImplementedError" in text for text in texts.values()]
+        assert is_empty == [False, True]
+        return {each.name: {"test": said} for each, said in zip(texts, (full, empty))}
+
+    monkeypatch.setattr(grade, "verdicts", verdicts)
     with pytest.raises(UserError, match=sentence):
         grade.check_tests([BY_NAME["schedule"]], 1)
 

@@ -165,31 +165,46 @@ def recipe(heading):
     return diff
 
 
+def forget_modules():
+    """Takes this code's modules out of sys.modules, and returns them."""
+    ours = (*SCRIPTS, "reid", "toydata", "extras")
+    names = [name for name in sys.modules if name.split(".")[0] in ours]
+    return {name: sys.modules.pop(name) for name in names}
+
+
 @pytest.fixture
-def patched(tmp_path):
-    """patched(heading, *command) -> what a command prints in a copy of the code with that diff."""
+def patched(tmp_path, monkeypatch, capsys, drawn, bert):
+    """patched(heading, program) -> what a program prints that imports a copy of the code with that
+    diff, beside toy/, own photos in mine/ and captioned/, and a small BERT."""
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
     for package in ("reid", "toydata", "extras"):
         shutil.copytree(ROOT / package, tmp_path / package)
-
-    def run(heading, *words):
-        output = ""
-        for command in (["git", "apply", "-"], [sys.executable, *words]):
-            done = subprocess.run(
-                command, cwd=tmp_path, input=recipe(heading), text=True, capture_output=True)
-            assert done.returncode == 0, done.stderr
-            output += done.stdout
-        return output
-    return run
-
-
-@pytest.fixture
-def toy(tmp_path, drawn):
     (tmp_path / "toy").symlink_to(drawn)
+    (tmp_path / "bert").symlink_to(bert)
+    captions = {}
+    for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
+        for pid, number in product(people, (1, 2)):
+            put(tmp_path / "mine", f"my_{role}/p{pid}_cam{number}_0001.jpg")
+            captions[f"my_{role}/p{pid}_{number:04d}.jpg"] = ["a man in red", "with a bag"]
+    put(tmp_path / "captioned", *captions)
+    captions["my_gallery/p3_0001.jpg"] = "a woman in blue"
+    text(tmp_path, "captioned/captions.json", captions)
 
+    def run(heading, program):
+        done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=recipe(heading), text=True,
+                              capture_output=True)
+        assert done.returncode == 0, done.stderr
+        capsys.readouterr()
+        exec(program, {})
+        return capsys.readouterr().out
 
-FEW = "--preset toy --steps 2 --ids 2 --images 2".split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = forget_modules()
+    yield run
+    forget_modules()
+    sys.modules.update(before)
 
 
 def test_every_diff_is_tried():
@@ -201,72 +216,58 @@ def test_every_diff_is_tried():
         assert page.stem == "recipes" or "```diff" not in page.read_text()
 
 
-@pytest.mark.parametrize("heading, named, row", [
-    ("A data set of your own", "p{}_cam{}_0001.jpg", "trad  My photos  general"),
-    ("Photos with captions", "p{}_{:04d}.jpg", "t2i   My photos  text-to-image"),
-])
-def test_photos_of_ones_own(patched, tmp_path, heading, named, row):
-    captions = {}
-    for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
-        for pid, number in product(people, (1, 2)):
-            captions[f"my_{role}/{named.format(pid, number)}"] = ["a man in red", "with a bag"]
-    put(tmp_path / "mine", *captions)
-    if "captions" in heading:
-        captions["my_gallery/p3_0001.jpg"] = "a woman in blue"
-        text(tmp_path, "mine/captions.json", captions)
-    assert row in patched(heading, "train.py", "--data", "mine", *FEW)
-
-
-@pytest.mark.parametrize("heading, flags, said", [
-    ("A task of your own", "--task coat", ("look past the coat", "do not change clothes")),
-    ("A size of your own", "--size square", ("size square from scratch", "cc    LTCC  general")),
-])
-def test_a_row_of_ones_own(patched, toy, heading, flags, said):
-    printed = patched(heading, "train.py", "--data", "toy/LTCC_ReID", *flags.split(), *FEW)
-    for words in said:
-        assert words in printed
+def training(flags):
+    flags = f"{flags} --preset toy --name a --steps 2 --warmup 1 --images 2"
+    return f"""
+import train
+from reid import cli
+train.main(cli.parse(train.Config, {flags.split()}))
+"""
 
 
 OPPOSITE = """
 import torch, losses
 instr = torch.tensor([[1.0, 0.0], [-1.0, 0.1]])
-print(losses.relatedness(torch.tensor([0, 0]), instr).min().item())
+print("least beta:", losses.relatedness(torch.tensor([0, 0]), instr).min().item())
 """
 GATES = """
 from model import ViT
 vit = ViT(size=(16, 8), patch=4, dim=8, depth=2, heads=2, instr_dim=8)
-print([block.attn.gate.shape[0] for block in vit.blocks])
+print("gates:", *[block.attn.gate.shape[0] for block in vit.blocks])
 """
+LTCC = "--data toy/LTCC_ReID --text-model bert --ids 2"
 
 
-@pytest.mark.parametrize("heading, program, printed", [
-    ("A loss of your own", OPPOSITE, "0.0\n"),
-    ("A gate per layer", GATES, "[1, 1]\n"),
+@pytest.mark.parametrize("heading, program, said", [
+    ("A data set of your own", training("--data mine --text-model bert --ids 2"),
+     ["trad  My photos  general"]),
+    ("Photos with captions", training("--data captioned --text-model bert --ids 2"),
+     ["t2i   My photos  text-to-image"]),
+    ("A task of your own", training(f"{LTCC} --task coat"),
+     ["look past the coat", "do not change clothes"]),
+    ("A size of your own", training(f"{LTCC} --size square"),
+     ["size square from scratch", "cc    LTCC  general"]),
+    ("A loss of your own", OPPOSITE, ["least beta: 0.0\n"]),
+    ("A gate per layer", GATES, ["gates: 1 1\n"]),
 ])
-def test_an_equation_of_ones_own(patched, heading, program, printed):
-    assert patched(heading, "-c", program) == printed
+def test_a_recipe_does_what_it_says(heading, program, said, patched):
+    printed = patched(heading, program)
+    for words in said:
+        assert words in printed
 
 
-TRAIN_AND_EVALUATE = """
-import evaluate, train
-from extras import pictures
-flags = dict(data="toy/COCAS", task="li", preset="toy", steps=2, ids=4, images=2, warmup=1)
-train.main(train.Config(**flags, train_text=True, name="a"))
-evaluate.main(evaluate.Config(checkpoint="runs/a/last.pt"))
-pictures.main(pictures.Config(checkpoint="runs/a/last.pt"))
-"""
-
-
-@pytest.mark.parametrize("heading, name, is_there", [
-    ("A backbone of your own", "editor.pos", False),
-    ("An instruction encoder of your own", "encoder.text.bert.gru.weight_ih_l0", True),
+@pytest.mark.parametrize("heading, flags, name, is_there", [
+    ("A backbone of your own", "--text-model bert", "editor.pos", False),
+    ("An instruction encoder of your own", "--train-text", "encoder.text.bert.embed.weight", True),
 ])
-def test_an_encoder_of_ones_own(patched, toy, tmp_path, heading, name, is_there):
+def test_an_encoder_of_ones_own(heading, flags, name, is_there, patched):
     """It learns, and evaluation of the checkpoint prints what training did."""
-    printed = patched(heading, "-c", TRAIN_AND_EVALUATE)
+    program = training(f"--data toy/COCAS --task li --ids 4 {flags}")
+    program += "import evaluate; evaluate.main(evaluate.Config(checkpoint='runs/a/last.pt'))"
+    printed = patched(heading, program)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
     assert len(figures) == 4 and figures[:2] == figures[2:]  # by F and by F_out
-    assert (tmp_path / "runs/a/attention_cocas_li.png").exists()
-    weights = checkpoints.load(tmp_path / "runs/a/last.pt")["model"]
+    assert Path("runs/a/attention_cocas_li.png").exists()
+    weights = checkpoints.load("runs/a/last.pt", checkpoints.MODEL)["model"]
     assert (name in weights) == is_there
     assert weights["editor.blocks.0.attn.gate"].abs().sum() > 0

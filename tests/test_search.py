@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +22,22 @@ from reid import cli, pictures
 from reid.images import load_image, normalise
 from reid.text import TextEncoder, embedded_text_model
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
+from tests.commands import one_line
+from tests.test_model import TINY, open_gates
 
 NAMES = ("Anna Müller 1.JPG", "été/日本/p [1].png", "--top 3.jpeg", "a'b/\"c\".bmp", "a'b/anna.png")
 TASK_SENTENCE = TASKS["trad"].sentences[0]
 WORDS = "in a red coat"
+QUERY = ("--query", "anna.png")
+ASKED = (*QUERY, "--instruction", WORDS)
 
 
 @pytest.fixture(scope="module")
 def model():
     """Its gates are open and the BatchNorm statistics of each neck have moved."""
     torch.manual_seed(0)
-    small = dict(size=(32, 16), patch=8, dim=32, depth=1, heads=2, stem="patch",
-                 picture_size=(16, 16), picture_depth=1, fusion_depth=1)
-    model = InstructReID(small, text=TextEncoder(*embedded_text_model())).eval()
-    model.editor.blocks[0].attn.gate.data.fill_(1.0)
+    model = InstructReID(TINY, text=TextEncoder(*embedded_text_model())).eval()
+    open_gates(model)
     for neck in (model.neck, model.fused_neck, model.plain_neck):
         neck.running_mean.normal_()
         neck.running_var.uniform_(0.5, 2)
@@ -51,10 +52,9 @@ def paint(path, seed):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys, model):
+def run(command, monkeypatch, model):
     """run(*flags) -> (exit code, stdout, stderr), where there are photos, two queries, a picture of
     clothes and a.pt, which gives the model."""
-    monkeypatch.chdir(tmp_path)
     photos = [f"photos/{name}" for name in NAMES]
     for seed, name in enumerate([*photos, "anna.png", "ben.png", "coat.png"]):
         paint(Path(name), seed)
@@ -62,17 +62,7 @@ def run(tmp_path, monkeypatch, capsys, model):
     loaded = model, {"feature": "fused", "amp": "off"}
     monkeypatch.setattr(evaluate, "load_model", lambda path, text: loaded)
     monkeypatch.setattr(evaluate, "Run", partial(evaluate.Run, batch=2))
-
-    def call(*flags):
-        words = ["search", "--photos", "photos", "--checkpoint", "a.pt", *map(str, flags)]
-        monkeypatch.setattr(sys, "argv", words)
-        code = 0
-        try:
-            cli.run(search.main, search.Config)
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-    return call
+    return partial(command, search, "--photos", "photos", "--checkpoint", "a.pt")
 
 
 @pytest.fixture
@@ -96,13 +86,6 @@ def read(monkeypatch):
 
     monkeypatch.setattr(search, "load_image", load)
     return opened
-
-
-def refused(result, *words):
-    code, _, err = result
-    line = err.strip().splitlines()[-1]
-    assert code == 2 and line.startswith("error: "), err
-    assert all(word in line for word in words), line
 
 
 # ---- hits ----
@@ -138,7 +121,6 @@ def by_hand(model, sentence, query, words, clothes):
     ("anna.png", None, None, None, 0),
     (None, WORDS, None, 0.2, 1),
     (None, TASK_SENTENCE, None, None, 1),
-    (None, None, "coat.png", None, 1),
     ("anna.png", WORDS, None, None, SHARES[UNINSTRUCTED]),
     ("anna.png", None, "coat.png", None, SHARES[CLOTHES]),
     ("anna.png", TASK_SENTENCE, None, 0.7, 0),
@@ -163,39 +145,29 @@ def test_the_hits_are_those_of_the_rule(query, words, clothes, weight, w, hits, 
     assert hits(*flags, "--top", 2) == found[:2]
 
 
-def test_what_is_not_understood_is_said_each_time(run):
-    for _ in range(2):
-        assert "note: sentences with words" in run("--instruction", "in 赤 red")[2]
-    assert "note" not in run("--instruction", WORDS)[2]
-
-
-def test_two_queries_are_two_searches_in_hits_and_picture(hits, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(pictures, "save", lambda picture, _: drawn.append(np.array(picture)))
-    flags = ("--instruction", WORDS, "--out", "hits.png")
-    both = hits("--query", "anna.png", "ben.png", *flags)
-    assert both == hits("--query", "anna.png", *flags) + hits("--query", "ben.png", *flags)
-    whole, anna, ben = drawn
-    end = len(anna) - pictures.GAP  # a line divides the two there
-    assert (whole[:end] == anna[:end]).all() and (whole[end:] == ben[pictures.GAP:]).all()
-
-
-def test_the_picture_shows_query_instruction_and_hits(hits, monkeypatch):
+@pytest.mark.parametrize("queries, instruction, title", (
+    (["anna.png", "ben.png"], None, PERSON_SENTENCE),
+    (["anna.png"], TASK_SENTENCE, TASK_SENTENCE),
+    ([None], WORDS, WORDS),
+    (["anna.png", "ben.png"], "coat.png", "wanted clothes"),
+))
+def test_each_query_is_a_search_and_a_row_of_the_picture(
+    queries, instruction, title, hits, monkeypatch,
+):
     rows = []
     draw = pictures.ranking_list
     monkeypatch.setattr(pictures, "ranking_list", lambda some: rows.extend(some) or draw(some))
-    query = ("--query", "anna.png")
-    for flags, title in (
-            (query, PERSON_SENTENCE), ((*query, "--instruction", TASK_SENTENCE), TASK_SENTENCE),
-            (("--instruction", WORDS), WORDS),
-            ((*query, "--instruction", "coat.png"), "wanted clothes")):
-        found = hits(*flags, "--out", "hits.png")
-        assert rows[-1].title == title
-        assert rows[-1].query.path == ("anna.png" if "--query" in flags else None)
-        assert rows[-1].clothes == ("coat.png" if "coat.png" in flags else None)
-        shown = [(record.path, verdict) for record, verdict in rows[-1].ranking]
+    wanted = ("--instruction", instruction) if instruction else ()
+    alone = [hits(*(("--query", query) if query else ()), *wanted) for query in queries]
+    asked = ("--query", *queries) if queries[0] else ()
+    assert hits(*asked, *wanted, "--out", "hits.png") == sum(alone, [])
+    assert Image.open("hits.png").width == pictures.WIDTH
+    assert [row.query.path for row in rows] == queries
+    for row, found in zip(rows, alone):
+        shown = [(record.path, verdict) for record, verdict in row.ranking]
         assert shown == [(hit["photo"], None) for hit in found]
-    assert Image.open("hits.png").width == pictures.WIDTH and len(rows) == 4
+        assert row.title == title
+        assert row.clothes == (instruction if instruction == "coat.png" else None)
 
 
 def test_the_query_is_not_its_own_hit_and_its_namesake_is(hits):
@@ -210,24 +182,22 @@ def test_the_query_is_not_its_own_hit_and_its_namesake_is(hits):
 
 def test_text_shows_scores_their_parts_and_names_on_one_line(run, hits):
     Path("photos", NAMES[0]).rename("photos/two\nlines.JPG")
-    flags = ("--query", "anna.png", "--instruction", WORDS)
     brief = long = f"anna.png + {WORDS}\n"
-    for hit in hits(*flags):
+    for hit in hits(*ASKED):
         hit["photo"] = hit["photo"].replace("\n", "\\n")
         brief += "{rank:4}  {score:.3f}  {photo}\n".format(**hit)
         long += "{rank:4}  {score:.3f} = {from_person:.3f} person + ".format(**hit)
         long += "{from_instruction:.3f} instruction  {photo}\n".format(**hit)
-    assert run(*flags)[1] == f"{brief}\n" and run(*flags, "--explain")[1] == f"{long}\n"
+    assert run(*ASKED)[1] == f"{brief}\n" and run(*ASKED, "--explain")[1] == f"{long}\n"
 
 
 # ---- the index ----
 
 def test_only_what_is_new_or_changed_is_read_again(hits, read):
-    flags = ("--query", "anna.png", "--instruction", WORDS)
-    first = hits(*flags)
+    first = hits(*ASKED)
     assert len(read) == len(NAMES) and not list(Path("photos").glob("*.part"))
     read.clear()
-    assert hits(*flags) == first
+    assert hits(*ASKED) == first
     hits("--instruction", "coat.png")
     assert not read
 
@@ -238,27 +208,29 @@ def test_only_what_is_new_or_changed_is_read_again(hits, read):
     os.utime(touched, ns=(time, time + 1))
     removed.unlink()
     paint(Path("photos/added.png"), 31)
-    again = hits(*flags)
+    again = hits(*ASKED)
     assert sorted(read) == sorted([changed.name, touched.name, "added.png"])
-    assert again == hits(*flags, "--index", "fresh.safetensors") and again != first
+    assert again == hits(*ASKED, "--index", "fresh.safetensors") and again != first
     assert str(removed) not in [hit["photo"] for hit in again]
 
 
 def test_another_sentence_index_or_checkpoint(hits, read):
     words = ("--instruction", WORDS)
-    task = ("--query", "anna.png", "--instruction", TASK_SENTENCE)
+    task = (*QUERY, "--instruction", TASK_SENTENCE)
     elsewhere = (*words, "--index", "kept.safetensors")
-    for flags, count in (
-            (words, 1), (task, 1), (words, 0), (task, 0), (elsewhere, 1), (elsewhere, 0)):
-        read.clear()
+    for flags in (words, task, elsewhere):
         hits(*flags)
-        assert len(read) == count * len(NAMES), flags
+        assert len(read) == len(NAMES)
+        read.clear()
+    for flags in (words, task, elsewhere):
+        hits(*flags)
+    assert not read
     Path("a.pt").write_text("other weights")
     hits(*words)
     assert len(read) == len(NAMES)
 
 
-def test_a_sentence_that_is_known_needs_no_bert(hits, model, monkeypatch):
+def test_a_sentence_that_is_known_needs_no_bert(run, model, monkeypatch):
     """One that was not read whole is read again, and said again."""
     whole = model.encoder.text
     monkeypatch.setitem(model.encoder._modules, "text", whole)  # it is again after the test
@@ -270,14 +242,14 @@ def test_a_sentence_that_is_known_needs_no_bert(hits, model, monkeypatch):
         return model, {"feature": "fused", "amp": "off"}
 
     monkeypatch.setattr(evaluate, "load_model", load)
-    words = ("--query", "anna.png", "--instruction", WORDS)
-    first = hits(*words)
-    assert hits(*words) == first
-    hits("--query", "ben.png", "--instruction", "coat.png")
-    for sentence in ("in blue", "in blue", "in 赤 red", "in 赤 red", WORDS):
-        hits("--instruction", sentence)
+    odd = "in 赤 red"
+    sentences = (WORDS, WORDS, "coat.png", "in blue", "in blue", odd, odd, WORDS)
+    said = [run(*QUERY, "--instruction", sentence) for sentence in sentences]
     is_new = [reader is None for reader in readers]
     assert is_new == [True, False, False, True, False, True, True, False]
+    assert said[0][1] == said[1][1] == said[-1][1]
+    noted = ["note: sentences with words" in err for _, _, err in said]
+    assert noted == [sentence == odd for sentence in sentences]
 
 
 def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatch):
@@ -302,24 +274,25 @@ def test_an_index_that_cannot_be_written_costs_no_answer(run):
     assert code == 0 and "not kept" in warning and out == run("--instruction", WORDS)[1]
 
 
-@pytest.mark.parametrize("photos, change", (
-    ("5", None), ("[NaN]", None), ("[5]", None), ("[[[], 1, 1]]", None), ("[]", None),
-    (None, lambda feats: feats[:, 1:].contiguous()), (None, lambda feats: feats.half()),
-    (None, lambda feats: feats[None]),
+@pytest.mark.parametrize("kind, change, photos", (
+    (CLOTHES, None, "5"), (CLOTHES, None, "[5]"), (CLOTHES, None, "[NaN]"),
+    (CLOTHES, None, "[[[], 1, 1]]"), (CLOTHES, None, "[]"),
+    *((kind, change, None) for kind in (CLOTHES, search.TOKENS) for change in (
+        lambda feats: feats[:, 1:].contiguous(), lambda feats: feats.half(),
+        lambda feats: feats[None])),
 ))
-@pytest.mark.parametrize("kind", (CLOTHES, search.TOKENS))
-def test_an_index_of_other_content_is_one_line(photos, change, kind, run, read):
+def test_an_index_of_other_content_is_one_line(kind, change, photos, run, read):
     path = Path("photos/index.safetensors")
     run("--instruction", WORDS)
     with safe_open(path, "pt") as file:
         notes = file.metadata()
-        feats = {kind: file.get_tensor(kind) for kind in file.keys()}
+        feats = {key: file.get_tensor(key) for key in file.keys()}
     notes["photos"] = photos or notes["photos"]
     key = min(key for key in feats if key.startswith(kind))
     feats[key] = change(feats[key]) if change else feats[key]
     save_file(feats, path, notes)
     read.clear()
-    refused(run("--instruction", WORDS), str(path), "--index")
+    one_line(run("--instruction", WORDS), path, "--index")
     assert not read
 
 
@@ -342,31 +315,31 @@ def test_what_is_left_out_is_counted_by_reason(run):
             "images, such as photos/")
     shutil.rmtree("photos")
     os.mkdir("photos")
-    refused(run(*words), "--photos photos", "no photo")
+    one_line(run(*words), "--photos photos", "no photo")
     Path("photos/a.jpg").write_text("no picture")
-    refused(run(*words), "--photos photos", "1 cannot be read")
+    one_line(run(*words), "--photos photos", "1 cannot be read")
     shutil.copy("anna.png", "photos")
-    refused(run("--query", "photos/anna.png"), "--photos photos", "the query itself")
+    one_line(run("--query", "photos/anna.png"), "--photos photos", "the query itself")
 
 
 @pytest.mark.parametrize("flags, words", (
     ((), ("--query", "--instruction")),
-    (("--photos", "nowhere", "--query", "anna.png"), ("--photos nowhere",)),
+    (("--photos", "nowhere", *QUERY), ("--photos nowhere",)),
     (("--instruction", "  "), ("--instruction", "empty")),
     (("--instruction", "coat.jpg"), ("coat.jpg", "no such picture")),
     (("--query", "a.pt"), ("cannot read image a.pt",)),
     (("--instruction", WORDS, "--index", "a.pt"), ("a.pt", "--index")),
-    (("--instruction", WORDS, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
+    ((*QUERY, "--out", "hits.jpg"), ("--out hits.jpg", ".png")),
     (("--query", "ben.png", "anna.png", "--out", "./anna.png"), ("--out", "input")),
     (("--instruction", "coat.png", "--out", "coat.png"), ("--out", "input")),
-    (("--instruction", WORDS, "--out", "photos/a'b/hits.png"), ("--out", "--photos")),
+    ((*QUERY, "--out", "photos/a'b/hits.png"), ("--out", "--photos")),
 ))
 def test_mistakes_are_one_line_before_work(flags, words, run, read):
-    refused(run(*flags), *words)
+    one_line(run(*flags), *words)
     assert not read and not Path("photos/index.safetensors").exists()
 
 
 def test_a_model_that_has_diverged_is_named(run, model, monkeypatch):
     nan = torch.nn.Parameter(torch.full((32,), torch.nan))
     monkeypatch.setattr(model.plain_neck, "weight", nan)
-    refused(run("--instruction", WORDS), "NaN", "--checkpoint")
+    one_line(run("--instruction", WORDS), "NaN", "--checkpoint")

@@ -27,13 +27,12 @@ from toydata import cameras, drawing, people, sheet
 from toydata.figure import Pose
 from toydata.trees import FIVE, TREES, Job
 
-PEOPLE = 24  # 18 to train on, 6 to test on; the other layouts have 8
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
+    """Every layout, with 12 people to train on and 4 to test on, or 6 and 2."""
     folder = tmp_path_factory.mktemp("toy") / "out"
-    toydata.make_toy(folder, PEOPLE, seed=0, sets="all")
+    toydata.make_toy(folder, 16, seed=0, workers=1, sets="all")
     return folder
 
 
@@ -46,21 +45,15 @@ def names(folder):
     return [path.name for path in sorted(folder.iterdir())]
 
 
-def parsed(folder, pattern):
-    """The groups of each file name in a folder."""
-    return [re.fullmatch(pattern, name).groups() for name in names(folder)]
-
-
 # ---- writing ----
 
-def test_every_byte_depends_on_people_and_seed_alone(tmp_path):
-    toydata.make_toy(tmp_path / "five", 8, 0, workers=1)
-    toydata.make_toy(tmp_path / "all", 8, 0, workers=2, sets="all")
-    five, everything = [content(tmp_path / name) for name in ("five", "all")]
+def test_every_byte_depends_on_people_and_seed_alone(root, drawn, tmp_path):
+    """`drawn` was drawn by as many processes as there are cores."""
+    five, everything = content(drawn), content(root)
     assert five == {name: everything[name] for name in five}
     others = {TREES[name].folder for name in TREES.keys() - set(FIVE)}
     assert {name.split("/")[0] for name in everything.keys() - five.keys()} == others
-    assert json.loads(five["toy.json"])["people"] == 8
+    assert json.loads(five["toy.json"])["people"] == 16
     bodies = [{job.body for job in toydata.jobs_of("ltcc", tmp_path, 8, seed)} for seed in (0, 1)]
     assert not bodies[0] & bodies[1]
 
@@ -140,19 +133,20 @@ def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks
             assert dataset.task != "trad" or (same & removed).any(), "the same camera"
 
 
-def test_ltcc(root):
-    tree = root / "LTCC_ReID"
-    pattern = r"(\d{3})_(\d+)_c(\d{1,2})_(\d{6})\.png"
-    frames = Counter()
-    for role, folder, outfits in (("train", "train", 6), ("test", "test", 3)):
-        worn = defaultdict(set)
-        for pid, clothes, _, frame in parsed(tree / folder, pattern):
-            frames[frame] += 1
-            worn[str(int(pid))].add(clothes)
-        for kind, count in (("change", outfits), ("unchange", 1)):
-            listed = (tree / f"info/cloth-{kind}_id_{role}.txt").read_text().split()
-            assert set(listed) == {pid for pid in worn if len(worn[pid]) == count}
-    assert set(frames.values()) == {1}
+def test_ltcc_lists_who_changes_clothes(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(Job, "shoot", lambda *_: None)
+    monkeypatch.setattr(Job, "save", lambda job, path, image: saved.append(Path(path).name))
+    jobs = toydata.jobs_of("ltcc", tmp_path, 60, seed=0)
+    for job in jobs:
+        saved.clear()
+        [(file, pid)] = toydata._draw(job)
+        kind = "change" if len(job.outfits) > 1 else "unchange"
+        assert (file, pid) == (f"info/cloth-{kind}_id_{job.role}.txt", str(job.pid))
+        worn = {tuple(map(int, name.split("_")[:2])) for name in saved}
+        assert worn == {(job.pid, number) for number, _ in enumerate(job.outfits, 1)}
+    kinds = Counter((job.role, len(job.outfits)) for job in jobs)
+    assert kinds == {("train", 6): 42, ("train", 1): 3, ("test", 3): 14, ("test", 1): 1}
 
 
 def test_infrared_is_grey(root):
@@ -198,11 +192,6 @@ def test_the_wardrobe_is_shared_and_a_persons_outfits_differ():
     wearers = Counter(id(outfit) for outfits in wardrobe for outfit in outfits)
     assert 35 <= len(wearers) <= 60
     assert sum(count > 1 for count in wearers.values()) >= 0.9 * len(wearers)
-
-
-def test_ltcc_has_people_who_never_change():
-    kinds = [len(job.outfits) for job in toydata.jobs_of("ltcc", Path(), 60, 0)]
-    assert Counter(kinds[:45]) == {6: 42, 1: 3} and Counter(kinds[45:]) == {3: 14, 1: 1}
 
 
 def test_each_attribute_has_a_phrase_of_the_table():
@@ -301,26 +290,28 @@ def test_a_caption_is_true_of_the_figure_that_is_drawn(data_set, monkeypatch, tm
 def test_composed_retrieval_asks_in_words_for_clothes_that_another_picture_shows(
         monkeypatch, tmp_path):
     def colours(caption):
-        return [said(caption)[f"{part} color"] for part in ("coat", "trousers")]
+        return [f"{said(caption)[f'{part} color']} {part}" for part in ("coat", "trousers")]
+
+    def number(path):  # of the outfit
+        return int(re.search(r"[_-](\d)_", path)[1])
 
     monkeypatch.setattr(Job, "save", lambda *_: None)
     jobs = [toydata.jobs_of(name, tmp_path, 8, 0) for name in ("itcpr", "syncpr")]
     for job in jobs[0] + jobs[1]:
-        worn = [[outfit.attributes[f"{part} color"].split()[0] for part in ("coat", "trousers")]
+        worn = [[outfit.attributes[f"{part} color"] for part in ("coat", "trousers")]
                 for outfit in job.outfits]
-        entries = toydata._draw(job)
         shown = defaultdict(set)  # instance -> outfits of its gallery pictures
+        entries = toydata._draw(job)
         for file, entry in entries:
             if file == "gallery.json":
-                outfit = int(entry["file_path"].split("_")[-2]) - 1
-                shown[entry["instance_id"]].add(outfit)
+                shown[entry["instance_id"]].add(number(entry["file_path"]))
         for file, entry in entries:
             if file == "query.json":
                 [wanted] = shown[entry["instance_id"]]
-                assert f"_{wanted + 1}_" not in entry["file_path"] and shown[-1] == {0}
-                assert colours(entry["caption"]) == worn[wanted]
+                assert number(entry["file_path"]) != wanted and shown[-1] == {1}
+                assert colours(entry["caption"]) == worn[wanted - 1]
             elif file == "SynCPR.json":
-                outfit = int(entry["reference_image_path"].split("-")[-1][0])
+                outfit = number(entry["reference_image_path"])
                 assert colours(entry["reference_caption"]) == worn[outfit]
                 assert colours(entry["edit_caption"]) == colours(entry["target_caption"])
                 assert colours(entry["edit_caption"]) == worn[(outfit + 1) % 3]

@@ -123,12 +123,21 @@ class Report:
             lines = str(report.longrepr).strip().splitlines()
             self.broken = lines[-1].removeprefix("E").strip()
 
+    def pytest_runtest_protocol(self, item):
+        """Leaves out the further cases of a test that has failed."""
+        return bool(self.found.get(function_of(item))) or None
+
     def pytest_runtest_logreport(self, report):
-        test = report.nodeid.partition("[")[0]  # all its cases together are one point
+        test = function_of(report)
         if report.passed and report.when == "call":
             self.found.setdefault(test, "")
         if not report.passed and not self.found.get(test):
             self.found[test] = first_line(report)
+
+
+def function_of(item):
+    """The test of a case; all its cases together are one point."""
+    return item.nodeid.partition("[")[0]
 
 
 def first_line(report):

@@ -49,14 +49,18 @@ def main(config):
 
 def check_tests(exercises, seconds):
     """UserError unless the code itself passes all tests, and fails each without its functions."""
-    full = {each: code.original(each) for each in exercises}
-    empty = {each: code.emptied(text, each) for each, text in full.items()}
-    for name, verdict in verdicts(full, seconds).items():
-        if sentences(verdict):
+    texts = {}
+    for exercise in exercises:
+        texts[exercise] = code.original(exercise)
+        without = exercise._replace(name=f"{exercise.name} without its functions")
+        texts[without] = code.emptied(texts[exercise], exercise)
+
+    found = verdicts(texts, seconds)
+    for name in [exercise.name for exercise in exercises]:
+        if sentences(found[name]):
             raise UserError(f"the code itself fails the tests of {name}, so that nobody can be "
-                            f"graded: {sentences(verdict)[0]}")
-    for name, verdict in verdicts(empty, seconds).items():
-        for test, words in verdict.items():
+                            f"graded: {sentences(found[name])[0]}")
+        for test, words in found[f"{name} without its functions"].items():
             if not words:
                 raise UserError(f"{test} passes without the functions of {name}: take it out of "
                                 "extras/exercises/table.py")
