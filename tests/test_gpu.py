@@ -8,7 +8,6 @@ import torch
 
 import data
 import losses
-import train
 from reid import device, images
 
 GPU = torch.device("cuda")
@@ -80,7 +79,7 @@ def test_a_batch_moves_as_a_whole():
     assert (moved.sentences, moved.task, moved.dataset) == (["a", "b"], "both", "market")
 
 
-def test_a_step_moves_its_batch_before_all_else(train_tiny, monkeypatch):
+def test_a_step_moves_its_batch_before_all_else(train_tiny, unfinished, monkeypatch):
     """Whatever is augmented and reaches the loss has gone through Batch.to, which does not wait."""
     seen = []
     to = data.Batch.to
@@ -96,7 +95,6 @@ def test_a_step_moves_its_batch_before_all_else(train_tiny, monkeypatch):
 
     monkeypatch.setattr(data.Batch, "to", spy)
     monkeypatch.setattr(data, "augment", spy_on_augment)
-    monkeypatch.setattr(train, "finish", lambda *_: None)
     assert train_tiny("--task", "ctcc", "--steps", 2)[0] == 0
     assert [where for where, _ in seen] == [CPU, CPU]
 
@@ -104,7 +102,7 @@ def test_a_step_moves_its_batch_before_all_else(train_tiny, monkeypatch):
 # ---- feeding ----
 
 @pytest.mark.parametrize("cores, processes, workers", [
-    (2, 1, 1), (1, 1, 1), (6, 1, 5), (64, 1, 8), (64, 8, 7), (16, 4, 3), (8, 8, 1)])
+    (1, 1, 1), (6, 1, 5), (64, 1, 8), (16, 4, 3)])
 def test_workers_are_chosen_from_the_cores(monkeypatch, cores, processes, workers):
     monkeypatch.setattr(device, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))

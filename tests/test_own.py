@@ -4,7 +4,6 @@ loader processes that have no room, are stopped, or die."""
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ import train
 from instructions import asked_tasks
 from reid import checkpoints, device, runs
 from reid.cli import Interrupted, Stops, UserError, on_signals
-from reid.folders import find_datasets, open_all
+from reid.folders import open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
 from tests.trees import ltcc, put
@@ -75,39 +74,29 @@ def test_a_split_by_hand_without_outfits(tmp_path):
         open_all(tmp_path, asked_tasks("cc"))
 
 
-def test_what_is_no_folder_of_people(tmp_path, mine):
-    """A data set of which a part is missing is not taken for people."""
-    for folder in ("bounding_box_train", "query"):
-        put(tmp_path, f"market/{folder}/0001_c1s1_000001_01.jpg")
-    with pytest.raises(UserError, match="no known data set in it, and no folders of people"):
-        find_datasets(tmp_path / "market")
-    for person in NAMES[3:]:
-        shutil.rmtree(mine / person)
-    with pytest.raises(UserError, match="3 people with two photos or more; at least 4"):
-        open_all(mine, asked_tasks("trad"))
+@pytest.mark.parametrize("folder, names, words", [
+    ("a part is missing", ("bounding_box_train/0001_c1s1_01.jpg", "query/0001_c1s1_01.jpg"),
+     "no known data set in it, and no folders of people"),
+    ("SYSU-MM01", ("cam1/0001/0001.jpg", "cam2/0001/0001.jpg"), "SYSU-MM01 cannot be read"),
+    ("d", ("DukeMTMC-reID/bounding_box_train/0001_c1_f0046182.jpg",), "withdrawn by its"),
+    ("mine", ("anna/1.jpg", "anna/2.jpg", "bob/1.jpg"), "1 people with two photos or more"),
+])
+def test_what_is_no_folder_of_people(folder, names, words, tmp_path):
+    put(tmp_path / folder, *names)
+    with pytest.raises(UserError, match=words):
+        open_all(tmp_path / folder, asked_tasks("trad"))
 
 
-def test_own_photos_are_trained_on_and_tested(mine, command, bert, train_tiny):
-    flags = ("--data", mine, "--steps", 2, "--preset", "toy", "--name", "mine")
-    code, out, err = train_tiny(*flags)
+def test_own_photos_are_trained_on_and_tested(mine, train_tiny):
+    code, out, err = train_tiny("--data", mine, "--steps", 2, "--preset", "toy", "--name", "mine")
     assert code == 0 and "Own photos random-split" in out, err
     rows = runs.read_log("runs/mine")[-1]["rows"]
     assert {row["task"] for row in rows} == {"trad", "cc"}
 
 
-def test_a_data_set_that_is_not_read_is_named(tmp_path):
-    """And not taken for people with outfits."""
-    for camera in ("cam1", "cam2"):
-        put(tmp_path, f"SYSU-MM01/{camera}/0001/0001.jpg")
-    put(tmp_path, "d/DukeMTMC-reID/bounding_box_train/0001_c1_f0046182.jpg")
-    for folder, words in (("SYSU-MM01", "SYSU-MM01 cannot be read"), ("d", "withdrawn by its")):
-        with pytest.raises(UserError, match=words):
-            find_datasets(tmp_path / folder)
-
-
 # ---- weights of one's own ----
 
-def test_a_start_takes_all_but_the_classifiers(train_tiny, drawn):
+def test_a_start_takes_all_but_the_classifiers(train_tiny, unfinished):
     assert train_tiny("--task", "li", "--steps", 2, "--name", "a")[0] == 0
     old = checkpoints.load("runs/a/last.pt")["model"]
     flags = ("--task", "cc", "--steps", 1, "--lr", 0, "--name", "b", "--start", "runs/a/last.pt")
@@ -122,14 +111,14 @@ def test_a_start_takes_all_but_the_classifiers(train_tiny, drawn):
     one_line(train_tiny("--task", "cc", "--steps", 1, "--start", "nowhere.pt"), "nowhere.pt")
 
 
-def test_a_finished_run_takes_more_steps(train_tiny, command):
-    assert train_tiny("--task", "cc", "--steps", 2, "--name", "a")[0] == 0
+def test_a_finished_run_takes_more_steps(train_tiny, command, unfinished):
+    assert train_tiny("--task", "cc", "--steps", 1, "--name", "a")[0] == 0
     last = "runs/a/last.pt"
-    code, out, _ = command(train, "--resume", last, "--steps", 4)
-    assert code == 0 and "continues to step 4; the cosine is stretched" in out
+    code, out, _ = command(train, "--resume", last, "--steps", 2)
+    assert code == 0 and "continues to step 2; the cosine is stretched" in out
     saved = checkpoints.load(last)
-    assert saved["step"] == saved["config"]["steps"] == 4
-    one_line(command(train, "--resume", last, "--steps", 3), "--steps 3: the run has 4")
+    assert saved["step"] == saved["config"]["steps"] == 2
+    one_line(command(train, "--resume", last, "--steps", 1), "--steps 1: the run has 2")
 
 
 # ---- machines ----

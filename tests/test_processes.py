@@ -15,47 +15,38 @@ from reid import checkpoints, processes
 from reid.cli import UserError
 from reid.runs import read_log
 from tests.test_model import TINY
-from tests.watched_processes import INTERRUPTED
+from tests.watched_processes import INTERRUPTED, RANKS
 
 WATCHED = Path(__file__).with_name("watched_processes.py")
 STEPS = 4
-RANKS = (0, 1)
 FULL = torch.autocast("cpu", enabled=False)
 
 
 @pytest.fixture(scope="module")
-def two_processes(drawn, bert, tmp_path_factory):
-    """two_processes(mode, *words) -> (exit code, stderr, what each saw) of a run of
-    tests/watched_processes.py under torchrun, in the folder two_processes.folder."""
+def watched(drawn, bert, tmp_path_factory):
+    """watched(mode) -> (what each process of a run saw, what they said); the runs are in the folder
+    watched.folder."""
     folder = tmp_path_factory.mktemp("processes")
     flags = ("--data", drawn, "--task", "trad", "--text-model", bert, "--erase", 0, "--steps",
              STEPS, "--warmup", 1, "--ids", 4, "--images", 4)
+    subprocess.run([sys.executable, WATCHED, *map(str, flags)], cwd=folder, check=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-    def run(mode, *words):
-        torchrun = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        words = words if "--resume" in words else (*flags, *words)
-        done = subprocess.run(
-            [*torchrun, *map(str, (WATCHED, mode, *words))],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        error = done.stderr[-3000:]
-        assert (folder / f"{mode}1.pt").exists(), error
-        seen = [torch.load(folder / f"{mode}{rank}.pt", weights_only=False) for rank in RANKS]
-        return done.returncode, error, seen
+    def read(mode):
+        said = (folder / f"{mode}.txt").read_text()
+        paths = [folder / f"{mode}{rank}.pt" for rank in RANKS]
+        assert all(path.exists() for path in paths), said
+        return [torch.load(path, weights_only=False) for path in paths], said
 
-    run.folder = folder
-    return run
+    read.folder = folder
+    return read
 
 
 @pytest.fixture(scope="module")
-def slow(two_processes):
+def slow(watched):
     """A run whose evaluation after two steps outlasts the patience of gradients."""
-    code, error, seen = two_processes("slow", "--evaluate-every", 2, "--name", "slow")
-    assert code == 0, f"an evaluation longer than the timeout ended the run: {error}"
+    seen, said = watched("slow")
+    assert "code" not in seen[0], f"an evaluation longer than the timeout ended the run: {said}"
     return seen
 
 
@@ -69,11 +60,11 @@ def test_every_process_has_a_batch_and_an_augmentation_of_its_own(slow):
 # ---- the losses of two processes against those of one ----
 
 @pytest.fixture
-def gradients_alone(two_processes, slow, monkeypatch):
+def gradients_alone(watched, slow, monkeypatch):
     """For each rank, what one process makes of its first batch: ({parameter: gradient}, the state
     of the model)."""
     monkeypatch.setitem(train.SIZES, "tiny", TINY)
-    path = two_processes.folder / "runs/slow/last.pt"
+    path = watched.folder / "runs/slow/last.pt"
     checkpoint = checkpoints.load(path)
     config = train.Config(**checkpoint["config"])
     results = []
@@ -110,31 +101,29 @@ def assert_same_weights(first, second, words):
         assert torch.equal(value, second[name]), f"{words}: {name}"
 
 
-def test_both_begin_and_end_with_the_same_weights_and_statistics(slow, two_processes):
+def test_both_begin_and_end_with_the_same_weights_and_statistics(slow, watched):
     begin = [seen["steps"][0][0] for seen in slow]
     end = slow[0]["last"]
     assert_same_weights(*begin, "the processes begin with different weights")
     assert_same_weights(end, slow[1]["last"], "the processes end with different weights")
     changed = [name for name, value in begin[0].items() if not torch.equal(value, end[name])]
     assert any("running_var" in name for name in changed) and any("gate" in n for n in changed)
-    lines = read_log(two_processes.folder / "runs/slow")
+    lines = read_log(watched.folder / "runs/slow")
     assert [line["step"] for line in lines] == [1, 2, STEPS, STEPS]
 
 
-def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on(
-        two_processes, slow, usual_signals):
-    code, error, seen = two_processes("interrupt", "--name", "interrupted")
-    path = two_processes.folder / "runs/interrupted/last.pt"
-    assert code != 0 and f"stopped at step {INTERRUPTED}" in error, error
-    whole = checkpoints.MODEL | checkpoints.RUN
-    assert checkpoints.load(path, whole)["step"] == INTERRUPTED
+def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on(watched, slow):
+    seen, said = watched("interrupted")
+    assert seen[0]["code"] == 130 and f"stopped at step {INTERRUPTED}" in said
     assert [len(each["steps"]) for each in seen] == [INTERRUPTED, INTERRUPTED]
 
-    code, error, seen = two_processes("quiet", "--resume", path)
-    assert code == 0, error
+    seen, said = watched("resumed")
+    assert "code" not in seen[0] and len(seen[0]["steps"]) == STEPS - INTERRUPTED, said
     assert_same_weights(seen[0]["last"], seen[1]["last"], "the resumed processes differ")
+    path = watched.folder / "runs/interrupted/last.pt"
+    whole = checkpoints.MODEL | checkpoints.RUN
     resumed = checkpoints.load(path, whole)
-    expected = checkpoints.load(two_processes.folder / "runs/slow/last.pt", whole)
+    expected = checkpoints.load(watched.folder / "runs/slow/last.pt", whole)
     assert resumed["step"] == expected["step"] == STEPS
     assert_same_weights(expected["model"], resumed["model"], "other weights after an interruption")
     for ours, theirs in zip(resumed["optimisers"], expected["optimisers"], strict=True):

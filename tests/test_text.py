@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import evaluate
 import train
 from reid import checkpoints, text
 from reid.cli import UserError
-from tests.commands import FAST, Payload, one_line
+from tests.commands import Payload
 from tests.small_bert import write_bert
 
 SENTENCES = ["do not change clothes", "a man in red"]
@@ -33,25 +34,20 @@ def read(bert, tokenizer):
 
 # ---- what is read ----
 
-def test_a_folder_gives_the_states_that_its_own_library_gives(bert):
+def test_a_folder_and_a_checkpoint_give_the_states_that_the_own_library_gives(bert):
     from transformers import BertModel
     change_config(layer_norm_eps=0.1, hidden_act="relu")
     ours, tokenizer = text.named_text_model(str(bert))
-    theirs = BertModel.from_pretrained(bert)
-    assert torch.equal(read(ours, tokenizer), read(theirs, tokenizer))
+    expected = read(BertModel.from_pretrained(bert), tokenizer)
+    assert torch.equal(read(ours, tokenizer), expected)
     assert ours.pooler is None and ours.dtype == torch.float32
     assert tokenizer.tokenize("Red") == ["r", "##e", "##d"]
-    assert not getattr(ours, "embedded", False)
 
-
-def test_a_checkpoint_gives_the_same_model_back(bert):
-    change_config(layer_norm_eps=0.1, hidden_act="relu")
-    ours, tokenizer = text.named_text_model(str(bert))
     parts = json.loads(json.dumps(text.to_json(ours, tokenizer)))
     shutil.rmtree(bert)
-    again, its_tokenizer = text.from_json(parts)
+    again, tokenizer = text.from_json(parts)
     again.load_state_dict(ours.state_dict())
-    assert torch.equal(read(again, its_tokenizer), read(ours, tokenizer))
+    assert torch.equal(read(again, tokenizer), expected)
 
 
 def test_a_checkpoint_brings_no_regular_expression(bert):
@@ -81,30 +77,24 @@ def test_the_embedded_model_is_the_published_file(tmp_path, monkeypatch):
             text.embedded_text_model()
 
 
-# ---- in a run ----
-
-@pytest.mark.parametrize("flags,kept", [
-    ([], False), (["--train-text"], True), (["--text-model", "bert"], True),
-    (["--text-model", "bert", "--train-text"], True)])
-def test_a_checkpoint_holds_the_tower_unless_it_is_embedded_and_frozen(
-        flags, kept, bert, drawn, command):
-    flags = ("--data", drawn, "--task", "trad", "--steps", 2, "--name", "trad", *FAST, *flags)
-    named = "--text-model" in flags
-    before, tokenizer = text.named_text_model("bert") if named else text.embedded_text_model()
-    code, out, err = command(train, *flags)
-    assert code == 0, err
-    assert ("text: BERT in bert\n" in out) == named
-    shutil.rmtree(bert)
-    state = checkpoints.load("runs/trad/last.pt")
-    assert any(key.startswith("encoder.text.") for key in state["model"]) == kept
-
-    model, _ = evaluate.load_model("runs/trad/last.pt")
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_checkpoint_holds_the_tower_unless_it_is_embedded_and_frozen(named, trained, bert):
+    flags = {"text_model": "bert" if named else None, "train_text": trained}
+    config = train.Config(**train.TOY | flags)
+    model, report = train.build_model(config, {"market": 5})
+    assert report == ["text: BERT in bert"] * named
     tower = model.encoder.text
-    assert tower.tokenizer(SENTENCES)["input_ids"] == tokenizer(SENTENCES)["input_ids"]
-    same = torch.equal(read(tower.bert, tower.tokenizer), read(before, tokenizer))
-    assert same == ("--train-text" not in flags)
-    if named:
-        assert command(evaluate, "--checkpoint", "runs/trad/last.pt")[0] == 0
+    if trained:
+        tower.bert.embeddings.LayerNorm.bias.data += 1
+    state = {"config": asdict(config), **evaluate.parts_of(model, {"market": 5})}
+    assert any(key.startswith("encoder.text.") for key in state["model"]) == (named or trained)
+
+    checkpoints.save("last.pt", state)
+    shutil.rmtree(bert)
+    again = evaluate.load_model("last.pt")[0].encoder.text
+    expected = read(tower.bert, tower.tokenizer)
+    assert torch.equal(read(again.bert, again.tokenizer), expected)
 
 
 # ---- mistakes ----
@@ -125,19 +115,13 @@ def to_pickle(path):
 
 WEIGHTS = Path("bert/model.safetensors")
 FAULTS = {
-    "quantised": lambda: change_config(quantization_config={"quant_method": "x", "bits": 4}),
     "code": lambda: change_config(auto_map={"AutoModel": "evil--code.Model"}),
     "a roberta model": lambda: change_config(model_type="roberta"),
     "config.json": lambda: Path("bert/config.json").write_text("{"),
-    "list": lambda: Path("bert/config.json").write_text("[]"),
-    "hidden_size": lambda: change_config(hidden_size="x"),
-    "heads": lambda: change_config(num_attention_heads=0),
-    "size mismatch": lambda: change_config(hidden_size=64),
-    "encoder.layer.2": lambda: change_config(num_hidden_layers=3),
     "header": lambda: shorten(WEIGHTS),
+    "encoder.layer.2": lambda: change_config(num_hidden_layers=3),
     "refused": lambda: to_pickle(WEIGHTS),
     "no vocabulary": lambda: (Path("bert/vocab.txt").unlink(), os.mkfifo("bert/vocab.txt")),
-    "no file named": lambda: WEIGHTS.unlink(),
 }
 
 
@@ -148,26 +132,28 @@ def test_a_text_model_that_is_none(words, bert):
         text.named_text_model("bert")
     line = str(error.value)
     assert line.startswith("--text-model bert: expected a folder") and "\n" not in line
-    if words not in ("list", "heads", "size mismatch", "header"):  # in the words of a library
-        assert words in line
+    assert words in line
     assert "weights_only" not in line and not os.path.exists("executed")
 
 
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-def test_no_file_chooses_a_kernel(key, bert, monkeypatch):
+def test_no_file_chooses_code_or_a_kernel(bert, monkeypatch):
     from transformers.integrations import hub_kernels
     monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: pytest.fail("fetched"))
-    change_config(**{key: "evil/kernel"})
+    kernel = {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
+    change_config(**kernel)
     ours, tokenizer = text.named_text_model("bert")
     parts = text.to_json(ours, tokenizer)
-    parts["bert"] = json.dumps({**json.loads(parts["bert"]), key: "evil/kernel"})
-    for bert in (ours, text.from_json(parts)[0]):
+    values = json.loads(parts["bert"]) | kernel
+    for bert in (ours, text.from_json(parts | {"bert": json.dumps(values)})[0]):
         assert bert.config._attn_implementation == "sdpa"
+    for key in ("auto_map", "quantization_config"):
+        with pytest.raises(ValueError, match="with code of its own, or quantised"):
+            text.from_json(parts | {"bert": json.dumps(values | {key: {}})})
 
 
-def test_without_the_hub_the_line_says_what_is_needed(drawn, command, monkeypatch):
+def test_without_the_hub_the_line_says_what_is_needed(monkeypatch):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    flags = ("--data", drawn, "--task", "trad", "--steps", 1, *FAST)
-    one_line(command(train, *flags, "--text-model", "bert-base-uncased"),
-             "--text-model bert-base-uncased", "config.json", "vocab.txt", "model.safetensors")
+    needed = "--text-model bert-base-uncased: .*config.json.*vocab.txt.*model.safetensors"
+    with pytest.raises(UserError, match=needed):
+        text.named_text_model("bert-base-uncased")

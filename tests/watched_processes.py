@@ -1,13 +1,17 @@
-"""train.py in several processes, watched: `torchrun ... tests/watched_processes.py MODE FLAGS`.
+"""Three runs of train.py in two processes each, with what torchrun sets, watched:
+`python tests/watched_processes.py FLAGS`.
 
-MODE "slow": exchanges between the processes give up after PATIENCE seconds, and the first
-evaluation takes longer. "interrupt": the second process gets Ctrl-C in the step INTERRUPTED.
-"quiet": neither. What the process saw goes into MODE0.pt or MODE1.pt in the current folder.
+"slow": exchanges between the processes give up after PATIENCE seconds, and the first evaluation
+takes longer. "interrupted": the second process gets Ctrl-C in the step INTERRUPTED. "resumed": that
+run goes on. What the processes of a run saw goes into slow0.pt and slow1.pt, and so on, in the
+current folder; what they said goes into slow.txt.
 """
 
 import math
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from datetime import timedelta
@@ -16,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import BertModel, BertTokenizer  # noqa: F401  once, before there are processes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import data
@@ -25,17 +30,26 @@ from model import SIZES
 from reid import cli
 from tests.test_model import TINY
 
-PATIENCE = 6
+RANKS = (0, 1)
+PATIENCE = 4
 INTERRUPTED = 3  # the first is 1
+FLAGS = {
+    "slow": ("--evaluate-every", "2", "--name", "slow"),
+    "interrupted": ("--name", "interrupted"),
+    "resumed": ("--resume", "runs/interrupted/last.pt"),
+}
 
 
 def copy_of(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
-def main():
-    rank = int(os.environ["RANK"])
-    mode = sys.argv.pop(1)
+def watch(mode, rank, port, flags):
+    """A process of a run."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(RANKS)),
+                   "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    sys.argv = ["train.py", *flags]
+    sys.stderr = open(f"{mode}.txt", "a")
     torch.set_num_threads(1)
     nets = []
     seen = {"steps": [], "gradients": [], "seeds": []}
@@ -60,7 +74,7 @@ def main():
     def watched_terms(net, images, pictures, batch, *args):
         nets.append(net)
         seen["steps"].append((copy_of(net), images, pictures, batch))
-        if mode == "interrupt" and rank == 1 and len(seen["steps"]) == INTERRUPTED:
+        if mode == "interrupted" and rank == 1 and len(seen["steps"]) == INTERRUPTED:
             os.kill(os.getpid(), signal.SIGINT)
         return loss_terms(net, images, pictures, batch, *args)
 
@@ -81,9 +95,23 @@ def main():
     register_optimizer_step_pre_hook(note_gradients)
     try:
         cli.run(train.main, train.Config)
-    finally:
-        seen["last"] = copy_of(nets[0])
-        torch.save(seen, f"{mode}{rank}.pt")
+    except SystemExit as end:
+        seen["code"] = end.code
+    seen["last"] = copy_of(nets[0])
+    torch.save(seen, f"{mode}{rank}.pt")
+
+
+def main():
+    fork = multiprocessing.get_context("fork")  # what is imported need not be once more
+    for mode, own in FLAGS.items():
+        with socket.create_server(("localhost", 0)) as free:
+            port = free.getsockname()[1]
+        flags = own if mode == "resumed" else (*sys.argv[1:], *own)
+        both = [fork.Process(target=watch, args=(mode, rank, port, flags)) for rank in RANKS]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join()
 
 
 if __name__ == "__main__":
