@@ -28,9 +28,9 @@ WORDS = [b"NaN", b"1e999", b"-1", b"[]", b"{}", b"null", b'"x"', b"1" * 400, b"t
 FLAGS = ("--data", "toy", "--task", "li", "--steps", 1, "--ids", 4, "--warmup", 1)
 ABLATE = (ablate, "--name", "a", *FLAGS, "--seeds", 1, "--vary", "")
 COMMANDS = {  # a file -> the command that reads it
-    "runs/a/li-seed_0/log.jsonl": (curves, "runs/a/li-seed_0", "--out", "c.png"),
-    "runs/a/li-seed_0/config.json": ABLATE,
-    "runs/a/li-seed_0/queries.json": ABLATE,
+    "runs/a/default-seed_0/log.jsonl": (curves, "runs/a/default-seed_0", "--out", "c.png"),
+    "runs/a/default-seed_0/config.json": ABLATE,
+    "runs/a/default-seed_0/queries.json": ABLATE,
     "runs/a/table.json": ABLATE,
     "index.safetensors": (search, "--photos", "toy/LTCC_ReID/query", "--instruction", "a red coat",
                           "--index", "index.safetensors", "--checkpoint", "trained.pt"),
@@ -42,8 +42,8 @@ COMMANDS = {  # a file -> the command that reads it
 def prepare():
     """The files, by the commands that write them."""
     toydata.make_toy("toy", people=8, seed=0)
-    assert call(train, *FLAGS, "--name", "a/li-seed_0") == 0
-    shutil.copy(Path("runs/a/li-seed_0/last.pt"), "small.pt")
+    assert call(train, *FLAGS, "--name", "a/default-seed_0") == 0
+    shutil.copy(Path("runs/a/default-seed_0/last.pt"), "small.pt")
     assert call(evaluate, "--checkpoint", "small.pt", "--save-features", "f.safetensors") == 0
     shutil.copy(evaluate.TRAINED, "trained.pt")
     assert call(*ABLATE) == 0

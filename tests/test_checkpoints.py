@@ -240,7 +240,7 @@ def file_limit(size):
 
 
 WRITERS = {
-    "last.pt": lambda path: checkpoints.save(path, {"weight": torch.randn(1000)}),
+    "last.pt": lambda path: checkpoints.save(path, {"weight": torch.randn(10_000)}),
     "log.jsonl": lambda path: runs.Log(path.parent).write_rows(1, [{"left": "x" * 1000}]),
     "config.json": lambda path: files.write_text(path, "x" * 1000),
     "picture.png": lambda path: pictures.save(
@@ -256,9 +256,9 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
     with file_limit(500), pytest.raises(cli.UserError, match=f"{name} .File too large.; make room"):
         WRITERS[name](path)
     assert path.read_text() == "before"
+    assert {each.name for each in tmp_path.iterdir()} - {".lock"} == {name}
     WRITERS[name](path)
     assert path.stat().st_size > 500
-    assert {each.name for each in tmp_path.iterdir()} - {".lock"} == {name}
 
 
 def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):

@@ -269,7 +269,7 @@ REAL = (
     ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $RUN", 0, "")])
 def test_an_output_that_is_closed_full_or_ascii(shell, code, words):
     shell = shell.replace("$RUN", f"'{sys.executable}' -c \"{REAL}\"")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True)
     assert done.returncode == code and words in done.stderr.decode()
     assert done.stderr.count(b"\n") == bool(words)
