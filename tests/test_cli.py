@@ -309,7 +309,7 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
 def test_a_link_to_itself_is_not_replaced(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for write in (files.replacing, files.creating):
-        with pytest.raises(UserError, match="loop: Too many levels"), write(tmp_path / "loop"):
+        with pytest.raises(UserError, match="loop .Too many levels"), write(tmp_path / "loop"):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
