@@ -212,27 +212,22 @@ class Retrieval(NamedTuple):
     asks: list | None = None  # an Ask or None for each query
 
 
-def distances(query_feats, gallery_feats, stage=None):
-    """A function (start, end) -> distances (c g) of that slice of the queries: -cosine or, with a
-    second stage, the distances that it returns.
+@full_precision_matmul()
+def distances(query_feats, gallery_feats, rescore, start, end):
+    """Of the queries from `start` to `end`, (c g): -cosine, or what a second stage makes of it.
 
-    stage: a function of query and gallery features that returns rescore(start, dist) -> new dist
-    (c g).
+    rescore: None, or a function of start and -cosine (c g) that gives new distances (c g).
     """
-    rescore = stage and stage(query_feats, gallery_feats)
-
-    @full_precision_matmul()
-    def of_queries(start, end):
-        dist = (-query_feats[start:end] @ gallery_feats.T).cpu().numpy()
-        return rescore(start, dist) if rescore else dist
-    return of_queries
+    dist = (-query_feats[start:end] @ gallery_feats.T).cpu().numpy()
+    return rescore(start, dist) if rescore else dist
 
 
 def rank(protocol, retrieval, ap_window=None, stage=None):
     """The metrics of a row: means over all queries with a hit, in all trials of a protocol.
 
-    stage: see `distances`. Returns trials, queries (with a hit), without (a hit), gallery, mAP, R1,
-    R5, R10, mINP, mAP and R1 of a random order, and for each trial the "each" of `means`.
+    stage: a function of query and gallery features that returns the `rescore` of `distances`.
+    Returns trials, queries (with a hit), without (a hit), gallery, mAP, R1, R5, R10, mINP, mAP and
+    R1 of a random order, and for each trial the "each" of `means`.
     """
     queries, gallery, query_feats, gallery_feats, _ = retrieval
     if not (query_feats.sum().isfinite() and gallery_feats.sum().isfinite()):
@@ -242,11 +237,14 @@ def rank(protocol, retrieval, ap_window=None, stage=None):
     for query_indices, gallery_indices in pairs:
         q, g = columns([queries[i] for i in query_indices], [gallery[i] for i in gallery_indices])
         people = g.pid if protocol.people else None
-        of_queries = distances(query_feats[query_indices], gallery_feats[gallery_indices], stage)
+        feats = query_feats[query_indices], gallery_feats[gallery_indices]
+        rescore = stage and stage(*feats)
         for start in range(0, len(query_indices), CHUNK):
             end = start + CHUNK
-            pair = masks(protocol, Columns(*(column[start:end] for column in q)), g)
-            for query in zip(of_queries(start, end), *pair):
+            of_chunk = Columns(*(column[start:end] for column in q))
+            positive, removed = masks(protocol, of_chunk, g)
+            dist = distances(*feats, rescore, start, end)
+            for query in zip(dist, positive, removed):
                 figures.append(query_figures(*query, ap_window, people))
 
     row = {"trials": len(pairs)} | means(figures, len(gallery_indices))
@@ -372,7 +370,7 @@ def match(run, dataset, retrieval):
 
 
 def second_stage(run, dataset, retrieval):
-    """A `stage` for `distances` that re-ranks the nearest images by the scores of `match`; the
+    """A `stage` for `rank` that re-ranks the nearest images by the scores of `match`; the
     other images keep their order, after these."""
     records = [*retrieval.queries, *retrieval.gallery]
     asks = [*retrieval.asks, *[None] * len(retrieval.gallery)]
@@ -763,9 +761,10 @@ def rankings(run, dataset):
 
     lists = {}
     for name, (_, _, *feats, asks) in variants.items():
-        lists[name] = asks, distances(*feats)
+        lists[name] = asks, partial(distances, *feats, None)
     if TASKS[dataset.task].text_only:
-        lists["wanted, after matching"] = asks, distances(*feats, second_stage(run, dataset, first))
+        rescore = second_stage(run, dataset, first)(*feats)
+        lists["wanted, after matching"] = asks, partial(distances, *feats, rescore)
     return {protocol.name: pictures.rank_rows(dataset, protocol, *first[:2], lists)
             for protocol in protocols}
 

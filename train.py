@@ -354,21 +354,21 @@ def loss_terms(model, images, pictures, batch, config, precision, rng=None):
     pooled = instr.expand(len(images)).pooled
     if config.loss != "adaptive":  # equal instructions: the ordinary one, Tab. 5 "w/o L_atri"
         pooled = torch.ones_like(pooled)
-    margin = config.margin * out.feat.shape[1]
-
-    def triplet(feats):
-        return losses.adaptive_triplet(feats, labels, pooled, margin, mining=config.mining)
-
-    def identity(neck, heads):
-        logits = heads[batch.dataset](losses.at_least_float32(neck))
-        return losses.identity(logits, labels, config.smoothing)
+    triplet = partial(
+        losses.adaptive_triplet, ids=labels, instr=pooled,
+        margin=config.margin * out.feat.shape[1], mining=config.mining,
+    )
+    identity = partial(losses.identity, labels=labels, smoothing=config.smoothing)
 
     # Eq. 7: L = L_atri(F) + L_id(F) + L_atri(F_out) + L_id(F_out)
-    terms = {"tri": triplet(out.feat), "id": identity(out.neck, model.classifiers)}
+    head = model.classifiers[batch.dataset]
+    terms = {"tri": triplet(out.feat)}
+    terms["id"] = identity(head(losses.at_least_float32(out.neck)))
     if config.loss == "image":  # there is no E_f
         return terms
+    fused_head = model.fused_classifiers[batch.dataset]
     terms["tri_out"] = triplet(out.fused)
-    terms["id_out"] = identity(out.fused_neck, model.fused_classifiers)
+    terms["id_out"] = identity(fused_head(losses.at_least_float32(out.fused_neck)))
     if clothes is not None and config.align:
         # pictures of the same clothes get similar features, as a pre-trained encoder would give
         looks = F.normalize(losses.at_least_float32(instr.pooled), dim=1)
