@@ -1,7 +1,7 @@
-"""Checkpoints: a dict of tensors and plain values in one file, written atomically, verified when it
-is read, and never executed: torch.load(weights_only=True) throughout.
+"""Checkpoints: a dict of tensors and basic Python values in one file, written atomically, checked
+when it is read, and never executed: always torch.load(weights_only=True).
 
-`python -m reid.checkpoints runs/all/last.pt model.pt` writes the model alone, to hand on.
+`python -m reid.checkpoints runs/all/last.pt model.pt` writes only the model, to pass it on.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from reid.files import check_file, replacing
 from reid.records import column
 from reid.runs import misfit
 
-MODEL = {  # what a checkpoint must hold to be evaluated, as runs.misfit takes it
+MODEL = {  # entries of a checkpoint that evaluation needs, as a form for runs.misfit
     "config": dict,
     "classes": {str: int},
     "shape": dict,
     "parts": [str],
     "model": {str: torch.Tensor},
 }
-RUN = {  # and to be resumed
+RUN = {  # further entries that resuming needs
     "step": int,
     "data": dict,
     "history": {"pending": dict, "seconds": float},
@@ -39,40 +39,40 @@ RUN = {  # and to be resumed
 # ---- files ----
 
 def save(path, state):
-    """Writes a dict of tensors and plain values atomically. UserError if that fails; a crash or a
-    full disk leaves the previous file as it was."""
+    """Writes a dict of tensors and basic Python values atomically. UserError if this fails; a crash
+    or a full disk leaves the previous file as it was."""
     with replacing(path) as file:
         torch.save(state, file)
 
 
 def load(path, form=MODEL):
-    """A dict that `save` wrote, on the CPU; form: what must be in it.
+    """A dict that `save` wrote, on the CPU; form: the required entries.
 
-    UserError if the file is missing, damaged, of another program, or would execute code.
+    UserError if the file is missing, damaged, from another program, or would execute code.
     """
     check_file(path, "give the path of a last.pt that train.py wrote")
     with user_error_on(path):
         damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()  # checksums
         if damaged:
-            raise UserError(f"{path} is damaged ({damaged}): copy it again, or take another one")
+            raise UserError(f"{path} is damaged ({damaged}): copy it again, or use another one")
     state = read(path)
     wrong = misfit(state, form)
     if wrong:
-        raise UserError(f"{path}: {wrong}; take a checkpoint of this version of train.py")
+        raise UserError(f"{path}: {wrong}; use a checkpoint of this version of train.py")
     return state
 
 
 def read(path, mmap=False):
-    """What torch.save wrote, tensors and plain values only, on the CPU.
+    """The content of a file of torch.save, tensors and basic Python values only, on the CPU.
 
-    mmap: tensors are read from the disk when they are used. UserError if the file is broken or
-    would run code.
+    mmap: tensors are read from disk when they are used. UserError if the file is damaged or would
+    run code.
     """
     mmap = mmap and zipfile.is_zipfile(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # flags of a training program
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except PermissionError:  # it may be whole
+    except PermissionError:  # the file may be intact
         raise
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, KeyError,
             ValueError) as error:
@@ -80,38 +80,37 @@ def read(path, mmap=False):
             start = file.read(200).lstrip().lower()
         reason = "is not a checkpoint, or is cut off: copy or download it again"
         if start.startswith((b"<!doctype", b"<html")):
-            reason = "is a web page, which a failed download leaves: download it again"
+            reason = "is a web page, from a failed download: download it again"
         elif "global" in str(error).lower():
-            reason = ("holds Python objects that would run code if read: refused; keep only its "
-                      "tensors: where you trust it, "
+            reason = ("contains Python objects that would run code if read: refused; if you trust "
+                      "it, save its tensors alone: "
                       "torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)")
         raise UserError(f"{path} {reason}") from error
 
 
 def user_error_on(path):
-    """Inside, whatever fails for what a checkpoint holds becomes a UserError that names it."""
-    return user_error(f"{path} does not hold what this version of train.py writes",
-                      "take a last.pt of this version")
+    """A context in which an error about the content of a checkpoint becomes a UserError."""
+    return user_error(f"{path} was not written by this version of train.py",
+                      "use a last.pt of this version")
 
 
 # ---- models ----
 
 def is_kept(model, name):
-    """Whether a checkpoint holds this entry of the state dict: all but a frozen embedded BERT."""
+    """Whether checkpoints include this entry of the state dict: all but a frozen packaged BERT."""
     text = model.encoder.text
     is_packaged = getattr(text.bert, "embedded", False) and not text.trainable
     return not (is_packaged and name.startswith("encoder.text."))
 
 
 def model_state(model):
-    """What a checkpoint holds of the state dict."""
+    """The part of the state dict that checkpoints include."""
     return {name: value for name, value in model.state_dict().items() if is_kept(model, name)}
 
 
 def restored_model(build, state, path):
-    """The model that `build()` returns, with the weights that `model_state` kept. UserError, which
-    names `path`, if it is another model: before memory is taken for the sizes that the file names.
-    """
+    """The model of `build()` with the weights `state`, from `model_state`. UserError, which names
+    `path`, if the shapes differ; this is checked before memory is allocated for the model."""
     with torch.device("meta"):
         wanted = {name: list(value.shape) for name, value in model_state(build()).items()}
     found = {name: list(value.shape) for name, value in state.items()}
@@ -125,8 +124,8 @@ def restored_model(build, state, path):
 
 
 def start(model, path):
-    """Gives the model the weights of a checkpoint of another run, all but the classifiers, where
-    it has them too; returns a line that says so. UserError if it has none of them."""
+    """Loads the weights that a checkpoint of another run has in common with the model, without
+    classifiers; returns a line about it. UserError if there are none."""
     own = model_state(model)
     tensors = load(path)["model"]
     there = [name for name in tensors if "classifiers." not in name]
@@ -138,13 +137,13 @@ def start(model, path):
     new = [name for name in own if name not in shared]
     others = [name for name in there if name not in shared]
     line = f"weights: {len(shared)} tensors of {path}"
-    for names, what in ((new, "start afresh"), (others, "have no place here")):
+    for names, what in ((new, "start anew"), (others, "are not used here")):
         line += f"; {len(names)} {what}, such as {names[0]}" if names else ""
     return line
 
 
 def model_alone(state):
-    """What an evaluation needs of a checkpoint: no optimiser, no classifiers, half precision."""
+    """The part of a checkpoint that evaluation needs, in half precision; without classifiers."""
     model = {}
     for key, value in state["model"].items():
         if not key.startswith(("classifiers.", "fused_classifiers.")):
@@ -156,7 +155,7 @@ def model_alone(state):
 # ---- data ----
 
 def training_data(datasets):
-    """What a resume must find again: {"ltcc cc": {"people": 77, ...}} of training splits."""
+    """A summary of the training splits, {"ltcc cc": {"people": 77, ...}}, checked on resume."""
     found = {}
     for dataset in datasets:
         records = dataset.split("train")
@@ -175,7 +174,7 @@ def training_data(datasets):
 
 def refuse_other_data(then, now, path):
     """UserError with the first difference between the training data of the checkpoint `path` and
-    that of today, both as `training_data` returns it."""
+    the current one, both from `training_data`."""
     for name in sorted(then.keys() | now.keys()):
         before = then.get(name, {})
         today = now.get(name, {})
@@ -183,15 +182,15 @@ def refuse_other_data(then, now, path):
             if before.get(count) != today.get(count):
                 raise UserError(
                     f"{path} was trained on other data than --data holds now: {name} had "
-                    f"{before.get(count, 'no')} {count}, has {today.get(count, 'none')}; bring "
-                    "that data back, or start a new run")
+                    f"{before.get(count, 'no')} {count}, has {today.get(count, 'none')}; restore "
+                    "that data, or start a new run")
 
 
 # ---- command line ----
 
 @dataclass
 class Config:
-    """Writes the model of a checkpoint alone, in half precision, to be handed on."""
+    """Writes only the model of a checkpoint, in half precision, to pass it on."""
 
     checkpoint: str = cli.argument("a last.pt that train.py wrote")
     out: str = cli.argument("the file to write")

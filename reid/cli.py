@@ -1,4 +1,4 @@
-"""Flags are the fields of a dataclass; whatever ends a command early ends it in one line."""
+"""Command lines: flags from a dataclass; errors and signals end a command with one line."""
 
 import argparse
 import ctypes
@@ -26,13 +26,13 @@ QUIET = 30  # seconds between the lines that progress writes into a log file
 
 
 class UserError(Exception):
-    """A user's mistake in one line, which names the flag or file and says the fix; see `run`."""
+    """A user's mistake, in one line that names the flag or file and the fix; see `run`."""
 
 
 @contextmanager
-def user_error(what, fix, kinds=Exception):
-    """Inside, an error of these kinds becomes the UserError `what (the error); fix`; a package that
-    is not installed stays what it is."""
+def user_error(problem, fix, kinds=Exception):
+    """A context in which an error of these kinds becomes the UserError `problem (the error); fix`,
+    except that a package is not installed."""
     try:
         yield
     except (UserError, ModuleNotFoundError):
@@ -40,7 +40,7 @@ def user_error(what, fix, kinds=Exception):
     except kinds as error:
         system = error if isinstance(error, OSError) else error.__context__  # torch hides it
         reason = getattr(system, "strerror", None) or " ".join(str(error).split())[:300]
-        raise UserError(f"{what} ({reason}); {fix}") from error
+        raise UserError(f"{problem} ({reason}); {fix}") from error
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,15 +58,15 @@ def option(
 ):
     """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
 
-    least, most: limits of a number, both allowed. group: --help begins a group of that name here.
-    rest: a tuple takes all the words that follow, even those that begin with a dash.
+    least, most: inclusive limits of a number. group: --help begins a group of that name here.
+    rest: a tuple that gets all following arguments, even those that begin with a dash.
     """
     metadata = dict(help=help, choices=choices, least=least, most=most, group=group, rest=rest)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def argument(help):
-    """A dataclass field without a default, which is given by its position, without a flag."""
+    """A dataclass field without a default, for a positional argument."""
     return dataclasses.field(metadata={"help": help})
 
 
@@ -76,12 +76,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(config_class, argv=None):
-    """Builds `config_class` from the command line; a bool becomes `--x/--no-x`, a
-    tuple takes several words.
+    """Builds `config_class` from the command line. A bool becomes `--x/--no-x`; a tuple takes
+    several arguments.
 
     --help begins with the first paragraph of the class's docstring and ends with the others, its
-    examples. config_class.presets, if it has them: {name: {flag: the value that None stands for}}.
-    UserError for a wrong value, and for an unknown flag with the nearest known one.
+    examples. config_class.presets, if any: {name: {flag: the value that replaces None}}.
+    UserError for a wrong value and for an unknown flag, with the nearest known one.
     """
     description, _, examples = inspect.getdoc(config_class).partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
@@ -111,15 +111,15 @@ def parse(config_class, argv=None):
 
 
 def restore(config_class, values, path):
-    """`config_class` of {field: value} that came from the file `path`.
+    """A `config_class` from the {field: value} in the file `path`.
 
-    UserError for what no command line could have given; None is right only where no preset has a
-    value.
+    UserError for values that are not possible on a command line, and for None if every preset has
+    a value.
     """
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     for name in sorted(values.keys() ^ fields.keys(), key=str):
         found = "is not known" if name in values else "is missing"
-        raise UserError(f"{path}: config.{name} {found}; take a file of this version")
+        raise UserError(f"{path}: config.{name} {found}; use a file of this version")
 
     presets = list(getattr(config_class, "presets", {}).values())
     for name, value in values.items():
@@ -131,7 +131,7 @@ def restore(config_class, values, path):
 
 
 def _requirement(field, value, is_filled=False):
-    """What the value of an `option` must be, if it is something else; is_filled: not None."""
+    """What the value of an `option` must be, or None if it is right; is_filled: None is wrong."""
     if value is None and field.default is None and not is_filled:
         return None
     kinds = {float: (int, float), tuple: (tuple, list)}.get(field.type, (field.type,))
@@ -153,8 +153,7 @@ def _requirement(field, value, is_filled=False):
 
 
 def flags_of(config, base, left_out=()):
-    """The flags by which a config differs from another one, or from its class, as a command line
-    has them."""
+    """The command-line flags by which a config differs from another one, or from its class."""
     flags = []
     for field in dataclasses.fields(base):
         value = getattr(config, field.name)
@@ -168,8 +167,8 @@ def flags_of(config, base, left_out=()):
 
 
 def folder_name(name):
-    """--name as it was given: the name of a folder, or of a folder in one, `a/b`. UserError if it
-    leads elsewhere or is too long."""
+    """Checks and returns --name, the name of a folder, or of a folder in a folder, `a/b`. UserError
+    if it leads elsewhere or is too long."""
     for part in name.split("/"):
         if part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > 200:
             raise UserError(
@@ -179,7 +178,7 @@ def folder_name(name):
 
 
 def check_output(flag, path, suffix):
-    """UserError for a file to write, or None, whose name would fail only after minutes of work."""
+    """UserError for the path of an output (or None) that could not be written at the end."""
     if path and (Path(path).suffix != suffix or not Path(path).parent.is_dir()):
         raise UserError(f"{flag} {path}: name a {suffix} in a folder that exists")
 
@@ -189,7 +188,7 @@ def _flag(field):
 
 
 def _add(parser, field, presets):
-    """Adds a field of the dataclass to the parser, as a flag or by its position."""
+    """Adds a field of the dataclass to the parser, as a flag or a positional argument."""
     kind = {"type": field.type, "choices": field.metadata.get("choices")}
     if field.type is bool:
         kind = {"action": argparse.BooleanOptionalAction}
@@ -205,7 +204,7 @@ def _add(parser, field, presets):
 
 
 def _default(field, presets):
-    """What a flag is if it is not given: `default: 0.1`, or `toy: tiny; paper: base`."""
+    """The default of a flag as text: `default: 0.1`, or `toy: tiny; paper: base`."""
     given = {name: preset[field.name] for name, preset in presets.items() if field.name in preset}
     if field.default is not None or not given:
         return f"default: {field.default}"
@@ -216,13 +215,13 @@ def _default(field, presets):
 # ---- running ----
 
 def run(main, config_class):
-    """Calls `main(config)` of the command line; prints in UTF-8, whatever the locale.
+    """Calls `main` with the config from the command line; output is UTF-8 in any locale.
 
-    A UserError, a package that is not installed, and what the system refuses end in one line and
-    exit code 2; SIGINT, SIGTERM and SIGHUP in one line and 128 + their number.
+    A UserError, a missing package and an error of the system end with one line and exit code 2;
+    SIGINT, SIGTERM and SIGHUP with one line and 128 + their number.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not closed, and not a notebook's
+        if isinstance(stream, io.TextIOWrapper):  # not if closed, or in a notebook
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         with on_signals(exit_with("interrupted")):
@@ -239,10 +238,10 @@ def run(main, config_class):
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        _end("error: a loader process was killed, for want of memory? Give fewer --workers, or "
-             "a container more --shm-size; --resume goes on from the last checkpoint", 2)
+        _end("error: a loader process was killed, perhaps out of memory: use fewer --workers, or a "
+             "larger --shm-size of the container; --resume continues from the last checkpoint", 2)
     except OSError as error:  # a closed output, a full disk, no permission
-        sys.stdout = open(os.devnull, "w")  # else the exit would try once more to write
+        sys.stdout = open(os.devnull, "w")  # otherwise the exit would try to write again
         _end(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
 
 
@@ -253,23 +252,23 @@ def _end(line, code):
 
 
 def kill_workers():
-    """Ends the processes that this one started: one that was stopped would be waited for."""
+    """Kills the processes that this one started; it would wait for those that are stopped."""
     for child in multiprocessing.active_children():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler complains of dead workers
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports dead workers
         child.kill()
 
 
 def printable(text):
-    """The text on one line: line breaks and other control characters, which names of files may
-    hold, become escapes such as \\n."""
+    """The text on one line: control characters, which file names may contain, become escapes such
+    as \\n."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def on_signals(handler):
-    """From here on, those of SIGNALS that are not ignored, as under nohup, call
-    handler(number, frame); in a `with`, until its end, and then what they called before.
+    """From now on SIGNALS call handler(number, frame), unless they are ignored, as under nohup. As
+    a context, only inside it; the earlier handlers are then restored.
 
-    Threads other than the main one may not set handlers: there, nothing changes.
+    Has no effect in other threads than the main one, which may not set handlers.
     """
     until = ExitStack()
     is_main = threading.current_thread() is threading.main_thread()
@@ -282,10 +281,9 @@ def on_signals(handler):
 
 
 class Stops(list):
-    """The numbers of the signals that came, for a loop that looks whether there are any; a handler
-    for `on_signals`.
+    """A list of the signals received, to be checked in a loop; it is a handler for `on_signals`.
 
-    One that comes a second after the first, or later, ends the program with the line `message`.
+    A signal at least a second after the first one ends the program with the line `message`.
     """
 
     def __init__(self, message=""):
@@ -311,7 +309,7 @@ def exit_with(message):
 
 
 def leave_signals_to_parent():
-    """The start of a worker process: only its parent ends it, with SIGTERM or by its own end."""
+    """To be called in a worker process: only its parent ends it, by SIGTERM or by ending itself."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -319,13 +317,13 @@ def leave_signals_to_parent():
 
 
 def end_with_parent():
-    """From here on this process gets SIGTERM when its parent ends in whatever way; on Linux."""
+    """From now on this process gets SIGTERM when its parent ends, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def progress(items, title, **options):
-    """A tqdm bar; where it goes into a file, a line every half minute instead."""
+    """A tqdm bar or, if stderr is a file, a line every half minute."""
     if sys.stderr is None:  # closed
         options["disable"] = True
     elif not sys.stderr.isatty():

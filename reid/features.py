@@ -1,4 +1,4 @@
-"""The file of --save-features: tensors by the fingerprint of what they were computed from."""
+"""The file of --save-features: tensors with fingerprints of their inputs as keys."""
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -9,19 +9,19 @@ from reid.files import check_file, replacing
 
 
 def save_features(path, known, notes):
-    """Writes {fingerprint: tensor} as .safetensors, atomically; notes: {name: string}, to be read
-    again. UserError if it cannot be written."""
+    """Writes {fingerprint: tensor} and notes {name: string} as .safetensors, atomically. UserError
+    if this fails."""
     tensors = {key: tensor.cpu().contiguous() for key, tensor in known.items()}
     with replacing(path) as file:
         file.write(save(tensors, notes))
 
 
 def load_features(path, notes, device="cpu", fix="save them again"):
-    """({fingerprint: tensor}, {name: string}) of a file that save_features wrote; notes: the names
-    of those that must be there. UserError, which ends in `fix`, for another file."""
+    """({fingerprint: tensor}, {name: string}) of a file of save_features; notes: required names.
+    UserError, which ends with `fix`, for other files."""
     check_file(path, "give a file that --save-features wrote")
-    what = f"{path} holds no features that --save-features wrote"
-    with user_error(what, fix, (OSError, SafetensorError, ValueError)):
+    problem = f"{path} holds no features that --save-features wrote"
+    with user_error(problem, fix, (OSError, SafetensorError, ValueError)):
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             known = {key: file.get_tensor(key) for key in file.keys()}

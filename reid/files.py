@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, by one process at a time; JSON that is what it should be."""
+"""Files: atomic writing, by one process at a time; checked reading of JSON."""
 
 import errno
 import hashlib
@@ -21,18 +21,16 @@ except ImportError:  # Windows
 # ---- writing ----
 
 def writing(path):
-    """Inside, what the disk refuses becomes a UserError that names `path`: full, no permission."""
-    fix = "make room or name a place that takes it, what was there is untouched"
+    """A context in which errors of the disk, such as a full one, become a UserError."""
+    fix = "make room or name another place; earlier content is unchanged"
     return user_error(f"cannot write {path}", fix, (OSError, RuntimeError))
 
 
 @contextmanager
 def replacing(path):
-    """A binary file to write into, which takes the place of `path`, or of what the link `path`
-    names, when all of it is on the disk.
-
-    UserError as `writing`; a crash or a full disk leaves the previous file as it was.
-    """
+    """A binary file to write into, which replaces `path`, or the target of the link `path`, when it
+    is completely on disk. UserError as in `writing`; a crash or a full disk leaves the previous
+    file as it was."""
     with writing(path):
         target = followed(path)
         part = target.with_name(f"{target.name}.part")
@@ -47,8 +45,7 @@ def replacing(path):
 
 
 def followed(path):
-    """The Path that a path, or the link that it is, names; nothing need be there. OSError for a
-    link to itself."""
+    """The path, or the target if it is a link; neither need exist. OSError for a link to itself."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -57,10 +54,10 @@ def followed(path):
 
 @contextmanager
 def creating(out):
-    """An empty folder to write into, which becomes the folder `out` when all is in it.
+    """An empty folder to write into, which becomes the folder `out` at the end.
 
-    out: absent, an empty folder, or a link to either. UserError as `writing`, and where another
-    process is filling it; what fails leaves nothing, and what a killed process left is removed.
+    out: absent, an empty folder, or a link to either. UserError as in `writing`, and if another
+    process is writing it. After an error no folder remains; that of a killed process is removed.
     """
     with writing(out):
         target = followed(out)
@@ -80,25 +77,26 @@ def creating(out):
 
 
 def write_text(path, text):
-    """Writes a text file in UTF-8, as `replacing` does."""
+    """Writes a text file in UTF-8, atomically as in `replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def lock(folder):
-    """Makes this process the only one that writes a folder, until it ends in whatever way.
+    """Locks a folder for writing by this process, at most until it ends.
 
-    UserError if another one does. Returns the lock, which lasts no longer than it is referred to.
+    UserError if another process has locked it. Returns the lock, which is released when it is no
+    longer referenced.
     """
     with writing(folder):
-        file = open(Path(folder) / ".lock", "a+")  # not "w": it would empty what a link names
+        file = open(Path(folder) / ".lock", "a+")  # not "w", which would empty the target of a link
     if fcntl is None:
         return file
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loader processes do not inherit it
     except BlockingIOError as error:
         raise UserError(
-            f"{folder} is being written by another process: wait for its end, or stop it"
+            f"{folder} is being written by another process: wait until it ends, or stop it"
         ) from error
     except OSError:  # a file system without locks
         pass
@@ -108,11 +106,11 @@ def lock(folder):
 # ---- reading ----
 
 def check_file(path, fix):
-    """UserError, `path: what it is; fix`, unless the path is that of a file. Nothing is opened: a
-    named pipe would be waited for."""
+    """UserError, `path: what it is; fix`, unless the path is that of a regular file. It is not
+    opened, since a named pipe would block."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
-    except (OSError, ValueError) as error:  # not there, a link to itself, a name that cannot be
+    except (OSError, ValueError) as error:  # absent, a link to itself, an impossible name
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: {reason.lower()}; {fix}") from error
     if kind != stat.S_IFREG:
@@ -127,22 +125,20 @@ def digest_of(path):
 
 
 def read_text(path, fix):
-    """What a file in UTF-8 holds. UserError, `path: what is wrong; fix`, if it cannot be read."""
+    """The text of a UTF-8 file. UserError, `path: what is wrong; fix`, if it cannot be read."""
     check_file(path, fix)
     with user_error(f"{path}: not UTF-8", fix, UnicodeDecodeError):
         return Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_json(path, kind, fix):
-    """What a JSON file holds; the rest as in parse_json."""
+    """The content of a JSON file; arguments as in parse_json."""
     return parse_json(read_text(path, fix), kind, path, fix)
 
 
 def parse_json(text, kind, where, fix):
-    """What JSON text holds: a list or dict, as `kind` says, in which every number is finite.
-
-    UserError, `where: what is wrong; fix`, for all else.
-    """
+    """The content of JSON text, of type `kind` (list or dict), with finite numbers only. Otherwise
+    UserError, `where: what is wrong; fix`."""
     with user_error(f"{where}: not valid JSON", fix, (ValueError, RecursionError)):
         content = json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
     if not isinstance(content, kind):
@@ -151,9 +147,9 @@ def parse_json(text, kind, where, fix):
     return content
 
 
-def _finite(word):
-    """The int or float; ValueError for NaN, Infinity, 1e999 and integers as large."""
-    number = float(word)
+def _finite(text):
+    """The int or float; ValueError for NaN, Infinity, 1e999 and integers that large."""
+    number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{word:.20} is not a finite number")
-    return int(word) if word.lstrip("-").isdigit() else number
+        raise ValueError(f"{text:.20} is not a finite number")
+    return int(text) if text.lstrip("-").isdigit() else number

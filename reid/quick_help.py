@@ -1,6 +1,6 @@
-"""`--help` in a fraction of a second: packages whose import takes seconds, and which no flag needs,
-are not imported for it. What modules ask of them while they are imported, such as a base class, a
-decorator or an annotation, is a stand-in.
+"""`--help` in a fraction of a second: packages that take seconds to import, and that no flag needs,
+are replaced by stand-ins. These serve what modules use during their import: base classes,
+decorators, annotations.
 """
 
 import os
@@ -26,8 +26,8 @@ def is_asked_for():
 
 
 def start():
-    """From here on the heavy packages are stand-ins. If one does not do, the command begins again
-    with all that it imports."""
+    """From now on heavy packages are stand-ins. If one is not enough, the command starts again with
+    the real packages."""
     def again(*error):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, SLOWLY: "1"})
 
@@ -36,8 +36,8 @@ def start():
 
 
 class _Anything(type):
-    """The type of the stand-in, a class: each attribute is the class itself, and so is a call, but
-    that a call with an argument gives that back, as a decorator would."""
+    """The type of the stand-in class: each attribute is the class itself, and so is the result of a
+    call, except that a call with an argument returns it, like a decorator."""
 
     def __getattr__(cls, name):
         return cls
@@ -47,7 +47,7 @@ class _Anything(type):
 
 
 class _Finder(Loader):
-    """Finds the heavy packages and whatever is in them."""
+    """Finds the heavy packages and everything in them."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HEAVY:

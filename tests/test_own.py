@@ -101,7 +101,7 @@ def test_a_start_takes_all_but_the_classifiers(train_tiny, unfinished):
     old = checkpoints.load("runs/a/last.pt")["model"]
     flags = ("--task", "cc", "--steps", 1, "--lr", 0, "--name", "b", "--start", "runs/a/last.pt")
     code, out, err = train_tiny(*flags)
-    assert code == 0 and "tensors of runs/a/last.pt; 2 start afresh" in out, err
+    assert code == 0 and "tensors of runs/a/last.pt; 2 start anew" in out, err
     new = checkpoints.load("runs/b/last.pt")["model"]
     for name in new.keys() & old.keys():
         moves = "running" in name or "num_batches" in name
