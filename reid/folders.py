@@ -29,18 +29,22 @@ def find_datasets(path):
     found = list(_below(Path(path), SEARCH_DEPTH))
     if found:
         return found
-
-    names = " ".join([Path(path).resolve().name, *inside]).lower()
-    for name in NOT_READ:
-        why = "was withdrawn by its authors" if name == "DukeMTMC" else "cannot be read"
-        if name.lower() in names:
-            raise UserError(f"{path}: {name} {why}; docs/data.md lists the known data sets")
+    refuse_unknown(path)
     if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
     raise UserError(
         f"{path}: no known data set in it, and no folders of people; docs/data.md shows the known "
         f"layouts. It contains {', '.join(inside[:8]) or 'no files'}"
     )
+
+
+def refuse_unknown(path):
+    """UserError if a data set of NOT_READ is there, as the names of folders say."""
+    names = " ".join([Path(path).resolve().name, *os.listdir(path)]).lower()
+    for name in NOT_READ:
+        why = "was withdrawn by its authors" if name == "DukeMTMC" else "cannot be read"
+        if name.lower() in names:
+            raise UserError(f"{path}: {name} {why}; docs/data.md lists the known data sets")
 
 
 def _below(folder, depth):
@@ -74,12 +78,6 @@ def open_all(path, tasks, val=False):
     found = find_datasets(path)
     chosen = {(name, root): tasks_of(name, root, tasks) for name, root in found}
     serving = [each for each in found if chosen[each]]
-    for name, root in serving:
-        twins = [str(other) for twin, other in serving
-                 if twin == name and (not LAYOUTS[name].lists or other.name == root.name)]
-        if len(twins) > 1:
-            raise UserError(f"{path}: several copies of {LAYOUTS[name].title} "
-                            f"({', '.join(twins)}); name one of them")
     if not serving:
         have = [f"{LAYOUTS[name].title} ({' '.join(LAYOUTS[name].protocols) or 'of other tasks'})"
                 for name, _ in found]
@@ -93,7 +91,14 @@ def open_all(path, tasks, val=False):
             except UserError as error:
                 refused.append(f"read as {LAYOUTS[name].title} ({task}): {error}")
     if not datasets:
+        refuse_unknown(path)
         raise UserError(refused[0])
+    for name, task, root in [(each.layout, each.task, each.root) for each in datasets]:
+        twins = [str(each.root) for each in datasets if (each.layout, each.task) == (name, task)
+                 and (not LAYOUTS[name].lists or each.root.name == root.name)]
+        if len(twins) > 1:
+            raise UserError(f"{path}: several copies of {LAYOUTS[name].title} "
+                            f"({', '.join(twins)}); name one of them")
     notes = [f"skipped, {line}" for line in refused]
     datasets[0] = datasets[0]._replace(notes=(*datasets[0].notes, *notes))
     return datasets

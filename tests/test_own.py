@@ -21,7 +21,7 @@ from reid.cli import Interrupted, Stops, UserError, on_signals
 from reid.folders import open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
-from tests.trees import ltcc, put
+from tests.trees import ltcc, market, put
 
 NAMES = ("anna", "Bob Müller", "c.3", "李", "user_007", "x y")
 
@@ -74,11 +74,14 @@ def test_a_split_by_hand_without_outfits(tmp_path):
         open_all(tmp_path, asked_tasks("cc"))
 
 
+MARKET = ("bounding_box_train", "bounding_box_test", "query")
+
+
 @pytest.mark.parametrize("folder, names, words", [
     ("a part is missing", ("bounding_box_train/0001_c1s1_01.jpg", "query/0001_c1s1_01.jpg"),
      "no known data set in it, and no folders of people"),
     ("SYSU-MM01", ("cam1/0001/0001.jpg", "cam2/0001/0001.jpg"), "SYSU-MM01 cannot be read"),
-    ("d", ("DukeMTMC-reID/bounding_box_train/0001_c1_f0046182.jpg",), "withdrawn by its"),
+    ("DukeMTMC-reID", [f"{folder}/0001_c1_f0046182.jpg" for folder in MARKET], "withdrawn by its"),
     ("mine", ("anna/1.jpg", "anna/2.jpg", "bob/1.jpg"), "1 people with two photos or more"),
 ])
 def test_what_is_no_folder_of_people(folder, names, words, tmp_path):
@@ -181,7 +184,7 @@ def test_a_resume_where_fewer_gpus_are_visible(monkeypatch):
 def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
     """And refused alone, in a line that says what it was taken for."""
     both = tmp_path / "both"
-    for folder in ("bounding_box_train", "bounding_box_test", "query"):
+    for folder in MARKET:
         put(both, f"market/{folder}/anna.jpg")
     words = r"read as Market-1501 \(trad\): .*cannot read 'anna.jpg'"
     with pytest.raises(UserError, match=words):
@@ -190,3 +193,6 @@ def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
     [dataset] = open_all(both, asked_tasks("all"))
     assert dataset.task == "cc"
     assert any("skipped, read as Market-1501" in note for note in dataset.notes)
+    market(both / "again")  # no second copy of what cannot be read
+    [dataset] = open_all(both, asked_tasks("trad"))
+    assert dataset.root == both / "again" and "skipped, read as Market" in dataset.notes[-1]
