@@ -1,6 +1,6 @@
-"""Runs on the same queries: their difference, and how sure it is.
+"""Comparison of runs on the same queries: differences and their confidence intervals.
 
-Figures are fractions. Letters in shapes: q queries, s seeds.
+Metrics are fractions. Letters in shapes: q queries, s seeds.
 """
 
 import json
@@ -11,11 +11,11 @@ from reid.cli import UserError
 from reid.files import read_json, write_text
 
 FIGURES = ("mAP", "R1")
-HEADING = ("task", "data", "target", "protocol", "feature", "instruction")  # what tells rows apart
+HEADING = ("task", "data", "target", "protocol", "feature", "instruction")  # identify a row
 
 
 def comparison(first, second):
-    """`differences` of the rows that two tables share. UserError if they share none."""
+    """`differences` of the rows that two tables have in common. UserError if there are none."""
     of_second = {row_key(row): row for row in second}
     rows = []
     for row in first:
@@ -24,15 +24,15 @@ def comparison(first, second):
             found = differences(row["each"], of_second[row_key(row)]["each"])
             rows += [heading | figures for figures in found]
     if not rows:
-        raise UserError("no row of one run is a row of the other: rank both on the same data")
+        raise UserError("the two runs have no row in common: evaluate both on the same data")
     return rows
 
 
 def differences(first, second):
-    """Rows, one for each of FIGURES: the means of two runs, second - first and its 95 % interval.
+    """A row for each of FIGURES: the means of two runs, second - first and its 95 % interval.
 
-    first, second: for each trial, {"mAP": (q,), "R1": (q,)} of the same queries, NaN for one
-    without a hit. A query counts with its mean over the trials.
+    first, second: for each trial, {"mAP": (q,), "R1": (q,)} of the same queries, NaN for a query
+    without a hit. The figure of a query is its mean over the trials.
     """
     rows = []
     for figure in FIGURES:
@@ -54,22 +54,21 @@ def differences(first, second):
 def paired_bootstrap(first, second, resamples=5000, seed=0):
     """Mean of second - first and its 95 % interval: (difference, low, high).
 
-    first, second (q): two runs. The queries are sampled with replacement, each with both of its
-    figures, so what makes a query hard cancels out. The interval speaks of other queries of this
-    data set, not of other training runs.
+    first, second (q): two runs. Queries are sampled with replacement, each with both of its
+    figures, so that the difficulty of a query cancels out. The interval is about other queries of
+    this data set, not about other training runs.
 
-    first, second (s q): two ways of training, each with the same s >= 2 seeds. The interval then
-    speaks of other seeds too. So few cannot be sampled with replacement: of three, the three
-    largest come together in 4 % of the samples, and nothing beyond them ever does. Their error is
-    sampled from Student's t with s - 1 degrees of freedom, which is wide: with two seeds 13
-    standard errors.
+    first, second (s q): two ways of training, each with the same s >= 2 seeds. The interval is then
+    about other seeds too. A few seeds cannot be sampled with replacement: with three, 4 % of the
+    samples consist of the largest value only, and none is beyond it. Their error is sampled from
+    Student's t with s - 1 degrees of freedom, which is wide: 13 standard errors for two seeds.
 
-    UserError if the two have other numbers of queries.
+    UserError if the numbers of queries differ.
     """
     if np.shape(first) != np.shape(second):
         raise UserError(
-            f"{np.shape(first)[-1]} queries cannot be compared with {np.shape(second)[-1]}: rank "
-            "both runs on the same data"
+            f"{np.shape(first)[-1]} queries cannot be compared with {np.shape(second)[-1]}: "
+            "evaluate both runs on the same data"
         )
     difference = np.atleast_2d(np.asarray(second) - np.asarray(first))
     rng = np.random.default_rng(seed)
@@ -91,7 +90,7 @@ def paired_bootstrap(first, second, resamples=5000, seed=0):
 
 
 def mean_of_trials(trials, figure):
-    """The figure of each query that has a hit, (q)."""
+    """The mean figure of each query that has a hit, (q)."""
     values = [trial[figure] for trial in trials]
     mean = np.mean(values, 0)
     return mean[~np.isnan(mean)]
@@ -100,13 +99,13 @@ def mean_of_trials(trials, figure):
 # ---- the figures of every query: queries.json in a run's folder ----
 
 def row_key(row):
-    """What tells a row of a table apart from the others of a run."""
+    """The key of a row, unique in a run."""
     return tuple(str(row.get(name, "")) for name in HEADING)
 
 
 def move_queries(rows, path):
-    """Takes "each", the figures of every query, out of the rows and writes them as JSON, null for
-    a query without a hit."""
+    """Removes "each", the figures of every query, from the rows and writes them as JSON; null for a
+    query without a hit."""
     kept = []
     for row in rows:
         trials = []
@@ -121,7 +120,7 @@ def _as_json(values):
 
 
 def read_queries(path):
-    """{row_key: "each"} of what `move_queries` wrote. UserError if it did not."""
+    """{row_key: "each"} from a file of `move_queries`. UserError for another file."""
     fix = "it is not what train.py writes, remove its folder"
     found = {}
     for entry in read_json(path, list, fix):

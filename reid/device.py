@@ -1,4 +1,4 @@
-"""What a model runs on, and in which precision."""
+"""The device and the precision of a model."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from reid.cli import UserError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # None: float32
 AMP = ("auto", *DTYPES)  # the choices of --amp
-WORKERS = 8  # as many decode 3,000 to 20,000 images a second
-SHARED = "/dev/shm"  # where they put their batches
+WORKERS = 8  # this many decode 3,000 to 20,000 images a second
+SHARED = "/dev/shm"  # shared memory for their batches
 
 
 def pick_device(name):
@@ -25,7 +25,7 @@ def pick_device(name):
         name = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         probe = torch.zeros(1, device=name)
-        probe.item()  # some only pretend: meta holds no numbers
+        probe.item()  # meta, for example, cannot hold numbers
         return probe.device
     except (RuntimeError, AssertionError, ImportError) as error:  # without CUDA, torch asserts
         reason = str(error).splitlines()[0]
@@ -35,8 +35,8 @@ def pick_device(name):
 def amp_dtype(name, device):
     """What --amp means on a device: torch.bfloat16, torch.float16, or None for float32.
 
-    auto is float32 on the CPU; on CUDA bf16 where the GPU computes it (older ones only emulate it,
-    slowly), else fp16.
+    auto is float32 on the CPU; on CUDA bf16 if the GPU supports it (older ones emulate it, slowly),
+    else fp16.
     """
     if name != "auto":
         return DTYPES[name]
@@ -48,18 +48,18 @@ def amp_dtype(name, device):
 
 def allow_tf32(device):
     """Lets a GPU multiply float32 matrices in TF32, several times faster: 11 bits of each factor,
-    sums in float32. What needs all bits runs under full_precision_matmul."""
+    sums in float32. For full precision see full_precision_matmul."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-        print("float32 on this GPU: TF32 in the model, all bits in distances and rankings")
+        print("float32 on this GPU: TF32 in the model, full precision in distances and rankings")
 
 
 @contextmanager
 def full_precision_matmul():
-    """Products of float32 matrices in float32, also where a GPU may take TF32.
+    """Products of float32 matrices in full precision, even if a GPU may otherwise use TF32.
 
-    Squared distances of LayerNorm's outputs, differences of terms of about 1500, come out wrong by
-    0.02 on average with TF32, and by up to 0.1.
+    With TF32, squared distances between outputs of a LayerNorm, which are differences of terms of
+    about 1500, have errors of 0.02 on average and up to 0.1.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -70,11 +70,11 @@ def full_precision_matmul():
 
 
 def loader_workers(wanted, device, batch_bytes):
-    """The number of loader processes: `wanted`, or as many as have room in shared memory for their
-    batches of `batch_bytes`, which a line says.
+    """The number of loader processes: `wanted` or, with a note, as many as shared memory has room
+    for, with batches of `batch_bytes`.
 
-    Where `wanted` is None: none on the CPU, whose cores the model needs; for a GPU one on each core
-    that its process has to itself, but for the first, up to WORKERS.
+    wanted None: 0 on the CPU, where the model needs the cores; on a GPU the cores of this process
+    less one, at most WORKERS.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if wanted is None and device.type == "cpu":
@@ -85,7 +85,7 @@ def loader_workers(wanted, device, batch_bytes):
         return wanted
 
     free = shutil.disk_usage(SHARED).free / processes
-    batches = int(0.9 * free / batch_bytes) - 2  # 2 are being used
+    batches = int(0.9 * free / batch_bytes) - 2  # 2 are in use
     room = max(batches // 2, 0)  # a worker keeps 2 ready
     if room < wanted:
         print(f"note: {SHARED} has {free / 2**20:.0f} MiB, which is room for {room} of {wanted} "
@@ -101,15 +101,15 @@ def cores():
 
 
 def autocast(name, device):
-    """The context that --amp asks for; it can be entered again and again."""
+    """The autocast context of --amp; it can be entered repeatedly."""
     dtype = amp_dtype(name, device)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @contextmanager
 def inference(model, amp="off"):
-    """Inference with BN necks in test mode, in the precision `amp` of training. Gives the device;
-    the model keeps its mode."""
+    """A context for inference in evaluation mode, with --amp as in training. Yields the device; the
+    model's mode is restored at the end."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -121,13 +121,13 @@ def inference(model, amp="off"):
 
 
 def rng_state():
-    """The state of torch's random numbers, on the CPU and on every GPU."""
+    """The state of torch's random number generators, on the CPU and on all GPUs."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": gpus}
 
 
 def restore_rng(state, device):
-    """Sets what rng_state returned; a GPU takes that of its own number, if there was one."""
+    """Restores a result of rng_state; a GPU gets the state of its own number, if there is one."""
     torch.set_rng_state(state["cpu"])
     number = device.index or 0
     if device.type == "cuda" and number < len(state["cuda"]):

@@ -1,6 +1,6 @@
-"""Several processes of one run, as torchrun starts them: each has a GPU and batches of its own.
+"""Several processes of one run, started by torchrun, each with its own GPU and batches.
 
-Without torchrun there is one process, and nothing here does anything.
+Without torchrun there is one process, and these functions have no effect.
 """
 
 import os
@@ -14,16 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from reid.cli import UserError
 
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")  # numbers that it sets
-PATIENCE = timedelta(days=7)  # how long processes wait for one that evaluates, saves or draws
+PATIENCE = timedelta(days=7)  # how long processes wait while rank 0 evaluates, saves or draws
 
-_patient = None  # the group of all processes, on the CPU, that waits so long
+_patient = None  # a group of all processes, on the CPU, with that timeout
 
 
 def join(device):
-    """(rank, number of processes), from what torchrun sets; (0, 1) without it. What ranks other
-    than 0 print is dropped.
+    """(rank, number of processes) from torchrun's variables; (0, 1) without torchrun. Output of
+    other ranks than 0 is suppressed.
 
-    UserError if only a part of that is set, or if the device is another process's GPU.
+    UserError if only some variables are set, or if the device is another process's GPU.
     """
     global _patient
     world = os.environ.get("WORLD_SIZE", "1")
@@ -51,8 +51,8 @@ def join(device):
 
 
 def from_first(make):
-    """What `make()` returns in rank 0, in every process; the others do not call it. It can be
-    anything that pickle knows."""
+    """Returns the result of `make()` in rank 0, which can be pickled, to all processes; the others
+    do not call it."""
     if not dist.is_initialized():
         return make()
     values = [make() if dist.get_rank() == 0 else None]
@@ -61,8 +61,8 @@ def from_first(make):
 
 
 def first_alone(make):
-    """What `make()` returns in every process; rank 0 calls it before the others, which find the
-    files that it wrote."""
+    """Returns the result of `make()`. Rank 0 calls it before the others, which then find the files
+    that it wrote."""
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     made = make() if is_first else None
     from_first(lambda: None)
@@ -70,15 +70,14 @@ def first_alone(make):
 
 
 def parallel(module):
-    """The module as torch's DistributedDataParallel: backward leaves the mean of the gradients of
-    all processes, exchanged while the rest is still being computed; every process starts with the
-    weights of rank 0. One process gets the module itself.
+    """The module as torch's DistributedDataParallel: the backward pass averages the gradients of
+    all processes; all start with the weights of rank 0. Without torchrun, the module itself.
 
-    A task does not use every parameter: which ones is found out in each step.
+    No task uses all parameters, so the unused ones are determined in each step.
     """
     if not dist.is_initialized():
         return module
-    any_process(False)  # it does not wait long for the slowest one itself
+    any_process(False)  # wait for all, as its own timeout is short
     return DistributedDataParallel(
         module,
         forward_sync_buffers=False,
@@ -88,8 +87,8 @@ def parallel(module):
 
 
 def average_statistics(model):
-    """The running means and variances of the batch norms become their mean over the processes: each
-    normalises by its own batch, and a test by what all have seen."""
+    """Averages the running means and variances of batch norms over the processes: in training each
+    process normalises by its own batch, in testing all batches count."""
     for name, buffer in model.named_buffers():
         if dist.is_initialized() and name.endswith(("running_mean", "running_var")):
             dist.all_reduce(buffer)
@@ -97,10 +96,10 @@ def average_statistics(model):
 
 
 def any_process(flag):
-    """Whether the flag is set in any of the processes; returns when all have asked.
+    """Whether the flag is set in any of the processes; waits until all have called it.
 
-    It waits for days if need be, where an exchange of gradients would give up after minutes, and
-    on the CPUs: no GPU waits for it.
+    It can wait for days, unlike an exchange of gradients, which gives up after minutes; it does not
+    block GPUs.
     """
     if not dist.is_initialized():
         return bool(flag)
@@ -110,6 +109,6 @@ def any_process(flag):
 
 
 def leave():
-    """Ends the work with the other processes; each continues alone."""
+    """Leaves the group of processes; each continues alone."""
     if dist.is_initialized():
         dist.destroy_process_group()

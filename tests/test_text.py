@@ -65,7 +65,7 @@ def test_the_embedded_model_is_the_published_file(tmp_path, monkeypatch):
     assert bert.embedded and len(tokenizer) == bert.config.vocab_size == 30522
     text.check_vocabulary(bert, tokenizer, "x")
     bert.config.vocab_size -= 1
-    with pytest.raises(UserError, match="x: .*30521 words, the tokenizer 30522"):
+    with pytest.raises(UserError, match="x: .*30521 tokens, the tokenizer 30522"):
         text.check_vocabulary(bert, tokenizer, "x")
 
     (tmp_path / "model").mkdir()
