@@ -144,10 +144,8 @@ def runs_of(variant, name, seed):
 # ---- what is there already ----
 
 def is_finished(run):
-    """Whether the log ends in the evaluation of the last step.
-
-    UserError if the run in that folder had other flags, or other data than is there now.
-    """
+    """Whether the log ends in the evaluation of the last step; it must be of the same flags, and of
+    the data that is there now."""
     folder = Path("runs", run.name)
     log = read_log(folder)
     if not log:

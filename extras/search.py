@@ -82,7 +82,7 @@ def photo_features(run, folder, kinds, index):
     """([Photo] that can be read, {kind: (n d)} of them).
 
     Features in the Index are reused; new ones are added to its file, even if the program is
-    interrupted. UserError if no photo can be read.
+    interrupted.
     """
     photos, left_out = find_photos(folder, index.path)
     check_widths(run, index)
@@ -181,8 +181,7 @@ class Index(NamedTuple):
 
 
 def read_index(path, checkpoint):
-    """The Index in a file; an empty one if that is of another checkpoint, or if there is none.
-    UserError if the file is something else."""
+    """The Index in a file; an empty one if that is of another checkpoint, or if there is none."""
     if not os.path.exists(path):
         return Index(path, checkpoint)
     feats, notes = load_features(path, {"photos", "checkpoint"}, fix=ANOTHER)
@@ -246,10 +245,8 @@ def reader_of(known, device):
 # ---- the hits ----
 
 def hits_of(query, folder, photos, parts, top):
-    """The best `top` photos as dicts; the query's own file is not one of them.
-
-    parts: what `scores` returns. UserError without another photo, and for scores of NaN.
-    """
+    """The best `top` photos as dicts; the query's own file is not one of them. parts: what `scores`
+    returns."""
     total = parts[0] + parts[1]
     if not total.isfinite().all():
         raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")

@@ -1,5 +1,6 @@
 """Code that any re-identification project needs; readers of the paper can skip it. It does not
-import the six scripts, so it could serve another paper's model.
+import the six scripts, so it could serve another paper's model. A user's mistake, such as a damaged
+file, is a cli.UserError; docstrings mention it only if it is not obvious.
 
 cli           flags from a dataclass; errors and signals end a command with one line
 files         atomic writing of files, by one process at a time; checked JSON

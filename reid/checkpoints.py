@@ -39,17 +39,13 @@ RUN = {  # further entries that resuming needs
 # ---- files ----
 
 def save(path, state):
-    """Writes a dict of tensors and basic Python values atomically. UserError if this fails; a crash
-    or a full disk leaves the previous file as it was."""
+    """Writes a dict of tensors and basic Python values atomically."""
     with replacing(path) as file:
         torch.save(state, file)
 
 
 def load(path, form=MODEL):
-    """A dict that `save` wrote, on the CPU; form: the required entries.
-
-    UserError if the file is missing, damaged, from another program, or would execute code.
-    """
+    """A dict that `save` wrote, on the CPU; form: the required entries."""
     check_file(path, "give the path of a last.pt that train.py wrote")
     with user_error_on(path):
         damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()  # checksums
@@ -65,8 +61,7 @@ def load(path, form=MODEL):
 def read(path, mmap=False):
     """The content of a file of torch.save, tensors and basic Python values only, on the CPU.
 
-    mmap: tensors are read from disk when they are used. UserError if the file is damaged or would
-    run code.
+    mmap: tensors are read from disk when they are used.
     """
     mmap = mmap and zipfile.is_zipfile(path)
     try:
@@ -125,7 +120,7 @@ def restored_model(build, state, path):
 
 def start(model, path):
     """Loads the weights that a checkpoint of another run has in common with the model, without
-    classifiers; returns a line about it. UserError if there are none."""
+    classifiers; returns a line about it."""
     own = model_state(model)
     tensors = load(path)["model"]
     there = [name for name in tensors if "classifiers." not in name]

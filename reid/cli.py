@@ -53,9 +53,7 @@ class Stopped(KeyboardInterrupt):
 
 # ---- flags ----
 
-def option(
-    default, help, choices=None, least=-math.inf, most=math.inf, group=None, rest=False
-):
+def option(default, help, choices=None, least=-math.inf, most=math.inf, group=None, rest=False):
     """A dataclass field that becomes the flag `--its-name` (underscores become dashes).
 
     least, most: inclusive limits of a number. group: --help begins a group of that name here.
@@ -81,7 +79,6 @@ def parse(config_class, argv=None):
 
     --help begins with the first paragraph of the class's docstring and ends with the others, its
     examples. config_class.presets, if any: {name: {flag: the value that replaces None}}.
-    UserError for a wrong value and for an unknown flag, with the nearest known one.
     """
     description, _, examples = inspect.getdoc(config_class).partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
@@ -111,11 +108,8 @@ def parse(config_class, argv=None):
 
 
 def restore(config_class, values, path):
-    """A `config_class` from the {field: value} in the file `path`.
-
-    UserError for values that are not possible on a command line, and for None if every preset has
-    a value.
-    """
+    """A `config_class` from the {field: value} in the file `path`, values that are possible on a
+    command line; None only if a preset has no value."""
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     for name in sorted(values.keys() ^ fields.keys(), key=str):
         found = "is not known" if name in values else "is missing"
@@ -172,8 +166,7 @@ def folder_name(name):
     for part in name.split("/"):
         if part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > 200:
             raise UserError(
-                f"--name {name!a:.60}: give a name of at most 200 bytes, or two with a / between"
-            )
+                f"--name {name!a:.60}: give a name of at most 200 bytes, or two with a / between")
     return name
 
 

@@ -15,7 +15,7 @@ HEADING = ("task", "data", "target", "protocol", "feature", "instruction")  # id
 
 
 def comparison(first, second):
-    """`differences` of the rows that two tables have in common. UserError if there are none."""
+    """`differences` of the rows that two tables have in common."""
     of_second = {row_key(row): row for row in second}
     rows = []
     for row in first:
@@ -62,14 +62,10 @@ def paired_bootstrap(first, second, resamples=5000, seed=0):
     about other seeds too. A few seeds cannot be sampled with replacement: with three, 4 % of the
     samples consist of the largest value only, and none is beyond it. Their error is sampled from
     Student's t with s - 1 degrees of freedom, which is wide: 13 standard errors for two seeds.
-
-    UserError if the numbers of queries differ.
     """
     if np.shape(first) != np.shape(second):
-        raise UserError(
-            f"{np.shape(first)[-1]} queries cannot be compared with {np.shape(second)[-1]}: "
-            "evaluate both runs on the same data"
-        )
+        raise UserError(f"{np.shape(first)[-1]} queries cannot be compared with "
+                        f"{np.shape(second)[-1]}: evaluate both runs on the same data")
     difference = np.atleast_2d(np.asarray(second) - np.asarray(first))
     rng = np.random.default_rng(seed)
 
@@ -120,7 +116,7 @@ def _as_json(values):
 
 
 def read_queries(path):
-    """{row_key: "each"} from a file of `move_queries`. UserError for another file."""
+    """{row_key: "each"} from a file of `move_queries`."""
     fix = "it is not what train.py writes, remove its folder"
     found = {}
     for entry in read_json(path, list, fix):

@@ -16,8 +16,6 @@ SHARED = "/dev/shm"  # shared memory for their batches
 
 def pick_device(name):
     """The torch.device of --device; auto: this process's own CUDA GPU, else Apple's, else the CPU.
-
-    UserError if it cannot be used.
     """
     if name == "auto" and torch.cuda.is_available():
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"

@@ -29,8 +29,7 @@ def writing(path):
 @contextmanager
 def replacing(path):
     """A binary file to write into, which replaces `path`, or the target of the link `path`, when it
-    is completely on disk. UserError as in `writing`; a crash or a full disk leaves the previous
-    file as it was."""
+    is completely on disk."""
     with writing(path):
         target = followed(path)
         part = target.with_name(f"{target.name}.part")
@@ -56,8 +55,8 @@ def followed(path):
 def creating(out):
     """An empty folder to write into, which becomes the folder `out` at the end.
 
-    out: absent, an empty folder, or a link to either. UserError as in `writing`, and if another
-    process is writing it. After an error no folder remains; that of a killed process is removed.
+    out: absent, an empty folder, or a link to either. After an error no folder remains; that of a
+    killed process is removed.
     """
     with writing(out):
         target = followed(out)
@@ -83,11 +82,8 @@ def write_text(path, text):
 
 
 def lock(folder):
-    """Locks a folder for writing by this process, at most until it ends.
-
-    UserError if another process has locked it. Returns the lock, which is released when it is no
-    longer referenced.
-    """
+    """Locks a folder for writing by this process, at most until it ends. Returns the lock, which is
+    released when it is no longer referenced."""
     with writing(folder):
         file = open(Path(folder) / ".lock", "a+")  # not "w", which would empty the target of a link
     if fcntl is None:
@@ -95,9 +91,8 @@ def lock(folder):
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loader processes do not inherit it
     except BlockingIOError as error:
-        raise UserError(
-            f"{folder} is being written by another process: wait until it ends, or stop it"
-        ) from error
+        fix = "wait until it ends, or stop it"
+        raise UserError(f"{folder} is being written by another process: {fix}") from error
     except OSError:  # a file system without locks
         pass
     return file

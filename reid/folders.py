@@ -34,8 +34,7 @@ def find_datasets(path):
         return [("own", Path(path))]
     raise UserError(
         f"{path}: no known data set in it, and no folders of people; docs/data.md shows the known "
-        f"layouts. It contains {', '.join(inside[:8]) or 'no files'}"
-    )
+        f"layouts. It contains {', '.join(inside[:8]) or 'no files'}")
 
 
 def refuse_unknown(path):
@@ -116,9 +115,9 @@ def _open(name, root, task, row, val):
     usual = usual_protocols(row) if layout.lists else ()
     protocols = layout.protocols.get(row.data_of or task, usual)
     is_extra = task in layout.extra  # only for training
-    dataset = Dataset(records[0].dataset, layout.title, task, root, records, protocols, is_extra)
-    title = f"{layout.title} {dataset.variant}".rstrip()
-    dataset = dataset._replace(title=title)
+    name = records[0].dataset
+    title = f"{layout.title} {name.partition(':')[2]}".rstrip()
+    dataset = Dataset(name, title, task, root, records, protocols, is_extra)
     notes = tuple(f"{title} in {root}: {odd}" for odd in oddities(dataset) + _unread(dataset))
 
     if val and dataset.split("val"):

@@ -29,11 +29,8 @@ def is_image(name):
 
 
 def load_image(path, size):
-    """An image file as a uint8 tensor (3 h w) of `size` (h, w).
-
-    It is rotated according to its EXIF data; transparent pixels become white.
-    UserError that names the file if it cannot be read.
-    """
+    """An image file as a uint8 tensor (3 h w) of `size` (h, w), rotated according to its EXIF data;
+    transparent pixels become white."""
     height, width = size
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -62,16 +59,14 @@ def load_all(root, paths, size):
 def batches(root, paths, size, batch):
     """Yields load_all of `batch` paths at a time, in pinned memory if there is a GPU, while threads
     decode the next batch."""
+    coming = []
     with ThreadPoolExecutor(DECODERS) as pool:
-        def begin(start):
+        for start in range(0, len(paths) + batch, batch):
             some = paths[start:start + batch]
-            return [pool.submit(load_image, root / path, size) for path in some]
-
-        coming = begin(0)
-        for start in range(batch, len(paths) + batch, batch):
-            following = begin(start)
-            images = torch.stack([image.result() for image in coming])
-            yield images.pin_memory() if torch.cuda.is_available() else images
+            following = [pool.submit(load_image, root / path, size) for path in some]
+            if coming:
+                images = torch.stack([image.result() for image in coming])
+                yield images.pin_memory() if torch.cuda.is_available() else images
             coming = following
 
 

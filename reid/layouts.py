@@ -88,7 +88,7 @@ def read_images(root, row, name, folders, rule, example, inside="", captions=Non
 
 
 def named_record(name, role, path, rule, example, where):
-    """The Record of an image with the identity in its file name; UserError for another name.
+    """The Record of an image with the identity in its file name.
 
     rule: a regular expression for the start of the name, or of folders above it, with the group
     `pid` and optionally `cam`, `outfit`, `modality`.

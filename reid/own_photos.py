@@ -42,8 +42,8 @@ def person_of(path):
 
 
 def read_own(root, row):
-    """The Records of a folder; one photo of each outfit of a test person is a query, the others
-    are in the gallery. UserError if there are too few people."""
+    """The Records of a folder; one photo of each outfit of a test person is a query, the others are
+    in the gallery."""
     if all((root / role).is_dir() for role in GIVEN):
         photos = [(role, path) for role in GIVEN for path in photos_of(root / role)]
         people = numbered(path for _, path in photos)

@@ -21,10 +21,7 @@ _patient = None  # a group of all processes, on the CPU, with that timeout
 
 def join(device):
     """(rank, number of processes) from torchrun's variables; (0, 1) without torchrun. Output of
-    other ranks than 0 is suppressed.
-
-    UserError if only some variables are set, or if the device is another process's GPU.
-    """
+    other ranks than 0 is suppressed."""
     global _patient
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
@@ -79,11 +76,8 @@ def parallel(module):
         return module
     any_process(False)  # wait for all, as its own timeout is short
     return DistributedDataParallel(
-        module,
-        forward_sync_buffers=False,
-        find_unused_parameters=True,
-        gradient_as_bucket_view=True,
-    )
+        module, forward_sync_buffers=False, find_unused_parameters=True,
+        gradient_as_bucket_view=True)
 
 
 def average_statistics(model):

@@ -6,6 +6,7 @@ Letters in shapes: q queries, g gallery images.
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,18 +27,17 @@ class Columns(NamedTuple):
 def columns(queries, gallery):
     """Columns of queries, (q 1), and gallery, (g): comparing the two broadcasts to (q g)."""
     codes = {None: np.nan}  # value -> number
-
-    def columns_of(records):
+    sides = []
+    for records in (queries, gallery):
         found = []
         for name in Columns._fields:
             values = [getattr(record, name) for record in records]
             codes_of = [codes.setdefault(value, len(codes)) for value in values]
             found.append(np.array(codes_of, np.float32))
         junk = np.array([record.junk for record in records], bool)
-        return Columns(*found[:-1], junk)
-
-    q = columns_of(queries)
-    return Columns(*(column[:, None] for column in q)), columns_of(gallery)
+        sides.append(Columns(*found[:-1], junk))
+    q, g = sides
+    return Columns(*(column[:, None] for column in q)), g
 
 
 class Protocol(NamedTuple):
@@ -103,11 +103,8 @@ def answerable(protocol, queries, gallery):
 
 def indices_of(records, values):
     """Indices of the records whose fields have one of the given values; values: {field: values}."""
-    indices = []
-    for i, record in enumerate(records):
-        if all(getattr(record, field) in values[field] for field in values):
-            indices.append(i)
-    return indices
+    return [i for i, record in enumerate(records)
+            if all(getattr(record, field) in values[field] for field in values)]
 
 
 def trials(protocol, queries, gallery):
@@ -116,15 +113,11 @@ def trials(protocol, queries, gallery):
     gallery_indices = indices_of(gallery, protocol.gallery)
     if not protocol.cell:
         return [(query_indices, gallery_indices)]
-    pairs = []
-    for seed in range(TRIALS):
-        if protocol.transposed:
-            sample = one_of_each(queries, query_indices, protocol.cell, seed)
-            pairs.append((sample, gallery_indices))
-        else:
-            sample = one_of_each(gallery, gallery_indices, protocol.cell, seed)
-            pairs.append((query_indices, sample))
-    return pairs
+    if protocol.transposed:
+        sample = partial(one_of_each, queries, query_indices, protocol.cell)
+        return [(sample(seed), gallery_indices) for seed in range(TRIALS)]
+    sample = partial(one_of_each, gallery, gallery_indices, protocol.cell)
+    return [(query_indices, sample(seed)) for seed in range(TRIALS)]
 
 
 def one_of_each(records, indices, cell, seed):

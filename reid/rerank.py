@@ -24,7 +24,7 @@ def k_reciprocal(query_feats, gallery_feats, k1=20, k2=6, weight=0.3, chunk=256)
     of a neighbour's k/2-reciprocal set must be shared.
 
     Returns rescore(start, dist) -> (c g): new distances of the queries start, start + 1, ... from
-    their -cosine (c g). UserError if the gallery is too small.
+    their -cosine (c g).
     """
     q = len(query_feats)
     g = len(gallery_feats)

@@ -106,7 +106,7 @@ class Log:
 
     def note(self, step, task, values, images, lr):
         """Notes a step: values {name: scalar}, its loss terms and perhaps "gradient". Writes the
-        lines that are due. UserError as in `state`."""
+        lines that are due."""
         values = {name: value.detach() for name, value in values.items()}
         self.latest[task] = sum(value for name, value in values.items() if name != "gradient")
         self.pending.setdefault(task, []).append([step, values])
@@ -117,8 +117,7 @@ class Log:
             self._write_task(step, lr, task)
 
     def state(self):
-        """The state for a checkpoint. UserError that names the first noted value that is not
-        finite."""
+        """The state for a checkpoint; all noted values must be finite."""
         for task, steps in self.pending.items():
             for entry in steps:
                 entry[1] = {name: float(value) for name, value in entry[1].items()}
@@ -126,12 +125,11 @@ class Log:
                     if not math.isfinite(value):
                         raise UserError(
                             f"step {entry[0]}, {task}: {name} is {value}, training has diverged; "
-                            f"lower --lr (the last checkpoint in {self.folder} is older)"
-                        )
+                            f"lower --lr (the last checkpoint in {self.folder} is older)")
         return {"pending": self.pending, "seconds": self.seconds}
 
     def write(self, step, lr):
-        """A line for each task with pending steps. UserError as in `state`."""
+        """A line for each task with pending steps."""
         for task in list(self.pending):
             self._write_task(step, lr, task)
         self.restart_clock()
@@ -163,8 +161,7 @@ class Log:
 
 
 def read_log(folder):
-    """The lines of a run's log.jsonl as dicts, [] without one. UserError that names the file and
-    line if it is not a log."""
+    """The lines of a run's log.jsonl as dicts, [] without one."""
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []

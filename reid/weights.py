@@ -55,7 +55,7 @@ def choose(form, albef=None, name="the model"):
 
 def read_published(path):
     """{name: tensor} of hub:OWNER/NAME, a .safetensors file, or a file of torch.save, without what
-    wraps the tensors and a `module.` before their names. UserError if it holds no weights."""
+    wraps the tensors and a `module.` before their names."""
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
     check_file(path, "docs/weights.md says where to get it")
     what = f"{path} is not a .safetensors file, or is cut off"
@@ -78,10 +78,7 @@ def read_published(path):
 
 
 def fetch(name):
-    """The path of hub:OWNER/NAME's weights in the hub's cache, downloaded if they are not there.
-
-    UserError if that fails, or if the hub does not answer within 3 s.
-    """
+    """The path of hub:OWNER/NAME's weights in the hub's cache, downloaded if they are not there."""
     import huggingface_hub as hub
 
     repo = name.removeprefix("hub:")
@@ -133,7 +130,7 @@ def load_vit(vit, path):
     The file decides which tokens stand before the patches (CLS, and three parts for PASS), whatever
     vit.prefix was. Its grid of position embeddings, square or twice as high as wide, is resized to
     vit.grid. Editing weights stay as they are: with gates at 0 the tokens are the published ones.
-    Returns a report line. UserError if vit has another form or a weight is missing.
+    Returns a report line.
     """
     form = (vit.norm.weight.numel(), len(vit.blocks), vit.patch)
     kind, grid, prefix, pos, tensors, report = read_vit(path, form)
@@ -154,7 +151,7 @@ def load_vit(vit, path):
 
 
 def read_vit(path, form):
-    """A published ViT of the form (width, layers, patch). UserError if the file holds no such ViT.
+    """A published ViT of the form (width, layers, patch).
 
     Returns its kind, one of KINDS; the grid (rows, columns) of its patches; the tokens before them
     (1 s d); the positions of both (1 s+n d); {name in model.ViT: tensor} of all else; a report of
@@ -244,7 +241,7 @@ def resize_grid(positions, source, target, mode):
 
 
 def load_exactly(module, tensors, path):
-    """Loads these weights, no more and no fewer. UserError if the module has others."""
+    """Loads these weights, no more and no fewer."""
     what = f"{path} holds other weights than PASS, HAP, DeiT or ALBEF"
     with user_error(what, "fetch the file again, or take another", RuntimeError):
         module.load_state_dict(tensors)
@@ -267,7 +264,7 @@ def load_albef_text(path, **config):
 
 def load_albef_cross(path, dim, **config):
     """ALBEF's multimodal layers and matching head, a CrossEncoder that attends to image tokens of
-    the width dim; `config`: as above. UserError if they have another width."""
+    the width dim; `config`: as above."""
     _, _, config, tensors = _albef_bert(path, config)
     image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
     if image_width != dim:
