@@ -296,14 +296,10 @@ def read_result(runs):
 
 def table_of(group, results, variants):
     """What the variants of a group reached, in plain values, each beside the first of them."""
-    keys = {}
-    for text in group:
-        for rows, _ in results[text]:
-            keys |= dict.fromkeys(rows)
-
     first = group[0]
+    keys = [key for text in group for rows, _ in results[text] for key in rows]
     lines = []
-    for key in keys:
+    for key in dict.fromkeys(keys):
         for figure in compare.FIGURES:
             cells = []
             for text in group:
@@ -328,11 +324,9 @@ def cell_of(results, baseline, key, figure):
     spread = statistics.stdev(values) if len(values) > 1 else None
     cell = {"values": values, "mean": statistics.mean(values), "sd": spread}
     if first:
-        sides = []
-        for side in (first, rows):
-            sides.append([compare.mean_of_trials(row["each"], figure) for row in side])
-        interval = compare.paired_bootstrap(*sides)
-        cell |= zip(("difference", "low", "high"), interval)
+        before, after = ([compare.mean_of_trials(row["each"], figure) for row in side]
+                         for side in (first, rows))
+        cell |= zip(("difference", "low", "high"), compare.paired_bootstrap(before, after))
     return cell
 
 
