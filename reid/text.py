@@ -234,8 +234,8 @@ def to_json(bert, tokenizer):
 
 
 def from_json(parts):
-    """(BERT, tokenizer) from a result of `to_json`; the BERT's weights must still be loaded. Errors of
-    the libraries; ValueError for another model."""
+    """(BERT, tokenizer) from a result of `to_json`; the BERT's weights must still be loaded. Errors
+    of the libraries; ValueError for another model."""
     from tokenizers import Tokenizer
     from transformers import BertModel, BertTokenizer
 
