@@ -43,7 +43,7 @@ def compare(name, queries, gallery, people, cams, repeats):
     query_records, query_feats = planted(queries, people, cams, seed=1)
     gallery_records, gallery_feats = planted(gallery, people, cams, seed=2)
     retrieval = Retrieval(query_records, gallery_records, query_feats, gallery_feats)
-    before = peak_memory()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     times = []
     for _ in range(repeats):  # in turns, so that a slow minute of the machine meets both
         start = time.perf_counter()
@@ -52,14 +52,10 @@ def compare(name, queries, gallery, people, cams, repeats):
         middle = time.perf_counter()
         rank(GENERAL, retrieval)
         times.append((middle - start, time.perf_counter() - middle))
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
     bare, full = map(statistics.median, zip(*times))
     print(f"{name}, {queries} x {gallery}: product {bare:.2f} s, all figures {full:.2f} s, ratio "
-          f"{full / bare:.2f}; {peak_memory() - before:.2f} GiB more than the features", flush=True)
-
-
-def peak_memory():
-    """GiB that this process has taken at the most (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+          f"{full / bare:.2f}; {memory:.2f} GiB more than the features", flush=True)
 
 
 @dataclass
