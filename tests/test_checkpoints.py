@@ -241,11 +241,11 @@ def file_limit(size):
 
 WRITERS = {
     "last.pt": lambda path: checkpoints.save(path, {"weight": torch.randn(10_000)}),
-    "log.jsonl": lambda path: runs.Log(path.parent).write_rows(1, [{"left": "x" * 1000}]),
-    "config.json": lambda path: files.write_text(path, "x" * 1000),
+    "log.jsonl": lambda path: runs.Log(path.parent).write_rows(1, [{"left": "x" * 9000}]),
+    "config.json": lambda path: files.write_text(path, "x" * 9000),
     "picture.png": lambda path: pictures.save(
-        Image.effect_noise((64, 64), 90).convert("RGB"), path),
-    "f.safetensors": lambda path: features.save_features(path, {"a": torch.randn(99, 9)}, {}),
+        Image.effect_noise((99, 99), 90).convert("RGB"), path),
+    "f.safetensors": lambda path: features.save_features(path, {"a": torch.randn(999, 9)}, {}),
 }
 
 
@@ -253,12 +253,12 @@ WRITERS = {
 def test_a_full_disk_is_one_line_and_what_was_there_stays(name, tmp_path):
     path = tmp_path / name
     path.write_text("before")
-    with file_limit(500), pytest.raises(cli.UserError, match=f"{name} .File too large.; make room"):
+    with file_limit(3000), pytest.raises(cli.UserError, match=f"{name} .File too large.; make"):
         WRITERS[name](path)
     assert path.read_text() == "before"
     assert {each.name for each in tmp_path.iterdir()} - {".lock"} == {name}
     WRITERS[name](path)
-    assert path.stat().st_size > 500
+    assert path.stat().st_size > 3000
 
 
 def test_a_full_disk_while_drawing_leaves_nothing(tmp_path):

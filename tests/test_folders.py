@@ -12,7 +12,7 @@ import toydata
 from instructions import TASKS, asked_tasks
 from reid import folders
 from reid.cli import UserError
-from reid.layouts import LAYOUTS, caption_queries, read_images
+from reid.layouts import LAYOUTS, read_images
 from reid.runs import read_log
 from tests import trees
 from tests.commands import one_line
@@ -28,17 +28,6 @@ def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(name, toy):
     root = TREES[name](toy / "zip/zip/tree")
     for start in (root, root.parent, toy / "zip", toy):
         assert folders.find_datasets(start) == [(name, root)]
-
-
-def test_sets_of_one_folder(toy):
-    for name, build in TREES.items():
-        if name != "omnireid":  # its lists tell no task but t2i
-            build(toy / name)
-    found = [(d.layout, d.task) for d in folders.open_all(toy, ALL)]
-    wanted = [(name, task) for name in sorted(TREES) for task in LAYOUTS[name].protocols
-              if task in asked_tasks("all")]  # the others only if they are asked for
-    assert found == sorted([*wanted, ("cocas", "t2i")], key=lambda each: each[0])
-    assert opened(toy, "vi").root == toy / "llcm"
 
 
 @pytest.mark.parametrize("place", ["real2", "real2/real_reid_image_face_blur", "COCAS-Real2"])
@@ -129,31 +118,31 @@ def test_people_in_both_splits_and_images_without_a_record(tmp_path, command):
     assert code == 0 and [f"note: {both}", f"note: {unread}"] == err.splitlines()[:2]
 
 
+def trained_on(root, task):
+    """The training images of the data set of a task, beside the others."""
+    [dataset] = [d for d in folders.without_overlap(folders.open_all(root, ALL)) if d.task == task]
+    return [record.path for record in dataset.split("train")]
+
+
 def test_beside_market_cuhk_pedes_loses_the_images_from_there(tmp_path, capsys):
     entries = [{**PEDES[0], "split": split, "file_path": f"{source}/{split}.jpg"}
                for split in ("train", "test") for source in ("Market", "CUHK03", "train_query")]
     text(tmp_path, "pedes/reid_raw.json", entries)
     put(tmp_path, "pedes/imgs/Market/0.jpg")
+    market, cuhk03, own = (f"imgs/{entry['file_path']}" for entry in entries[:3])
+    assert trained_on(tmp_path, "t2i") == [market, cuhk03, own]
     trees.market(tmp_path / "m")
-    alone = folders.open_all(tmp_path / "pedes", ALL)
-    assert folders.without_overlap(alone) == alone
+    assert trained_on(tmp_path, "t2i") == [cuhk03, own]
     kept = folders.without_overlap(folders.open_all(tmp_path, ALL))
-    [left] = [d for d in kept if d.task == "t2i"]
-    sources = ["imgs/CUHK03/train.jpg", "imgs/train_query/train.jpg"]
-    assert [r.path for r in left.split("train")] == sources
-    assert len(left.split("gallery")) == 3  # the test split stays what it is
     folders.print_notes([*kept, *kept])
     assert capsys.readouterr().err.count("1 training images in imgs/Market/ are left out") == 1
+    assert [len(d.split("gallery")) for d in kept if d.task == "t2i"] == [3]  # also from there
     shutil.rmtree(tmp_path / "m")
     trees.omnireid(tmp_path / "cuhk")  # lists of the released code
     (tmp_path / "cuhk/datalist/train_t2i.txt").unlink()
-    kept = folders.without_overlap(folders.open_all(tmp_path, ALL))
-    [left] = [d for d in kept if d.task == "t2i"]
-    assert [r.path for r in left.split("train")] == [f"imgs/{source}/train.jpg"
-                                                     for source in ("Market", "train_query")]
+    assert trained_on(tmp_path, "t2i") == [market, own]
     text(tmp_path, "toy.json", {})  # drawn people are in one data set each
-    drawn = folders.open_all(tmp_path, ALL)
-    assert folders.without_overlap(drawn) == drawn
+    assert trained_on(tmp_path, "t2i") == [market, cuhk03, own]
 
 
 def test_captioned_photos_of_msmt17_are_only_tested_beside_it(tmp_path):
@@ -177,8 +166,6 @@ def test_counts_table(toy):
         ["Market-1501", "(trad)", "ids", "images", "cameras", "clothes"],
         ["train", "2", "2", "2", "-"], ["query", "1", "1", "1", "-"],
         ["gallery", "2", "2", "2", "-", "+", "1", "junk"]]
-    table = folders.counts_table(opened(trees.pedes(toy / "p"), "t2i"))
-    assert table.splitlines()[-1].split() == ["query", "1", "-", "-", "-", "+", "2", "captions"]
 
 
 def test_images_that_do_not_open_are_listed(toy, command):
@@ -206,8 +193,11 @@ def every_set(tmp_path_factory):
 
 def test_all_layouts_train_and_are_tested_under_every_protocol(every_set, train_tiny, command):
     datasets = folders.open_all(every_set, ALL)
-    assert {d.layout for d in datasets} == set(TREES) and folders.check(datasets) == []
-    assert not any(d.notes for d in datasets)
+    assert TREES.keys() == LAYOUTS.keys() - {"own"}
+    served = {(name, task) for name in TREES for task in LAYOUTS[name].protocols if task in ALL}
+    lists = {("omnireid", task) for task in ALL} | {("cocas", "t2i")}
+    assert served <= {(d.layout, d.task) for d in datasets} <= served | lists
+    assert folders.check(datasets) == [] and not any(d.notes for d in datasets)
     streams = sum(bool(d.split("train")) for d in datasets)
     code, out, err = train_tiny("--data", every_set, "--steps", streams, "--name", "all")
     assert code == 0, err
@@ -226,20 +216,12 @@ def test_all_layouts_train_and_are_tested_under_every_protocol(every_set, train_
 
 
 def test_images_and_captions_of_ones_own(toy):
-    captions = {}
-    for role in ("query", "gallery"):
-        for pid in (2, 10):
-            path = f"my_{role}/p{pid}_0001.jpg"
-            put(toy, path)
-            captions[path] = "a man in red" if role == "gallery" else ["a woman", "in blue"]
+    captions = {"my_gallery/p2_0001.jpg": "a man in red", "my_gallery/p10_0001.jpg": ["a", "b"]}
+    put(toy, *captions)
     text(toy, "captions.json", captions)
-    read = partial(read_images, toy, None, "mine", {"my_query": "query", "my_gallery": "gallery"},
+    read = partial(read_images, toy, None, "mine", {"my_gallery": "gallery"},
                    r"p(?P<pid>\d+)_", "p12_0001.jpg", captions="captions.json")
-    assert [(r.role, r.pid, r.captions) for r in read()] == [
-        ("query", 10, ("a woman", "in blue")), ("query", 2, ("a woman", "in blue")),
-        ("gallery", 10, ("a man in red",)), ("gallery", 2, ("a man in red",))]
-    assert [(r.role, r.path, r.pid, r.captions) for r in caption_queries(read())] == [
-        ("query", None, 10, ("a man in red",)), ("query", None, 2, ("a man in red",))]
+    assert [(r.pid, r.captions) for r in read()] == [(10, ("a", "b")), (2, ("a man in red",))]
     del captions["my_gallery/p2_0001.jpg"]
     text(toy, "captions.json", captions)
     with pytest.raises(UserError, match="captions.json: no captions of my_gallery/p2_0001.jpg"):

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import data
-import train
 from instructions import asked_tasks
 from reid import checkpoints, device, runs
 from reid.cli import Interrupted, Stops, UserError, on_signals
@@ -112,16 +111,6 @@ def test_a_start_takes_all_but_the_classifiers(train_tiny, unfinished):
     assert {name for name in new if name not in old} == {
         "classifiers.ltcc.weight", "fused_classifiers.ltcc.weight"}
     one_line(train_tiny("--task", "cc", "--steps", 1, "--start", "nowhere.pt"), "nowhere.pt")
-
-
-def test_a_finished_run_takes_more_steps(train_tiny, command, unfinished):
-    assert train_tiny("--task", "cc", "--steps", 1, "--name", "a")[0] == 0
-    last = "runs/a/last.pt"
-    code, out, _ = command(train, "--resume", last, "--steps", 2)
-    assert code == 0 and "continues to step 2; the cosine is stretched" in out
-    saved = checkpoints.load(last)
-    assert saved["step"] == saved["config"]["steps"] == 2
-    one_line(command(train, "--resume", last, "--steps", 1), "--steps 1: the run has 2")
 
 
 # ---- machines ----

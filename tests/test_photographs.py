@@ -8,6 +8,7 @@ import train
 from model import SIZES
 from reid import checkpoints, weights
 from reid.cli import UserError
+from tests.commands import one_line
 from tests.test_weights import BETTER, files  # noqa: F401, the latter is a fixture
 
 LAST = "runs/all/last.pt"
@@ -58,6 +59,8 @@ def test_photographs_with_published_weights(files, start, command, monkeypatch):
     code, out, err = command(train, "--resume", LAST, "--steps", 2)
     assert code == 0 and "preset" not in out, err
     assert checkpoints.load(LAST)["config"] == config | {"steps": 2}
+    assert "continues to step 2; the cosine is stretched" in out
+    one_line(command(train, "--resume", LAST, "--steps", 1), "--steps 1: the run has 2")
 
 
 def test_photographs_without_any(start, asked):

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from datetime import timedelta
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -110,8 +111,10 @@ def main():
         both = [fork.Process(target=watch, args=(mode, rank, port, flags)) for rank in RANKS]
         for process in both:
             process.start()
-        for process in both:
-            process.join()
+        while running := [process for process in both if process.is_alive()]:
+            wait([process.sentinel for process in running])
+            for process in running if any(process.exitcode for process in both) else ():
+                process.kill()  # it would wait for one that failed
 
 
 if __name__ == "__main__":
