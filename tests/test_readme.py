@@ -66,6 +66,8 @@ def test_readme_is_short_and_links_every_page_once():
     assert len(rows) - 2 * len(tables) <= 30
     for page in PAGES[1:]:
         assert README.count(f"](docs/{page.name}") == 1, page.name
+    for page in PAGES:  # a line directly below a table would be read as one of its rows
+        assert not re.search(r"^\|.*\n[^|\n]", page.read_text(), re.M), page.name
     [torch] = re.findall(r"pip install (torch==\S+)", README)
     assert torch in (ROOT / "requirements.txt").read_text().split()
 
