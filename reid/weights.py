@@ -1,4 +1,4 @@
-"""Published weights, identified by the names of their tensors: ViTs, and the BERT of ALBEF."""
+"""Published weights, recognised by the names of their tensors: ViTs, and the BERT of ALBEF."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ from reid.text import CrossEncoder
 
 # ---- choosing ----
 
-FOLDER = Path("weights")  # where published files are looked for
+FOLDER = Path("weights")  # searched for published files
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar")
 KINDS = ("PASS", "HAP", "TransReID", "DeiT", "ALBEF")  # best first: three were trained on people
 HUB = "hub:facebook/deit-base-distilled-patch16-224"
@@ -26,10 +26,10 @@ HUB_FORM = (768, 12, 16)  # its width, layers and patches
 
 
 def choose(form, albef=None, name="the model"):
-    """(path, hub:OWNER/NAME or None, report lines): the best published ViT for E_e, of the files in
-    ./weights/ and that of --albef, else the hub's DeiT.
+    """(path, hub:OWNER/NAME or None, report lines): the best published ViT for E_e among the files
+    in ./weights/ and that of --albef, else DeiT from the hub.
 
-    form: (width, layers, patch) of E_e, whose model the report calls `name`.
+    form: (width, layers, patch) of E_e; name: of the model, in the report.
     """
     paths = {path for path in FOLDER.glob("*") if path.suffix in SUFFIXES}
     paths |= {Path(albef)} if albef else set()
@@ -54,12 +54,12 @@ def choose(form, albef=None, name="the model"):
 # ---- files ----
 
 def read_published(path):
-    """{name: tensor} of hub:OWNER/NAME, a .safetensors file, or a file of torch.save, without what
-    wraps the tensors and a `module.` before their names."""
+    """{name: tensor} of hub:OWNER/NAME, a .safetensors file, or a file of torch.save; wrappers and
+    the prefix `module.` are removed."""
     path = fetch(path) if str(path).startswith("hub:") else Path(path)
     check_file(path, "docs/weights.md says where to get it")
-    what = f"{path} is not a .safetensors file, or is cut off"
-    with user_error(what, "download it again", SafetensorError):
+    problem = f"{path} is not a .safetensors file, or is cut off"
+    with user_error(problem, "download it again", SafetensorError):
         state = load_file(path) if path.suffix == ".safetensors" else read(path, mmap=True)
 
     # PASS in training has a teacher; DeiT, HAP, ALBEF a model; released Instruct-ReID a state_dict
@@ -73,12 +73,12 @@ def read_published(path):
             tensors[str(key).removeprefix("module.")] = value
     if not tensors:
         raise UserError(f"{path} holds no weights: no dict of tensors, nor one under teacher, "
-                        "model or state_dict; take another file")
+                        "model or state_dict; use another file")
     return tensors
 
 
 def fetch(name):
-    """The path of hub:OWNER/NAME's weights in the hub's cache, downloaded if they are not there."""
+    """The path of hub:OWNER/NAME's weights in the hub's cache, downloaded if necessary."""
     import huggingface_hub as hub
 
     repo = name.removeprefix("hub:")
@@ -86,12 +86,12 @@ def fetch(name):
         raise UserError(f"{name}: expected hub:OWNER/NAME, such as {HUB}")
 
     file = "model.safetensors"
-    fix = (f"place https://huggingface.co/{repo}/resolve/main/{file} in weights/ by other means "
+    fix = (f"save https://huggingface.co/{repo}/resolve/main/{file} in weights/ by other means "
            f"and give --vit-weights weights/{file}")
     with user_error(f"{name} cannot be fetched", fix):
         path = hub.try_to_load_from_cache(repo, file)
         if not isinstance(path, str):
-            # without a network, hf_hub_download alone would try again for half a minute
+            # without a network, hf_hub_download alone would retry for half a minute
             hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=3)
             path = hub.hf_hub_download(repo, file)
         return Path(path)
@@ -99,7 +99,7 @@ def fetch(name):
 
 # ---- ViTs ----
 
-NAMES = (  # the same weights: their names in published files, their names in model.ViT
+NAMES = (  # parts of names in published files, and in model.ViT
     # timm's: PASS, DeiT, HAP, ALBEF
     ("patch_embed.proj.", "embed."),
     ("attn.proj.", "attn.out."),
@@ -125,17 +125,17 @@ ENCODER = ("cls_token", "cls_pos", "part", "pos_embed", "embed.", "blocks.", "no
 
 
 def load_vit(vit, path):
-    """Puts a published ViT into `vit`: one of KINDS (of ALBEF its visual encoder) or of the hub.
+    """Loads a published ViT into `vit`: one of KINDS (for ALBEF its image encoder) or from the hub.
 
-    The file decides which tokens stand before the patches (CLS, and three parts for PASS), whatever
-    vit.prefix was. Its grid of position embeddings, square or twice as high as wide, is resized to
-    vit.grid. Editing weights stay as they are: with gates at 0 the tokens are the published ones.
+    The file decides which tokens precede the patches (CLS, and for PASS three part tokens). Its
+    grid of position embeddings, square or twice as high as wide, is resized to vit.grid. Editing
+    weights do not change: with gates at 0 the tokens are those of the published ViT.
     Returns a report line.
     """
     form = (vit.norm.weight.numel(), len(vit.blocks), vit.patch)
     kind, grid, prefix, pos, tensors, report = read_vit(path, form)
 
-    mode = "bicubic" if kind == "ALBEF" else "bilinear"  # as their authors do it
+    mode = "bicubic" if kind == "ALBEF" else "bilinear"  # as in the authors' code
     prefix_pos, patch_pos = pos.tensor_split([prefix.shape[1]], 1)
     patch_pos = resize_grid(patch_pos.float(), grid, vit.grid, mode)
     vit.prefix.data = prefix.to(vit.prefix)
@@ -154,25 +154,25 @@ def read_vit(path, form):
     """A published ViT of the form (width, layers, patch).
 
     Returns its kind, one of KINDS; the grid (rows, columns) of its patches; the tokens before them
-    (1 s d); the positions of both (1 s+n d); {name in model.ViT: tensor} of all else; a report of
-    how many tensors of the file these are.
+    (1 s d); the positions of both (1 s+n d); {name in model.ViT: tensor} of all other weights; and
+    a report of the numbers of tensors.
     """
     state = read_published(path)
     tensors, dropped = _renamed(state)
-    what = (f"{path} is not a ViT as PASS, HAP, DeiT or ALBEF publish one, or is damaged: it "
-            f"begins with {next(iter(state))}; not there, or of another shape")
-    with user_error(what, "take another file", (KeyError, ValueError, RuntimeError)):
+    problem = (f"{path} is not a ViT of PASS, HAP, DeiT or ALBEF, or is damaged: it begins with "
+               f"{next(iter(state))}; absent, or of another shape")
+    with user_error(problem, "use another file", (KeyError, ValueError, RuntimeError)):
         width, _, _, patch = tensors["embed.weight"].shape
         prefix, pos = _take_tokens(tensors, width)
-        if "dist_token" in dropped:  # a distilled DeiT's second token goes with its position
+        if "dist_token" in dropped:  # of a distilled DeiT; its position is removed too
             pos = torch.cat([pos[:, :1], pos[:, 2:]], 1)
         grid = _grid(pos.shape[1] - prefix.shape[1])
 
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     if (width, depth, patch) != form:
-        words = "width {}, {} layers, patches of {}"
-        raise UserError(f"{path} is a ViT of {words.format(width, depth, patch)}; the model has "
-                        f"{words.format(*form)}: give another file, or the --size of that form")
+        text = "width {}, {} layers, patches of {}"
+        raise UserError(f"{path} is a ViT of {text.format(width, depth, patch)}; the model has "
+                        f"{text.format(*form)}: give another file, or the --size of that form")
 
     parents = {key.partition(".")[0] for key in state}
     kind = "DeiT" if grid[0] == grid[1] else "HAP"
@@ -188,10 +188,8 @@ def read_vit(path, form):
 
 
 def _renamed(state):
-    """({name in model.ViT: tensor} of a file's encoder, {part: number of its other tensors}).
-
-    The encoder may be in ALBEF or a wrapper. A layer's qkv becomes its q, k and v.
-    """
+    """({name in model.ViT: tensor} of a file's image encoder, {part: number of other tensors}). The
+    qkv of a layer is divided into q, k and v."""
     tensors = {}
     dropped = Counter()
     for key, tensor in state.items():
@@ -210,20 +208,20 @@ def _renamed(state):
 
 
 def _take_tokens(tensors, width):
-    """Takes the tokens before the patches (1 s d) and all positions (1 s+n d) out of `tensors`."""
+    """Takes the tokens before the patches (1 s d) and all positions (1 s+n d) from `tensors`."""
     def take(name):
         return rearrange(tensors.pop(name), "1 n d -> 1 n d", d=width)
 
     parts = range(1, 1 + sum(name.startswith("part_token") for name in tensors))
     prefix = [take("cls_token"), *(take(f"part_token{i}") for i in parts)]
     pos = [take("pos_embed")]
-    if parts:  # PASS: every token before the patches has a position of its own name
+    if parts:  # PASS: the positions of these tokens are separate tensors
         pos = [take("cls_pos"), *(take(f"part{i}_pos") for i in parts), *pos]
     return torch.cat(prefix, 1), torch.cat(pos, 1)
 
 
 def _grid(count):
-    """(rows, columns) of `count` positions, as many as columns or twice as many rows."""
+    """(rows, columns) of a grid with `count` cells, square or twice as high as wide."""
     for ratio in (1, 2):  # no number is a square and twice a square
         columns = isqrt(max(0, count) // ratio)
         if 0 < count == ratio * columns * columns:
@@ -241,18 +239,18 @@ def resize_grid(positions, source, target, mode):
 
 
 def load_exactly(module, tensors, path):
-    """Loads these weights, no more and no fewer."""
-    what = f"{path} holds other weights than PASS, HAP, DeiT or ALBEF"
-    with user_error(what, "fetch the file again, or take another", RuntimeError):
+    """Loads exactly these weights."""
+    problem = f"{path} holds other weights than PASS, HAP, DeiT or ALBEF"
+    with user_error(problem, "fetch the file again, or take another", RuntimeError):
         module.load_state_dict(tensors)
 
 
-# ---- ALBEF's BERT: text tower below, multimodal layers above ----
+# ---- ALBEF's BERT: a text encoder and, after it, multimodal layers ----
 
 def load_albef_text(path, **config):
-    """ALBEF's text tower, a transformers.BertModel without pooler.
+    """ALBEF's text encoder, a transformers.BertModel without pooler.
 
-    Sizes are those of the tensors, with width / 64 heads; `config`: other values of a BertConfig.
+    Sizes are inferred from the tensors, with width / 64 heads; `config`: other BertConfig values.
     """
     from transformers import BertModel
 
@@ -263,8 +261,8 @@ def load_albef_text(path, **config):
 
 
 def load_albef_cross(path, dim, **config):
-    """ALBEF's multimodal layers and matching head, a CrossEncoder that attends to image tokens of
-    the width dim; `config`: as above."""
+    """ALBEF's multimodal layers and matching head, a CrossEncoder for image tokens of width dim;
+    `config`: as above."""
     _, _, config, tensors = _albef_bert(path, config)
     image_width = tensors["layers.layer.0.crossattention.self.key.weight"].shape[1]
     if image_width != dim:
@@ -276,8 +274,8 @@ def load_albef_cross(path, dim, **config):
 
 
 def _albef_bert(path, config):
-    """The two halves of ALBEF's BERT, each as a BertConfig and {name: tensor}: a BertModel of the
-    layers below the first that attends to the image, a CrossEncoder of the others."""
+    """The two parts of ALBEF's BERT, each as a BertConfig and {name: tensor}: the layers before the
+    first one that attends to the image, for a BertModel, and the others, for a CrossEncoder."""
     from transformers import BertConfig
 
     state = read_published(path)
@@ -297,12 +295,11 @@ def _albef_bert(path, config):
         elif key.startswith(bert) and not key.endswith("position_ids"):
             text[key.removeprefix(bert)] = tensor
 
-    what = (f"{path}: ALBEF.pth is needed, whose text_encoder has layers that read the text and, "
-            "above, layers that attend to the image")
-    with user_error(what, "see docs/weights.md"):  # not there, or without dimensions
-        words, width = text["embeddings.word_embeddings.weight"].shape
+    problem = f"{path}: ALBEF.pth is needed, with text layers and multimodal layers"
+    with user_error(problem, "see docs/weights.md"):  # a tensor is absent or has no dimensions
+        vocabulary, width = text["embeddings.word_embeddings.weight"].shape
         sizes = {
-            "vocab_size": words,
+            "vocab_size": vocabulary,
             "hidden_size": width,
             "num_attention_heads": max(1, width // 64),
             "intermediate_size": len(text["encoder.layer.0.intermediate.dense.bias"]),

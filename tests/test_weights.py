@@ -320,7 +320,7 @@ def test_a_wrong_file_ends_the_command(files, drawn, command, tmp_path):
     one_line(command(train, *flags, "--albef", files["DeiT"]), files["DeiT"], "text_encoder")
     one_line(command(train, *flags, "--albef", "x.pth", "--text-model", "bert"), "--text-model")
     for change, words in (
-            ({"words": 40}, "40 words"), ({"width": 64}, "width 64"),
+            ({"words": 40}, "40 tokens"), ({"width": 64}, "width 64"),
             ({"fusion": 4}, "attend to the image")):
         torch.save(albef_file(**change), tmp_path / "ALBEF.pth")
         one_line(command(train, *flags, "--albef", "ALBEF.pth"), "ALBEF.pth", words)
