@@ -295,7 +295,8 @@ def _albef_bert(path, config):
         elif key.startswith(bert) and not key.endswith("position_ids"):
             text[key.removeprefix(bert)] = tensor
 
-    problem = f"{path}: ALBEF.pth is needed, with text layers and multimodal layers"
+    problem = (f"{path}: ALBEF.pth is needed, whose text_encoder has text layers and, after them, "
+               "layers that attend to the image")
     with user_error(problem, "see docs/weights.md"):  # a tensor is absent or has no dimensions
         vocabulary, width = text["embeddings.word_embeddings.weight"].shape
         sizes = {
