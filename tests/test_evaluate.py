@@ -225,18 +225,11 @@ def test_junk_is_not_embedded(root):
     assert instruction_matrix(run, dataset) == []
 
 
-class Moody(ColourModel):
-    """Each sentence sends the feature elsewhere, from helpful to harmful."""
-
-    def instruct(self, sentences=None, pictures=None):
-        instr = super().instruct(sentences, pictures)
-        number = SENTENCES["cc"].index(sentences[0])
-        weights = torch.randn(3, generator=torch.Generator().manual_seed(number))
-        return instr._replace(pooled=(4 * weights).expand(len(sentences), 3))
-
-
 def test_each_of_the_sentences_is_ranked_and_their_figures_summarised(root):
-    run = Run(Moody(listen=1.0), protocol="general")
+    """Each sends the feature elsewhere, from helpful to harmful."""
+    run = Run(ColourModel(listen=4.0), protocol="general")
+    colours = dict(zip(SENTENCES["cc"], torch.randn(20, 1, 3, generator=torch.manual_seed(0))))
+    run.model.instruct = lambda sentences, _: Instruction(None, None, colours[sentences[0]], None)
     general = ltcc(root).protocols[0]
     figures = [evaluate.evaluate_protocol(run, ltcc(root), general, i)[0] for i in range(20)]
     mAP, R1 = ([row[key] for row in figures] for key in ("mAP", "R1"))

@@ -11,7 +11,6 @@ from instructions import (
     SENTENCES,
     TASKS,
     Ask,
-    asked_tasks,
     describe,
     gallery_instruction,
     query_instruction,
@@ -30,12 +29,6 @@ def test_three_times_twenty_sentences():
     assert {len(set(sentences)) for sentences in SENTENCES.values()} == {20}
     sizes = Counter(map(len, ATTRIBUTES.values()))
     assert sizes == {8: 4, 7: 2, 5: 1, 4: 4, 3: 7, 2: 2}  # 20 attributes, 92 phrases
-
-
-def test_all_tasks_are_those_with_a_share():
-    assert set(TASKS) - set(asked_tasks("all")) == {t for t, row in TASKS.items() if not row.share}
-    for name, row in TASKS.items():
-        assert asked_tasks(name) == {name: row}
 
 
 def test_a_description_says_what_is_there_and_nothing_else():

@@ -3,29 +3,18 @@ What is said of the file needs toydata/trained.pt."""
 
 from pathlib import Path
 
-import pytest
 import torch
 
 import evaluate
 import toydata
 from reid import checkpoints
 
-LACKS_IT = (
-    "toydata/trained.pt is missing, which this test is about; `python train.py`, then "
-    "`python -m reid.checkpoints runs/all/last.pt toydata/trained.pt`"
-)
 MEGABYTES = 6
 
 
-@pytest.fixture
-def trained():
-    assert evaluate.TRAINED.is_file(), LACKS_IT
-    return evaluate.TRAINED
-
-
-def test_the_shipped_model_is_small_and_nothing_but_a_model(trained):
-    assert trained.stat().st_size <= MEGABYTES * 1e6
-    state = checkpoints.load(trained)
+def test_the_shipped_model_is_small_and_nothing_but_a_model():
+    assert evaluate.TRAINED.stat().st_size <= MEGABYTES * 1e6
+    state = checkpoints.load(evaluate.TRAINED)
     assert not state.keys() & (checkpoints.RUN.keys() - {"step"}) and state["classes"] == {}
     assert state["config"]["data"] == toydata.TOY and state["config"]["task"] == "all"
     for name, value in state["model"].items():
@@ -33,7 +22,7 @@ def test_the_shipped_model_is_small_and_nothing_but_a_model(trained):
         assert not name.startswith("encoder.text."), "the text tower comes from a package"
 
 
-def test_evaluate_takes_it_until_there_is_a_run(trained, command, monkeypatch):
+def test_evaluate_takes_it_until_there_is_a_run(command, monkeypatch):
     provided = []
 
     def few(data):
