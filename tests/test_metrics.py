@@ -29,7 +29,8 @@ def naive_metrics(dist, positive, removed, ap_window=None, gallery_ids=None):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_equals_a_full_sort(seed):
-    """With ties, at infinite distances too, removed images, queries without a hit; in a window, and of people."""
+    """With ties, at infinite distances too, removed images and queries without a hit; in a window,
+    and of people."""
     rng = np.random.default_rng(seed)
     q = rng.integers(1, 8)
     g = rng.integers(1, 40) if seed % 10 else 1
