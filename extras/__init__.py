@@ -3,4 +3,4 @@
 They import the scripts and `reid`; nothing imports them, so that each can be deleted.
 """
 
-import reid  # noqa: F401  before torch: how its threads wait, and --help without it
+import reid  # noqa: F401  before torch: sets how its threads wait, and --help without it

@@ -2,8 +2,8 @@
 
     python -m extras.ablate --task li --steps 100 --vary "" "--no-editing" "--loss triplet"
 
-Every run is one of train.py, in a folder named by its flags; a finished run is not trained again.
-Read `main`; the intervals are those of reid/compare.py.
+Every run is a run of train.py, in a folder named after its flags; finished runs are not repeated.
+Read `main`; reid/compare.py computes the intervals.
 """
 
 import dataclasses
@@ -43,24 +43,24 @@ class Config(train.Config):
     """
 
     task: str = option(
-        "all", "which task to train; all = one model for every task that the data offers; each = "
-        "a model of its own for each data set and task", ("all", "each", *TASKS))
+        "all", "the task to train; all = one model for all tasks for which there is data; each = "
+        "a separate model for each data set and task", ("all", "each", *TASKS))
     name: str = option(
         None, "the ablation's folder under ./runs; None = `ablate` and the flags of all variants")
-    resume: str = option(None, "of train.py alone: here the same command goes on by itself")
+    resume: str = option(None, "only for train.py; here, run the same command again")
     seed: int = option(0, "the first of the seeds", least=0, most=2**32)
     seeds: int = option(3, "seeds of each variant", least=1, most=1000, group="ablation")
     jobs: int = option(
         None, "runs at a time; None = one for each GPU or, without one, for each core", least=1,
         most=1000)
     vary: tuple = option(
-        (), "last on the line, the variants: the flags of each as one word, \"\" for none; each is "
-        "compared with the first, and after a / with the first behind it", rest=True)
+        (), "the variants, last on the line: a string of flags for each, \"\" for none; each is "
+        "compared with the first one; / starts a new table", rest=True)
 
 
 OWN = ("name", "resume", "seed", "seeds", "jobs", "vary")  # no variant may set them
-MACHINE = ("name", "device", "workers")  # may be others when the command goes on
-REMOVE = "remove that run's folder, and it is trained again"
+MACHINE = ("name", "device", "workers")  # may differ when the command is repeated
+REMOVE = "remove that run's folder to train it again"
 
 POLL = 1.0  # seconds between looks at the processes and their logs
 BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
@@ -68,7 +68,7 @@ BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {remaining} to go{postfix}"
 
 def main(config):
     if config.resume:
-        raise UserError("--resume: the same command goes on by itself; drop it")
+        raise UserError("--resume: drop it; the same command continues by itself")
     opened.cache_clear()  # the data may have changed since an earlier call
     groups = [[*texts] for is_end, texts in groupby(config.vary, "/".__eq__) if not is_end]
     if not groups:
@@ -91,7 +91,7 @@ def main(config):
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = files.lock(folder)
-    with cli.on_signals(cli.exit_with("stopped; the same command goes on")):
+    with cli.on_signals(cli.exit_with("stopped; the same command continues")):
         train_all([*chain(*runs.values())], config)
     results = {}  # variant -> (rows, minutes) of each seed
     for text in variants:
@@ -104,23 +104,23 @@ def main(config):
 # ---- the variants ----
 
 def variant_of(config, text):
-    """The Config of a variant. UserError for what its flags cannot mean, and for missing data."""
+    """The Config of a variant. UserError for invalid flags and missing data."""
     try:
         shared = cli.flags_of(config, train.Config, OWN)
         variant = cli.parse(Config, shared + shlex.split(text))
         for name in OWN:
             if getattr(variant, name) != getattr(Config, name):
                 raise UserError(f"--{name} is no flag of a variant: give it before --vary")
-        toydata.provide(variant.data)  # ./toy is drawn once, and not in every run
+        toydata.provide(variant.data)  # draws ./toy here, not in every run
         opened(variant.data, variant.task, variant.val)
-    except (UserError, ValueError) as error:  # ValueError: a quotation without an end
+    except (UserError, ValueError) as error:  # ValueError: a missing quotation mark
         raise UserError(f'--vary "{text}": {error}') from error
     return variant
 
 
 @cache
 def opened(data, task, val):
-    """The data sets that a run learns from."""
+    """The data sets of a run."""
     tasks = asked_tasks("all" if task == "each" else task)
     return without_overlap(open_all(data, tasks, val))
 
@@ -141,11 +141,11 @@ def runs_of(variant, name, seed):
     return runs
 
 
-# ---- what is there already ----
+# ---- finished runs ----
 
 def is_finished(run):
-    """Whether the log ends in the evaluation of the last step; it must be of the same flags, and of
-    the data that is there now."""
+    """Whether the log ends with the evaluation of the last step. UserError if the run had other
+    flags or other data than now."""
     folder = Path("runs", run.name)
     log = read_log(folder)
     if not log:
@@ -169,13 +169,13 @@ def is_finished(run):
 
 
 def noted_config(run):
-    """The train.Config that a run has noted, with its preset filled in."""
+    """The train.Config in a run's folder, in which the preset is filled in."""
     path = Path("runs", run.name, "config.json")
     return cli.restore(train.Config, files.read_json(path, dict, REMOVE), path)
 
 
 def share_done(run):
-    """The share of a run's steps that its log tells of."""
+    """The share of a run's steps that are in its log."""
     log = read_log(Path("runs", run.name))
     return log[-1].get("step", 0) / noted_config(run).steps if log else 0.0
 
@@ -183,8 +183,8 @@ def share_done(run):
 # ---- training ----
 
 def train_all(runs, config):
-    """Trains what is not finished, several at a time. UserError with the last line of a run that
-    fails. Whatever ends this ends its runs: they save, and go on the next time."""
+    """Trains the runs that are not finished, several at a time. UserError with the last line of a
+    run that fails. When this ends, its runs end too; they save a checkpoint and can continue."""
     waiting = [run for run in runs if not is_finished(run)]
     finished = len(runs) - len(waiting)
     print(f"{len(runs)} runs in runs/{Path(runs[0].name).parent}/, {finished} finished before")
@@ -217,14 +217,14 @@ def train_all(runs, config):
 
 
 def visible_gpus():
-    """Their names, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the GPUs, as in CUDA_VISIBLE_DEVICES."""
     numbers = ",".join(map(str, range(torch.cuda.device_count())))
     named = os.environ.get("CUDA_VISIBLE_DEVICES") or numbers
     return named.split(",") if torch.cuda.is_available() else []
 
 
 def command_of(run):
-    """The command that begins a run or, where there is a checkpoint, goes on."""
+    """The command that starts a run or, if there is a checkpoint, resumes it."""
     folder = Path("runs", run.name)
     last = folder / "last.pt"
     if last.exists():
@@ -237,8 +237,8 @@ def command_of(run):
 
 
 def start(run, gpu):
-    """The process of a run, on one thread: where cores are shared, more wait for each other. What
-    it prints goes into the file NAME.txt beside its folder."""
+    """The process of a run, on one thread, as more would wait for each other on shared cores. Its
+    output goes into the file NAME.txt next to its folder."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -252,7 +252,7 @@ def start(run, gpu):
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
-            process_group=0,  # Ctrl-C reaches this process alone, which then ends the others
+            process_group=0,  # Ctrl-C only reaches this process, which then ends the others
             preexec_fn=cli.end_with_parent,
         )
 
@@ -266,7 +266,7 @@ def check_end(run, code):
     reason = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
     if code < 0:
         reason = f"ended by signal {-code} ({signal.strsignal(-code)})"
-    raise UserError(f"{Path(run.name).name}: {reason} (all of it: {path})")
+    raise UserError(f"{Path(run.name).name}: {reason} (full output: {path})")
 
 
 # ---- the table ----
@@ -274,8 +274,8 @@ def check_end(run, code):
 def read_result(runs):
     """(rows, minutes of training) of a variant with one seed.
 
-    rows: compare.row_key -> {"mAP", "R1", "each": the figures of every query, of each trial}, the
-    instruction matrix among them.
+    rows: compare.row_key -> {"mAP", "R1", "each": the figures of every query in each trial}; those
+    of the instruction matrix too.
     """
     rows = {}
     minutes = 0.0
@@ -290,12 +290,12 @@ def read_result(runs):
                 rows[key] = {figure: float(row[figure]) for figure in compare.FIGURES}
                 rows[key]["each"] = queries[key]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{folder}: its log is odd ({error!r:.80}); {REMOVE}") from error
+            raise UserError(f"{folder}: its log is not valid ({error!r:.80}); {REMOVE}") from error
     return rows, minutes
 
 
 def table_of(group, results, variants):
-    """What the variants of a group reached, in plain values, each beside the first of them."""
+    """A table for a group of variants, as basic Python values; each is compared with the first."""
     first = group[0]
     keys = [key for text in group for rows, _ in results[text] for key in rows]
     lines = []
@@ -313,9 +313,9 @@ def table_of(group, results, variants):
 
 
 def cell_of(results, baseline, key, figure):
-    """The figure of a row with each seed, their mean and standard deviation and, where the baseline
-    has that row, the difference with its 95 % interval over queries and seeds; None where the
-    variant has no such row."""
+    """The figures of a row for all seeds, their mean and standard deviation and, if the baseline
+    has that row, the difference with its 95 % interval over queries and seeds. None if the variant
+    has no such row."""
     rows = [rows[key] for rows, _ in results if key in rows]
     first = [rows[key] for rows, _ in baseline if key in rows]
     if not rows:
@@ -337,9 +337,9 @@ def write(folder, shared, seeds, tables):
 
     text = (
         f"Flags of every run: `{' '.join(shared) or 'none'}`; seeds {', '.join(map(str, seeds))}. "
-        "mAP in percent, mean ± standard deviation over the seeds; then the difference to the "
+        "mAP in percent, mean ± standard deviation over the seeds; then the difference from the "
         "first column with its 95 % interval, paired over queries and seeds. Minutes are of "
-        "training, for a seed. R1 is in table.json."
+        "training, per seed. R1 is in table.json."
     )
     text = "\n\n".join([text, *map(markdown, tables)]) + "\n"
     files.write_text(folder / "table.md", text)

@@ -1,4 +1,4 @@
-"""The losses and the mAP of runs against their steps, in one picture.
+"""Plots losses and mAP of runs against steps.
 
     python -m extras.curves runs/a runs/b --out curves.png
 """
@@ -14,7 +14,7 @@ from reid.cli import UserError
 from reid.files import replacing
 from reid.runs import read_log
 
-matplotlib.rcParams["text.parse_math"] = False  # the name of a folder may hold dollar signs
+matplotlib.rcParams["text.parse_math"] = False  # names of folders may contain dollar signs
 
 COLOURS = 10  # of matplotlib's cycle
 MARKERS = "os^Dv<>PX*"  # one for every ten runs
@@ -22,10 +22,10 @@ STYLES = ("-", "--", ":", "-.")  # of the data sets and protocols of a task
 
 
 def draw(runs):
-    """A Figure of runs {name: the lines of its log}: a row for each task, its loss and its mAP.
+    """A Figure of runs {name: lines of its log}: a row for each task, with loss and mAP.
 
-    Colour and marker tell the run, the style of a line tells the data set and protocol. A Figure
-    made without pyplot is drawn by Agg and needs no screen.
+    Runs differ in colour and marker, data sets and protocols in line style. A Figure made without
+    pyplot is drawn by Agg and needs no screen.
     """
     tasks = list(dict.fromkeys(task for log in runs.values() for task in tasks_of(log)))
     figure = Figure((10, 3 * len(tasks) + 0.25 * len(runs)), layout="constrained")
@@ -48,7 +48,7 @@ def draw(runs):
         right.legend(lines, styles, fontsize="small")
 
     lines = [Line2D([], [], **look) for look in looks]
-    names = [name.encode(errors="replace").decode() for name in runs]  # not every one is UTF-8
+    names = [name.encode(errors="replace").decode() for name in runs]  # some may not be UTF-8
     figure.legend(lines, names, loc="outside lower center")
     return figure
 
@@ -60,8 +60,7 @@ def tasks_of(log):
 
 
 def losses_of(log, task):
-    """(steps, sums of the loss terms) of a task, without its first step, which would dwarf the
-    others."""
+    """(steps, sums of the loss terms) of a task, without its first step with its large loss."""
     lines = [line for line in log if line.get("task") == task]
     lines = lines[1:] or lines
     steps = [line["step"] for line in lines]
@@ -85,7 +84,7 @@ def scores_of(log, task):
 
 @dataclass
 class Config:
-    """Draws the losses and the mAP of runs against their steps."""
+    """Plots losses and mAP of runs against steps."""
 
     runs: list = cli.argument("folders of runs, such as runs/all")
     out: str = cli.option("curves.png", "the .png to write")

@@ -1,4 +1,4 @@
-"""The figure of the model in README: Fig. 3 of the paper, drawn anew."""
+"""The figure of the model in README, after Fig. 3 of the paper."""
 
 import random
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pictures of a run: rankings, gates, and which words are read where.
+"""Figures of a run: rankings, gates, and attention to words.
 
     python -m extras.pictures --checkpoint runs/all/last.pt
 """
@@ -17,18 +17,18 @@ from reid.images import is_image
 
 @dataclass
 class Config:
-    """Draws rankings under right and wrong instructions, the gates, and which words are read where.
+    """Draws rankings with right and wrong instructions, the gates, and attention to words.
 
     python -m extras.pictures --checkpoint runs/all/last.pt --task cc
     """
 
     checkpoint: str = cli.option(
-        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
-        "model of drawn people")
+        None, "a last.pt of train.py; None = runs/all/last.pt or, if that does not exist, the "
+        "bundled model of drawn people")
     task: str = cli.option(None, "only this task; None = those of the run", ("all", *TASKS))
     data: str = cli.option(None, "data set, or folder of data sets; None = that of the run")
     out: str = cli.option(None, "the folder to write into; None = that of the checkpoint")
-    device: str = cli.option("auto", "auto takes a GPU if it is there")
+    device: str = cli.option("auto", "auto = a GPU if there is one, else the CPU")
 
 
 def main(config):

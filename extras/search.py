@@ -2,8 +2,8 @@
 
     python -m extras.search --photos ./crops --query anna.jpg --instruction "in a red coat"
 
-A photo shows one person, cropped as detectors do. Such photos carry no instruction, as gallery
-images of ctcc and li do: `reid.uninstructed.scores` is the rule that ranks them without one.
+Each photo shows one person, cropped as by a detector. Unlike gallery images of ctcc and li, such
+photos have no instruction; `reid.uninstructed.scores` is the rule that ranks them.
 Letters in shapes: b batch, n photos, d feature width, H W size of a photo.
 """
 
@@ -35,10 +35,10 @@ from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
 
 TASK_SENTENCES = {sentence for sentences in SENTENCES.values() for sentence in sentences}
 FILES = Dataset("photos", "photos", "", Path(), ())  # paths as they are given
-UNREADABLE = "cannot be read"  # why files are left out
+UNREADABLE = "cannot be read"  # reasons why files are left out
 LEFT_OUT = (UNREADABLE, "hidden", "linked folders", "not named as images")
-INDEX = "index.safetensors"  # beside the photos, unless --index names another place
-TOKENS = "tokens of "  # begins the name of a tensor in an index, a sentence follows
+INDEX = "index.safetensors"  # in the folder of photos, unless --index names another place
+TOKENS = "tokens of "  # tensors in an index with names that begin so belong to sentences
 MOST = 100  # sentences in an index
 ANOTHER = "move it or name another --index"
 
@@ -46,10 +46,10 @@ ANOTHER = "move it or name another --index"
 # ---- features: all L2-normalised, on the CPU ----
 
 def understand(config):
-    """(s of the rule, the Ask that photos are compared with, None if there is none).
+    """(s of the rule, the Ask with which photos are compared, or None).
 
-    One of the paper's task sentences, with a query, is given to query and photos alike, as in its
-    task: "do not change clothes" finds the same clothes.
+    With a query, a task sentence of the paper becomes s, for query and photos, as in its task: "do
+    not change clothes" finds the same clothes.
     """
     instruction = config.instruction
     if instruction is None:
@@ -62,14 +62,14 @@ def understand(config):
 
 
 def embed(run, images, ask, kind):
-    """Features (b d) as evaluation computes them, all under the same Ask or None."""
+    """Features (b d) as in evaluation, all with the same Ask or None."""
     feats = evaluate.embed_batch(run.model, FILES, images, [ask], kind)
     return F.normalize(feats[kind], dim=1).cpu()
 
 
 def embed_photos(run, images, kind):
-    """Features (b d) of photos, uint8 (b 3 H W), of a kind: CLOTHES, UNINSTRUCTED, or the sentence
-    that they are given."""
+    """Features (b d) of photos, uint8 (b 3 H W), of a kind: CLOTHES, UNINSTRUCTED, or a sentence as
+    their instruction."""
     images = images.to(next(run.model.parameters()).device)
     if kind == CLOTHES:
         return embed(run, images, None, CLOTHES)
@@ -79,7 +79,7 @@ def embed_photos(run, images, kind):
 
 
 def photo_features(run, folder, kinds, index):
-    """([Photo] that can be read, {kind: (n d)} of them).
+    """(the readable [Photo], {kind: their features (n d)}).
 
     Features in the Index are reused; new ones are added to its file, even if the program is
     interrupted.
@@ -116,14 +116,14 @@ def photo_features(run, folder, kinds, index):
 # ---- the photos ----
 
 class Photo(NamedTuple):
-    """A file as it was when it was read: with another size or time it is another photo."""
+    """A file at the time when it was read; with another size or time it is another photo."""
     path: str  # below the folder
     size: int  # bytes
     mtime: int  # nanoseconds
 
 
 def find_photos(folder, index):
-    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of what is left out)."""
+    """([Photo] in a folder and its subfolders, by path; {reason: [path]} of other files)."""
     photos = []
     left_out = {why: [] for why in LEFT_OUT}
     for where, folders, names in os.walk(folder, onerror=left_out[UNREADABLE].append):
@@ -140,7 +140,7 @@ def find_photos(folder, index):
 
 
 def why_left_out(path):
-    """The one of LEFT_OUT that holds for what is no photo."""
+    """The reason, of LEFT_OUT, why a path is not a photo."""
     unreadable, hidden, linked, other = LEFT_OUT
     if path.name.startswith("."):
         return hidden
@@ -150,8 +150,8 @@ def why_left_out(path):
 
 
 def load_readable(folder, photos, size, batch, left_out):
-    """Yields (Photos, their images, uint8 (b 3 H W)), `batch` at a time; adds those that cannot be
-    read to left_out."""
+    """Yields (Photos, their images, uint8 (b 3 H W)), `batch` at a time; unreadable ones are added
+    to left_out."""
     def load(photo):
         path = Path(folder, photo.path)
         try:
@@ -168,10 +168,10 @@ def load_readable(folder, photos, size, batch, left_out):
                 yield loaded, torch.stack(list(loaded.values()))
 
 
-# ---- the index: what earlier searches computed ----
+# ---- the index: results of earlier searches ----
 
 class Index(NamedTuple):
-    """A file with a tensor (n d) of each kind and the tokens (t k) of each sentence; its notes name
+    """A file with a tensor (n d) of each kind and the tokens (t k) of each sentence; its notes have
     the photos and the checkpoint."""
     path: str
     checkpoint: str  # the digest of the model's file
@@ -181,7 +181,7 @@ class Index(NamedTuple):
 
 
 def read_index(path, checkpoint):
-    """The Index in a file; an empty one if that is of another checkpoint, or if there is none."""
+    """The Index in a file; an empty one if it is of another checkpoint or does not exist."""
     if not os.path.exists(path):
         return Index(path, checkpoint)
     feats, notes = load_features(path, {"photos", "checkpoint"}, fix=ANOTHER)
@@ -201,7 +201,7 @@ def read_index(path, checkpoint):
 
 
 def check_widths(run, index):
-    """UserError unless the features of an Index are as wide as those that the model gives."""
+    """UserError unless the features of an Index are as wide as those of the model."""
     blank = torch.zeros(1, 3, *run.model.size, dtype=torch.uint8)
     for feats in list(index.photos.values())[:1]:
         for kind, feat in zip(index.kinds, feats):
@@ -211,18 +211,18 @@ def check_widths(run, index):
 
 
 def write_index(index, feats):
-    """Writes an index atomically; where that fails, one line says so, and the search goes on."""
+    """Writes an index atomically; if this fails, prints a line, and the search continues."""
     notes = {"checkpoint": index.checkpoint, "photos": json.dumps(index.photos)}
     tokens = {f"{TOKENS}{key}": rows.float() for key, rows in index.sentences.items()}
     try:
         save_features(index.path, feats | tokens, notes)
     except UserError as error:
-        print(printable(f"the features are not kept: {error}"), file=sys.stderr)
+        print(printable(f"the features are not saved: {error}"), file=sys.stderr)
 
 
 def sentences_read(text, known):
-    """The sentences of an index and those that the packaged BERT has read since, of which nothing
-    is to be noted; the latest."""
+    """The latest sentences, of an index and those that the packaged BERT has encoded completely
+    since, with their tokens."""
     if not getattr(text.bert, "embedded", False) or text.trainable:
         return known
     new = {key: rows for key, rows in text.memory.items() if key not in known}
@@ -231,8 +231,8 @@ def sentences_read(text, known):
 
 
 def reader_of(known, device):
-    """A TextEncoder of the packaged BERT for sentences whose tokens are known, {sentence: (t k)}.
-    To import transformers and to load the BERT takes longer than all else in a search."""
+    """A TextEncoder for sentences whose tokens are known, {sentence: (t k)}, without the BERT: to
+    import transformers and load the BERT takes longer than the rest of a search."""
     bert = torch.nn.Module()
     bert.embedded = True
     bert.device = device
@@ -245,11 +245,11 @@ def reader_of(known, device):
 # ---- the hits ----
 
 def hits_of(query, folder, photos, parts, top):
-    """The best `top` photos as dicts; the query's own file is not one of them. parts: what `scores`
-    returns."""
+    """The best `top` photos as dicts, without the query's own file. parts: the two scores of
+    `scores`."""
     total = parts[0] + parts[1]
     if not total.isfinite().all():
-        raise UserError("the model gives NaN or infinity: take an earlier --checkpoint")
+        raise UserError("the model gives NaN or infinity: use an earlier --checkpoint")
 
     hits = []
     for i in total.argsort(descending=True, stable=True).tolist():
@@ -267,7 +267,7 @@ def hits_of(query, folder, photos, parts, top):
             "from_instruction": parts[1][i].item(),
         })
     if not hits:
-        raise UserError(f"--photos {folder}: no photo in it but the query itself")
+        raise UserError(f"--photos {folder}: no photo in it except the query itself")
     return hits
 
 
@@ -288,7 +288,7 @@ def show(query, hits, config):
 
 
 def draw(answers, sentence, ask):
-    """The picture of the hits, without verdicts. answers: [(query, hits)]."""
+    """The figure of the hits, without verdicts. answers: [(query, hits)]."""
     ask = ask or Ask(sentence)
     rows = []
     for query, hits in answers:
@@ -308,24 +308,24 @@ class Config:
     python -m extras.search --photos ./crops --query anna.jpg --instruction "in red" --out hits.png
     """
 
-    photos: str = cli.option(None, "folder of photos, flat or nested, one person on each")
-    query: tuple = cli.option((), "pictures of people; each is a search of its own")
+    photos: str = cli.option(None, "folder of photos, flat or nested, each of one person")
+    query: tuple = cli.option((), "photos of people; a separate search for each")
     instruction: str = cli.option(
-        None, "what they wear, in words or as a picture of clothes; or a task sentence such as "
-        "'do not change clothes'")
+        None, "the clothes to look for, as a sentence or a picture; or a task sentence such as 'do "
+        "not change clothes'")
     weight: float = cli.option(
-        None, "w, the instruction's share of the score, from 0 to 1; None = .4 for words, .3 for a "
-        "picture of clothes", least=0, most=1)
-    top: int = cli.option(10, "how many photos to show", least=1)
-    explain: bool = cli.option(False, "how much of a score is the person, how much the instruction")
+        None, "w, the instruction's share of the score, from 0 to 1; None = .4 for a sentence, .3 "
+        "for a picture of clothes", least=0, most=1)
+    top: int = cli.option(10, "number of photos to print", least=1)
+    explain: bool = cli.option(False, "print the person's and the instruction's part of each score")
     json: bool = cli.option(False, "print JSON lines, always with both parts of the score")
-    out: str = cli.option(None, "draw the first ten into this .png")
+    out: str = cli.option(None, "draw the first ten photos into this .png")
     checkpoint: str = cli.option(
-        None, "a last.pt of train.py; None = runs/all/last.pt or, before the first run, a model of "
-        "drawn people")
+        None, "a last.pt of train.py; None = runs/all/last.pt or, if that does not exist, the "
+        "bundled model of drawn people")
     index: str = cli.option(
-        None, "keep the features of the photos here; None = in index.safetensors beside them")
-    device: str = cli.option("auto", "auto takes a GPU if it is there")
+        None, "file for the features of the photos; None = index.safetensors in their folder")
+    device: str = cli.option("auto", "auto = a GPU if there is one, else the CPU")
 
 
 def main(config):
@@ -373,7 +373,7 @@ def main(config):
 
 
 def check_flags(config):
-    """UserError for what cannot be asked, and for an --out that would replace or be a photo."""
+    """UserError for impossible flags, and for an --out that is an input or among the photos."""
     if not os.path.isdir(config.photos or ""):
         raise UserError(f"--photos {config.photos}: no such folder; name the one to search in")
     instruction = config.instruction
@@ -382,9 +382,9 @@ def check_flags(config):
     except UnicodeEncodeError as error:
         raise UserError("--instruction: is not UTF-8; set a UTF-8 locale") from error
     if not config.query and instruction is None:
-        raise UserError("nothing to look for: give --query a picture, --instruction words, or both")
+        raise UserError("nothing to look for: give a --query photo, an --instruction, or both")
     if instruction is not None and not instruction.strip():
-        raise UserError("--instruction is empty: say what to look for, or leave the flag out")
+        raise UserError("--instruction is empty: describe the clothes, or drop the flag")
     is_file_name = re.fullmatch(r"\S+\.\w{2,5}", instruction or "")
     if is_file_name and not (os.path.isfile(instruction) and is_image(instruction)):
         raise UserError(f"--instruction {instruction}: no such picture, or of an unknown format")

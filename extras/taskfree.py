@@ -1,16 +1,15 @@
-"""One gallery for all tasks, and hits that agree with the instruction (Instruct-ReID++, He et al.
+"""One gallery for all tasks, and hits consistent with the instruction (Instruct-ReID++, He et al.
 2024, arXiv 2405.17790).
 
     python -m extras.taskfree --checkpoint runs/all/last.pt
 
-Task-free: the gallery of a task is joined by the test images of all other data sets of the folder,
-which are of other people. They carry what a gallery image of the task carries: the task's sentence,
-nothing for t2i and, where each image has an instruction of its own and they have none, the sentence
-"change your clothes". What the source lets them carry is not known here.
+Task-free: the test images of all other data sets in the folder, which show other people, are added
+to the gallery of a task. Their instruction is the task's sentence, none for t2i and, for tasks with
+one instruction per image, "change your clothes". Their instructions in the source are not known.
 
-mAP at tau: a hit is an image of the person whose instruction has a cosine of at least tau with the
-query's, by E_i's pooled vectors. The source's own definition of its mAP_tau was not at hand: this
-reads its idea, that an answer must be consistent with the instruction.
+mAP at tau: a hit must also have an instruction whose cosine with the query's, of E_i's pooled
+vectors, is at least tau. The source's definition of mAP_tau was not available; this follows its
+idea that an answer must be consistent with the instruction.
 """
 
 from dataclasses import dataclass, replace
@@ -28,15 +27,15 @@ TAUS = (0.5, 0.7, 0.9)
 
 
 def task_free_rows(run, dataset, others):
-    """Rows of each protocol: the task's own gallery, and the one that images of `others`, Datasets
-    with other people, join."""
+    """Rows of each protocol, for the task's own gallery and for one with the images of `others`,
+    Datasets with other people."""
     own = evaluate.task_retrieval(run, dataset)
     strangers = []
     feats = [own.gallery_feats]
     for other in others:
         _, records = evaluate.queries_and_gallery(other)
         records = [record for record in records if record.path]
-        feats.append(run.features(other, records, carried(dataset.task, records)))
+        feats.append(run.features(other, records, gallery_asks(dataset.task, records)))
         strangers += records
     first = 1 + max(record.pid for record in own.gallery + own.queries)
     strangers = [replace(record, pid=first + i, cam=-1) for i, record in enumerate(strangers)]
@@ -50,8 +49,8 @@ def task_free_rows(run, dataset, others):
     return rows
 
 
-def carried(task, records):
-    """The Ask of each image of another data set in the gallery of a task."""
+def gallery_asks(task, records):
+    """The Asks of images of another data set in the gallery of a task."""
     if TASKS[task].text_only:
         return [None] * len(records)
     if TASKS[task].sentences:
@@ -61,13 +60,13 @@ def carried(task, records):
 
 @full_precision_matmul()
 def tau_rows(run, dataset, taus=TAUS):
-    """Rows of a task with an instruction for each image: mAP and R1 at each tau."""
+    """Rows of a task with one instruction per image: mAP and R1 at each tau."""
     queries, gallery, *feats, asks = evaluate.task_retrieval(run, dataset)
     worn = [gallery_instruction(dataset.task, record) for record in gallery]
     wanted = run.features(dataset, queries, asks, "instruction")
     cosine = (wanted @ run.features(dataset, gallery, worn, "instruction").T).cpu().numpy()
     dist = -(feats[0] @ feats[1].T).cpu().numpy()
-    protocol = dataset.protocols[-1]  # the person, in whatever clothes
+    protocol = dataset.protocols[-1]  # the person, in any clothes
     same, removed = masks(protocol, *columns(queries, gallery))
     rows = []
     for tau in taus:
@@ -80,16 +79,16 @@ def tau_rows(run, dataset, taus=TAUS):
 
 @dataclass
 class Config:
-    """Ranks one gallery for all tasks, and by how well answers agree with the instruction.
+    """Evaluates with one gallery for all tasks, and with hits consistent with the instruction.
 
     python -m extras.taskfree --checkpoint runs/all/last.pt
     """
 
     checkpoint: str = cli.option(
-        None, "a last.pt that train.py wrote; None = runs/all/last.pt or, before the first run, a "
-        "model of drawn people")
+        None, "a last.pt of train.py; None = runs/all/last.pt or, if that does not exist, the "
+        "bundled model of drawn people")
     data: str = cli.option(None, "folder of data sets; None = that of the run")
-    device: str = cli.option("auto", "auto takes a GPU if it is there")
+    device: str = cli.option("auto", "auto = a GPU if there is one, else the CPU")
 
 
 def main(config):
@@ -103,7 +102,7 @@ def main(config):
     tables = {"One gallery for all tasks": [], "Hits that agree with the instruction": []}
     free, agreeing = tables.values()
     for dataset in datasets:
-        roots = {dataset.root: None}  # a data set of several tasks joins once
+        roots = {dataset.root: None}  # each data set once, even if it has several tasks
         others = [other for other in datasets if roots.setdefault(other.root, other) is other]
         name = f"{dataset.title} {dataset.task}"
         row = TASKS[dataset.task]

@@ -217,7 +217,7 @@ def test_a_finished_run_counts_only_for_the_same_flags_and_data(again, trained):
     ("config.json", "5", "expected a dict"),
     ("config.json", {"steps": 0}, "config.steps is 0, must be at least 1"),
     ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "not from the log of a run"),
-    ("queries.json", "[]", "its log is odd"),
+    ("queries.json", "[]", "its log is not valid"),
 ])
 def test_files_of_a_run_that_are_damaged_are_one_line(name, content, words, again, trained):
     path = Path("runs/a/default-seed_0") / name
@@ -248,7 +248,7 @@ def programs(tmp_path, monkeypatch):
 ])
 def test_a_run_that_fails_says_why(end, reason, programs):
     runs = programs(f"import os, sys; print('step 5', flush=True); {end}", "a")
-    with pytest.raises(cli.UserError, match=rf"^a: {reason} \(all of it: runs/a.txt\)"):
+    with pytest.raises(cli.UserError, match=rf"^a: {reason} \(full output: runs/a.txt\)"):
         ablate.train_all(runs, ablate.Config())
     assert Path("runs/a.txt").read_text().startswith("step 5\n")
 
@@ -304,7 +304,7 @@ def test_sigterm_ends_the_runs_which_save(cc, monkeypatch, usual_signals):
     monkeypatch.setattr(ablate, "share_done", look)
     monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", LINGERING])
     code, _, err = cc("--seeds", 3, "--jobs", 2, "--vary", "")
-    assert code == 143 and err.splitlines()[-1] == "stopped; the same command goes on"
+    assert code == 143 and err.splitlines()[-1] == "stopped; the same command continues"
     assert [path.read_text() for path in texts[:2]] == ["ready\nsaved\n"] * 2
     assert not texts[2].exists()
 
@@ -355,7 +355,7 @@ def test_a_model_for_each_task_of_each_data_set(drawn):
     (("--vary", "", "--loss adaptive"), ('"--loss adaptive": it is the same as ""',)),
     *((("--vary", f"--{name} 7"), (f"--{name} is no flag of a variant",)) for name in ablate.OWN),
     (("--vary", "/"), ("--vary", "name the variants")),
-    (("--resume", "runs/a/last.pt", "--vary", ""), ("--resume", "goes on by itself")),
+    (("--resume", "runs/a/last.pt", "--vary", ""), ("--resume", "continues by itself")),
     (("--name", "../a", "--vary", ""), ("--name",))])
 def test_a_mistake_is_one_line_before_anything_is_trained(flags, words, drawn, command, trained):
     one_line(command(ablate, "--task", "cc", "--data", drawn, *flags), *words)

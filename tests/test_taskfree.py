@@ -34,9 +34,9 @@ def test_strangers_join_the_gallery_and_are_never_a_hit(  # noqa: F811
             assert np.all((two["mAP"] <= one["mAP"]) | np.isnan(one["mAP"]))
     nearer = any(free["mAP"] < own["mAP"] for own, free in zip(rows[::2], rows[1::2]))
     assert nearer or dataset.task == "t2i"  # its captions name the colours exactly
-    carried = taskfree.carried(dataset.task, dataset.split("gallery"))
+    asks = taskfree.gallery_asks(dataset.task, dataset.split("gallery"))
     expected = {"li": Ask("change your clothes"), "cc": Ask("change your clothes"), "t2i": None}
-    assert set(carried) == {expected[dataset.task]}
+    assert set(asks) == {expected[dataset.task]}
 
 
 def test_a_hit_agrees_with_the_instruction_by_hand(root):  # noqa: F811

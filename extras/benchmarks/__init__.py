@@ -1,2 +1,2 @@
-"""What the code costs: `python -m extras.benchmarks.step`, `.evaluate` and `.gpu`. With `--tiny`
-each only tries whether it runs."""
+"""Time and memory of the code: `python -m extras.benchmarks.step`, `.evaluate` and `.gpu`. `--tiny`
+only checks that it runs."""

@@ -1,6 +1,6 @@
-"""What ranking costs against the bare matrix product of the same features, and its memory.
+"""Time of the ranking metrics, compared with only the matrix product of the features, and memory.
 
-Random features with planted people; medians of repeats that take turns in one process.
+Random features of synthetic people; medians of repeats that alternate in one process.
 """
 
 import resource
@@ -25,7 +25,7 @@ TINY = {"tiny": (64, 500, 20, 6)}
 
 
 def planted(count, people, cams, seed, dim=768):
-    """Records of people under cameras and their features (n d), around a centre for each."""
+    """Records of people in cameras and their features (n d), around a centre for each person."""
     centres = torch.randn(people, dim, generator=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(seed)
     pids = torch.randint(people, (count,), generator=rng)
@@ -39,13 +39,13 @@ def planted(count, people, cams, seed, dim=768):
 
 
 def compare(name, queries, gallery, people, cams, repeats):
-    """One line: all figures of a protocol against the product."""
+    """Prints a line: the metrics of a protocol compared with the product."""
     query_records, query_feats = planted(queries, people, cams, seed=1)
     gallery_records, gallery_feats = planted(gallery, people, cams, seed=2)
     retrieval = Retrieval(query_records, gallery_records, query_feats, gallery_feats)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     times = []
-    for _ in range(repeats):  # in turns, so that a slow minute of the machine meets both
+    for _ in range(repeats):  # alternating, so that a slow minute affects both
         start = time.perf_counter()
         for chunk in query_feats.split(CHUNK):
             chunk @ gallery_feats.T
@@ -62,8 +62,8 @@ def compare(name, queries, gallery, people, cams, repeats):
 class Config:
     """Times the ranking of Market-1501's and MSMT17's numbers of images on the CPU."""
 
-    tiny: bool = cli.option(False, "the smallest sizes: does it run?")
-    repeats: int = cli.option(3, "how often each is timed", least=1, most=1000)
+    tiny: bool = cli.option(False, "the smallest sizes, only to check that it runs")
+    repeats: int = cli.option(3, "number of timings", least=1, most=1000)
 
 
 def main(config):

@@ -1,9 +1,9 @@
-"""What a GPU does with this code: one command, about eight minutes, one table.
+"""Tests and times training on a GPU: one command, about eight minutes, one table.
 
     python -m extras.benchmarks.gpu --out gpu.json
 
-It needs torch, einops, transformers, numpy and pillow; docs/benchmarks.md says how to bring the
-text encoder where its package cannot be installed.
+It needs torch, einops, transformers, numpy and pillow; docs/benchmarks.md says how to copy the text
+encoder to a machine on which its package cannot be installed.
 """
 
 import json
@@ -40,11 +40,11 @@ PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by t
 
 @dataclass
 class Config:
-    """Tests training on a GPU, and measures it."""
+    """Tests and times training on a GPU."""
 
     out: str = cli.option("gpu.json", "write the table to this .json, row by row")
-    tiny: bool = cli.option(False, "the smallest sizes, also on the CPU: does it run?")
-    text_model: str = cli.option(None, "folder with the text encoder; None = the package's")
+    tiny: bool = cli.option(False, "the smallest sizes, to check that it runs, also on the CPU")
+    text_model: str = cli.option(None, "folder with the text encoder; None = the packaged one")
 
 
 def main(config):
@@ -52,7 +52,7 @@ def main(config):
     device = pick_device("auto")
     on_gpu = device.type == "cuda"
     if not on_gpu and not config.tiny:
-        raise UserError("no GPU here: nothing is measured; --tiny tries the code on the CPU")
+        raise UserError("no GPU here: nothing is measured; --tiny checks the code on the CPU")
     allow_tf32(device)
     name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
     table = {"torch": torch.__version__, "tiny": config.tiny, "device": name, "rows": []}
@@ -61,13 +61,13 @@ def main(config):
     if config.tiny:
         flags = replace(flags, task="li", ids=4, steps=2, warmup=1)
 
-    def add(what, part, *args):
-        """Adds the rows of a part; one that fails does not cost the others."""
+    def add(name, part, *args):
+        """Adds the rows of a part; if it fails, the others are still measured."""
         try:
             found = part(*args)
         except Exception as error:
             found = [{"verdict": f"FAILED: {type(error).__name__}: {error}"[:200]}]
-        table["rows"] += [{"what": what} | row for row in found]
+        table["rows"] += [{"part": name} | row for row in found]
         files.write_text(out, json.dumps(table, indent=1) + "\n")
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
@@ -90,9 +90,9 @@ def main(config):
 # ---- a training step ----
 
 def step_rows(flags, device, name, tiny):
-    """The cost of a step: time, images a second, the share of this GPU's peak of the operations
-    that the shapes ask for, counted by torch, memory, and how often the program waits for the GPU;
-    and whether the losses are those of float32 on the CPU."""
+    """The cost of a step: time, images/s, operations per second (as counted by torch) as a share of
+    the GPU's peak, memory, number of waits for the GPU; and whether the losses equal those in
+    float32 on the CPU."""
     torch.manual_seed(0)
     model, _ = train.build_model(flags, {"market": 751}, TASKS["trad"].parts)
     few = random_batch(model, 8 if tiny else 16)
@@ -113,7 +113,7 @@ def step_rows(flags, device, name, tiny):
     rng = torch.Generator(device).manual_seed(0)
 
     def step():
-        """What train.main does with a batch."""
+        """A step as in train.main."""
         images, _ = data.augment(batch.images, None, model.size[0] // 16, 0.5, rng)
         scaler.scale(sum(loss_of(images, None, batch, rng).values())).backward()
         for optimiser in optimisers:
@@ -125,11 +125,11 @@ def step_rows(flags, device, name, tiny):
         model.zero_grad(set_to_none=True)
 
     repeats = 1 if tiny else 20
-    seconds = Timer("step()", globals={"step": step}).timeit(repeats).mean  # of torch: it waits
+    seconds = Timer("step()", globals={"step": step}).timeit(repeats).mean  # waits for the GPU
     speed = counter.get_total_flops() / seconds / 1e12
     row = {"ms": f"{1000 * seconds:.1f}", "images/s": f"{len(batch.images) / seconds:.0f}"}
     row["TFLOP/s"] = f"{speed:.2g}"
-    peaks = [peak for key, peak in PEAKS.items() if key in name]  # the most exact name comes first
+    peaks = [peak for key, peak in PEAKS.items() if key in name]  # specific names come first
     if peaks and flags.amp != "off":
         row["of the peak"] = speed / peaks[0]
     if device.type == "cuda":
@@ -142,7 +142,7 @@ def step_rows(flags, device, name, tiny):
             torch.cuda.set_sync_debug_mode("default")
         row["waits"] = len(waits)
     verdict = "ok" if error < 0.1 else "FAILED"
-    return [row | {"verdict": f"{verdict}: losses as float32 on the CPU but for {error:.1e}"}]
+    return [row | {"verdict": f"{verdict}: losses differ from float32 on the CPU by {error:.1e}"}]
 
 
 def random_batch(model, count):
@@ -161,7 +161,7 @@ def losses_of(loss_of, batch):
 # ---- runs ----
 
 def feed_rows(device, tiny):
-    """How many drawn photos a second the loader processes bring to the device, in base's size."""
+    """Photos (of drawn people, in size base) per second from loader processes to the device."""
     shape = SIZES["tiny" if tiny else "base"]
     sizes = shape["size"], shape["picture_size"]
     batches = data.Batches(
@@ -176,8 +176,8 @@ def feed_rows(device, tiny):
 
 
 def resume_rows(flags):
-    """A run, the same again, and the same in two parts: in its warm-up, which does not depend on
-    --steps. What the second differs from the first by is this GPU's own."""
+    """A run, the same run again, and the same in two parts, all during the warm-up, which does not
+    depend on --steps. The first two differ only by the GPU's nondeterminism."""
     whole = replace(flags, steps=6, warmup=50, name="whole")
     for run in (whole, replace(whole, name="again"), replace(whole, steps=3, name="half")):
         train.main(run)
@@ -187,11 +187,11 @@ def resume_rows(flags):
     own, difference = [
         max(float((model[key] - first[key]).abs().max()) for key in first) for model in others]
     verdict = "ok" if difference <= 10 * own else "FAILED"
-    return [{"verdict": f"{verdict}: weights differ by {difference:.1e}, without it by {own:.1e}"}]
+    return [{"verdict": f"{verdict}: weights differ by {difference:.1e}, else by {own:.1e}"}]
 
 
 def default_rows(flags):
-    """The minutes of the default run, and what it reaches."""
+    """The minutes and the results of the default run."""
     train.main(replace(flags, name="default"))
     *_, last_losses, last_rows = read_log("runs/default")
     rows = [{"verdict": f"{last_losses['seconds'] / 60:.1f} minutes of training"}]

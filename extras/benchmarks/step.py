@@ -1,4 +1,4 @@
-"""What a training step of the paper's sizes asks for: operations and memory, counted on the CPU."""
+"""Operations and memory of a training step in the paper's sizes, computed on the CPU."""
 
 from dataclasses import dataclass
 
@@ -14,23 +14,23 @@ GIB = 2**30
 
 
 def editing(size):
-    """How many operations editing by 10 tokens of instruction adds to E_e, counted by torch."""
+    """Prints the operations that editing with 10 instruction tokens adds to E_e."""
     shape = {key: SIZES[size][key] for key in ("size", "patch", "dim", "depth", "heads", "stem")}
-    plain, edited = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    unedited, edited = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with torch.device("meta"):
         photo = torch.randn(1, 3, *shape["size"])
-        with plain:
+        with unedited:
             ViT(**shape)(photo)
         with edited:
             ViT(**shape, instr_dim=shape["dim"])(photo, torch.randn(1, 10, shape["dim"]))
-    before, after = (counter.get_total_flops() / 1e9 for counter in (plain, edited))
+    before, after = (counter.get_total_flops() / 1e9 for counter in (unedited, edited))
     print(f"{size}: {before:.2f} GFLOP for a photo, {after:.2f} with editing, ratio "
           f"{after / before:.3f}")
 
 
 def memory(size, images=128):
-    """What the parameters take, and what a step keeps for its backward pass, in bf16, computed from
-    what 2 and 3 images keep."""
+    """Prints the memory of parameters and of activations kept for the backward pass in bf16, which
+    are extrapolated from 2 and 3 images."""
     text = TextEncoder(*embedded_text_model())
     model = InstructReID(size, {"market": 751}, text=text).train()
     count = learning(model)
@@ -54,13 +54,13 @@ def learning(model):
 
 
 def kept_bytes(model, images):
-    """Bytes, less the parameters, that autograd keeps for the backward pass of some images."""
+    """Bytes that autograd keeps for the backward pass of some images, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage  # held, so that no other takes its address
+        storages[storage.data_ptr()] = storage  # kept alive, so that its address stays unique
         return tensor
 
     photos = torch.randn(images, 3, *model.size)
@@ -74,7 +74,7 @@ def kept_bytes(model, images):
 class Config:
     """Counts the operations and computes the memory of the paper's sizes."""
 
-    tiny: bool = cli.option(False, "the smallest size: does it run?")
+    tiny: bool = cli.option(False, "the smallest size, only to check that it runs")
 
 
 def main(config):
