@@ -271,7 +271,7 @@ def test_what_an_interrupted_search_has_read_is_kept(run, hits, read, monkeypatc
 def test_an_index_that_cannot_be_written_costs_no_answer(run):
     code, out, err = run("--instruction", WORDS, "--index", "nowhere/a.safetensors")
     [warning] = [line for line in err.splitlines() if "nowhere" in line]
-    assert code == 0 and "not kept" in warning and out == run("--instruction", WORDS)[1]
+    assert code == 0 and "not saved" in warning and out == run("--instruction", WORDS)[1]
 
 
 @pytest.mark.parametrize("kind, change, photos", (
