@@ -185,7 +185,7 @@ def main(config):
         step = saved["step"]
         with checkpoints.user_error_on(config.resume):
             for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
-                optimiser.load_state_dict(state)
+                checkpoints.restore_optimiser(optimiser, state)
             scaler.load_state_dict(saved["scaler"])
             machine.restore_rng(saved["rng"], device)
 

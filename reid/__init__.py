@@ -38,9 +38,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 def _say(kind, error, trace):
-    """Says in one line that Ctrl-C ended a command, also while it imports its packages."""
+    """Says in one line what ends a command while it imports its packages: Ctrl-C, or one that is
+    not there."""
     if kind is KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+    elif kind is ModuleNotFoundError:
+        print(f"error: {error.name} is not installed: pip install -r requirements.txt",
+              file=sys.stderr, flush=True)
+        os._exit(2)
     else:
         sys.__excepthook__(kind, error, trace)
 

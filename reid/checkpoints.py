@@ -118,6 +118,20 @@ def restored_model(build, state, path):
     return model
 
 
+def restore_optimiser(optimiser, state):
+    """Loads the moments and learning rates of a state dict; the rest of the groups is set by the
+    run's config. ValueError for a moment of another size than its parameter: torch would write
+    beyond its end."""
+    groups = optimiser.state_dict()["param_groups"]
+    for group, saved in zip(groups, state["param_groups"], strict=True):
+        group["lr"] = float(saved["lr"])
+    optimiser.load_state_dict({"state": state["state"], "param_groups": groups})
+    for param, moments in optimiser.state.items():
+        for name, moment in moments.items():
+            if moment.shape not in (param.shape, torch.Size()):
+                raise ValueError(f"{name} of {list(moment.shape)}, must be {list(param.shape)}")
+
+
 def start(model, path):
     """Loads the weights that a checkpoint of another run has in common with the model, without
     classifiers; returns a line about it."""

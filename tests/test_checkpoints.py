@@ -163,6 +163,21 @@ def test_a_checkpoint_with_which_no_run_goes_on(path, value, refused):
     refused(train, ("--resume", "odd.pt"), "odd.pt")
 
 
+def test_an_optimiser_takes_rates_and_moments_of_the_right_size_alone():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.AdamW([weight], betas=(0.5, 0.6))
+    weight.grad = torch.ones(3)
+    optimiser.step()
+    state = optimiser.state_dict()
+    state["param_groups"] = [{"lr": 7, "betas": 5}]
+    checkpoints.restore_optimiser(optimiser, state)
+    [group] = optimiser.param_groups
+    assert (group["lr"], group["betas"]) == (7, (0.5, 0.6))
+    state["state"][0]["exp_avg"] = torch.ones(2)
+    with pytest.raises(ValueError, match=r"exp_avg of \[2\], must be \[3\]"):
+        checkpoints.restore_optimiser(optimiser, state)
+
+
 @pytest.mark.parametrize("note", ["data", "task", "parts", "flip"])
 def test_features_that_nobody_saved(note, refused):
     with safe_open("f.safetensors", "pt") as file:

@@ -223,13 +223,17 @@ def test_a_signal_ends_a_command_and_the_handlers_are_back(
 
 
 @pytest.mark.parametrize("command", ["train.py", "-m toydata", "-m extras.search"])
-def test_ctrl_c_while_packages_are_imported_is_one_line(command, tmp_path):
-    for package in ("torch", "numpy"):  # the first that is imported
-        (tmp_path / f"{package}.py").write_text("import signal\nsignal.raise_signal(2)")
+@pytest.mark.parametrize("package, code, line", [
+    ("import signal; signal.raise_signal(2)", -signal.SIGINT, "interrupted"),
+    ("import absent", 2, "error: absent is not installed: pip install -r requirements.txt"),
+])
+def test_an_end_while_packages_are_imported_is_one_line(command, package, code, line, tmp_path):
+    for name in ("torch", "numpy"):  # the first that is imported
+        (tmp_path / f"{name}.py").write_text(package)
     done = subprocess.run(
         ["env", "--default-signal=INT", sys.executable, *command.split()], cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+    assert (done.returncode, done.stderr) == (code, f"{line}\n")
 
 
 def test_ignored_signals_stay_ignored_and_threads_set_none(usual_signals):
