@@ -29,7 +29,7 @@ def find_datasets(path):
     found = list(_below(Path(path), SEARCH_DEPTH))
     if found:
         return found
-    refuse_unknown(path)
+    refuse_unknown(path, [Path(path).resolve().name, *inside])
     if is_own(Path(path), reserved_names()):
         return [("own", Path(path))]
     raise UserError(
@@ -37,9 +37,9 @@ def find_datasets(path):
         f"layouts. It contains {', '.join(inside[:8]) or 'no files'}")
 
 
-def refuse_unknown(path):
-    """UserError if a data set of NOT_READ is there, as the names of folders say."""
-    names = " ".join([Path(path).resolve().name, *os.listdir(path)]).lower()
+def refuse_unknown(path, folders):
+    """UserError if one of the folders has the name of a data set of NOT_READ."""
+    names = " ".join(folders).lower()
     for name in NOT_READ:
         why = "was withdrawn by its authors" if name == "DukeMTMC" else "cannot be read"
         if name.lower() in names:
@@ -90,7 +90,7 @@ def open_all(path, tasks, val=False):
             except UserError as error:
                 refused.append(f"read as {LAYOUTS[name].title} ({task}): {error}")
     if not datasets:
-        refuse_unknown(path)
+        refuse_unknown(path, [root.resolve().name for _, root in serving])
         raise UserError(refused[0])
     for name, task, root in [(each.layout, each.task, each.root) for each in datasets]:
         twins = [str(each.root) for each in datasets if (each.layout, each.task) == (name, task)

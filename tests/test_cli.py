@@ -362,15 +362,10 @@ def test_a_device_that_does_not_compute(name):
     (True, True, "cuda:1"), (False, True, "mps"), (False, False, "cpu")])
 def test_auto_takes_the_gpu_that_is_there(cuda, mps, chosen, monkeypatch):
     tried = []
-
-    def zeros(size, device):
-        tried.append(device)
-        return torch.ones(size)
-
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch, "zeros", lambda size, device: tried.append(device) or torch.ones(1))
     device.pick_device("auto")
     assert tried == [chosen]
     assert device.amp_dtype("auto", torch.device("mps")) is None

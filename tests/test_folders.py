@@ -25,9 +25,11 @@ ALL = asked_tasks("all")
 
 @pytest.mark.parametrize("name", TREES)
 def test_a_tree_is_found_from_itself_its_parent_and_nested_zips(name, toy):
-    root = TREES[name](toy / "zip/zip/tree")
-    for start in (root, root.parent, toy / "zip", toy):
+    root = TREES[name](toy / "too deep/zip/zip/tree")
+    for start in (root, *root.parents[:3]):
         assert folders.find_datasets(start) == [(name, root)]
+    with pytest.raises(UserError, match="no known data set in it"):
+        folders.find_datasets(toy)
 
 
 @pytest.mark.parametrize("place", ["real2", "real2/real_reid_image_face_blur", "COCAS-Real2"])

@@ -18,7 +18,7 @@ def test_what_counts_as_an_image():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.02, 0.9])
 def test_an_image_that_is_cut_short(kind, share, tmp_path):
     path = tmp_path / "x.jpg"
     Image.effect_noise((32, 64), 60).convert("RGB").save(path, kind)

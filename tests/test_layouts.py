@@ -249,10 +249,6 @@ def test_lists_of_any_task(toy):
 
 # ---- bad input: one line that names the file ----
 
-def nested(depth):
-    return "[" * depth + "]" * depth
-
-
 ODD_ENTRIES = (
     *({"captions": each} for each in (5, {"a": "b"}, [["a"]], [None], ["\ud800"], ["fine", " "])),
     *({"id": each} for each in (None, 1.5, 10**30, "1", True)),
@@ -267,9 +263,8 @@ BAD = (  # (tree, task, a piece, what it holds, what is said)
     (trees.prcc, "cc", "rgb/test/C/001/C_cropped_rgb011.jpg", "", "C_cropped.* A/001/cropped"),
     (trees.market, "trad", "query", None, "query: empty split"),
     (trees.llcm, "vi", "test_nir", None, "test_nir/.*: empty split"),
-    (trees.prcc, "cc", "rgb/test/C", None, "rgb/test/C/.*: empty split"),
-    (trees.msmt17, "trad", "list_gallery.txt", None, "list_gallery.txt: no such file"),
     (trees.llcm, "vi", "idx/train_nir.txt", "\n", "train_nir.txt: empty split"),
+    (trees.msmt17, "trad", "list_gallery.txt", None, "list_gallery.txt: no such file"),
     (trees.msmt17, "trad", "list_query.txt", f"{PHOTO}20_1.jpg x", "list_query.txt:1: .*integers"),
     (trees.msmt17, "trad", "list_query.txt", f"{PHOTO}77_1.jpg 0", "list_query.txt:1: .*V1 and V2"),
     (trees.msmt17, "trad", "mask_train_v2/readme.txt", "", "V1 .train/. and V2"),
@@ -281,9 +276,7 @@ BAD = (  # (tree, task, a piece, what it holds, what is said)
           ("a.jpg k1 9 1 x", "integers"), ("a.jpg k9 9 1", "key 'k9'"))),
     *((trees.cocas, "li", GALLERY, row, "x: .*(outside|no id)") for row in (
         "/etc/passwd k1 9 2 3", "../../../x.jpg k1 9 2 3", f"a.jpg k1 9 2 {10**30}")),
-    *((trees.cocas, "li", JSON, content, "gpt.json: ") for content in ([], nested(10_000))),
-    *((trees.cocas, "li", JSON, {"k1": captions, "k2": "In blue."}, "x.*(no caption of|key 'k1')")
-      for captions in (5, [["a"]], [], "")),
+    (trees.cocas, "li", JSON, [], "gpt.json: "), (trees.cocas, "li", JSON, {}, "key 'k1'"),
     *((trees.pedes, "t2i", "reid_raw.json", content, "reid_raw.json: ") for content in (
         {}, [5], [{"id": 1}], "[", PEDES[:2], [PEDES[0] | {"split": ["train"]}])),
     *((trees.pedes, "t2i", "reid_raw.json", [PEDES[0] | change, *PEDES[1:]], "x.*; ")

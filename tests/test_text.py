@@ -50,16 +50,6 @@ def test_a_folder_and_a_checkpoint_give_the_states_that_the_own_library_gives(be
     assert torch.equal(read(again, tokenizer), expected)
 
 
-def test_a_checkpoint_brings_no_regular_expression(bert):
-    parts = text.to_json(*text.named_text_model(str(bert)))
-    tokenizer = json.loads(parts["tokenizer"])
-    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}
-    escaped = json.dumps(tokenizer).replace("Regex", "Re\\u0067ex")
-    for content in (json.dumps(tokenizer), escaped):
-        with pytest.raises(ValueError, match="regular expression"):
-            text.from_json(parts | {"tokenizer": content})
-
-
 def test_the_embedded_model_is_the_published_file(tmp_path, monkeypatch):
     bert, tokenizer = text.embedded_text_model()
     assert bert.embedded and len(tokenizer) == bert.config.vocab_size == 30522
@@ -104,10 +94,6 @@ def change_config(**values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def shorten(path):
-    path.write_bytes(path.read_bytes()[:1000])
-
-
 def to_pickle(path):
     path.unlink()
     torch.save({"embeddings.LayerNorm.bias": Payload()}, path.with_name("pytorch_model.bin"))
@@ -118,7 +104,7 @@ FAULTS = {
     "code": lambda: change_config(auto_map={"AutoModel": "evil--code.Model"}),
     "a roberta model": lambda: change_config(model_type="roberta"),
     "config.json": lambda: Path("bert/config.json").write_text("{"),
-    "header": lambda: shorten(WEIGHTS),
+    "header": lambda: WEIGHTS.write_bytes(WEIGHTS.read_bytes()[:1000]),
     "encoder.layer.2": lambda: change_config(num_hidden_layers=3),
     "refused": lambda: to_pickle(WEIGHTS),
     "no vocabulary": lambda: (Path("bert/vocab.txt").unlink(), os.mkfifo("bert/vocab.txt")),
@@ -136,7 +122,7 @@ def test_a_text_model_that_is_none(words, bert):
     assert "weights_only" not in line and not os.path.exists("executed")
 
 
-def test_no_file_chooses_code_or_a_kernel(bert, monkeypatch):
+def test_no_file_chooses_code_a_kernel_or_a_regular_expression(bert, monkeypatch):
     from transformers.integrations import hub_kernels
     monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: pytest.fail("fetched"))
     kernel = {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
@@ -149,6 +135,12 @@ def test_no_file_chooses_code_or_a_kernel(bert, monkeypatch):
     for key in ("auto_map", "quantization_config"):
         with pytest.raises(ValueError, match="with code of its own, or quantised"):
             text.from_json(parts | {"bert": json.dumps(values | {key: {}})})
+
+    words = json.loads(parts["tokenizer"])
+    words["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}
+    for content in (json.dumps(words), json.dumps(words).replace("Regex", "Re\\u0067ex")):
+        with pytest.raises(ValueError, match="regular expression"):
+            text.from_json(parts | {"tokenizer": content})
 
 
 def test_without_the_hub_the_line_says_what_is_needed(monkeypatch):

@@ -3,6 +3,7 @@ needs none of the files again, and a wrong file is one line."""
 
 import argparse
 import re
+import shutil
 from functools import partial
 
 import huggingface_hub
@@ -285,6 +286,69 @@ def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, comm
     assert code == 0 and f"{100 * row['mAP']:.1f}" in out, err
     model, _ = evaluate.load_model("runs/a/last.pt")
     assert model.editor.prefix.shape[1] == 2  # CLS and the file's part token
+
+
+# ---- photographs: a start and a preset without being told ----
+
+LAST = "runs/all/last.pt"
+
+
+@pytest.fixture
+def start(drawn, command, chosen_from, unfinished):
+    """start(*flags, place=files) -> (stdout, config): one step on a copy of the drawn
+    Market-1501 that does not say that it was drawn, with published files in ./weights/."""
+    shutil.copytree(drawn / "Market-1501-v15.09.15", "market")
+
+    def call(*flags, place=()):
+        chosen_from(*place)
+        code, out, err = command(train, "--data", "market", "--steps", 1, "--images", 2,
+                                 "--workers", 0, "--name", "all", *flags)
+        assert code == 0, err
+        return out, checkpoints.load(LAST)["config"]
+    return call
+
+
+def test_photographs_with_published_weights(files, start, command, monkeypatch):
+    """The best known file is taken, and a resume does not choose again."""
+    out, config = start("--size", "tiny", place=(files["DeiT"], files["PASS"]))
+    chosen = f"weights/{files['PASS'].name}"
+    assert f"E_e starts from PASS in {chosen}, rather than DeiT in weights/" in out
+    assert "preset paper: no toy.json: photographs" in out
+    assert f"E_e: PASS in {chosen}" in out and "missing: none" in out
+    assert config["vit_weights"] == chosen and config["ids"] == 12
+    assert config["erase"] == train.PAPER["erase"]
+
+    shutil.rmtree("weights")
+    monkeypatch.delattr(weights, "choose")
+    code, out, err = command(train, "--resume", LAST, "--steps", 2)
+    assert code == 0 and "preset" not in out, err
+    assert "continues to step 2; the cosine is stretched" in out
+    assert checkpoints.load(LAST)["config"] == config | {"steps": 2}
+    one_line(command(train, "--resume", LAST, "--steps", 1), "--steps 1: the run has 2")
+
+
+def test_photographs_without_any(start):
+    out, config = start()
+    hub, line, preset = out.splitlines()[:3]
+    assert hub.startswith(f"not used: {weights.HUB}")
+    assert line == f"E_e starts from scratch: no published weights fit --size base{BETTER}"
+    assert preset.startswith("preset scratch: no toy.json: photographs")
+    assert config["vit_weights"] is None and config["preset"] == "scratch"
+    assert SIZES[config["size"]]["size"] == (128, 64)
+
+
+@pytest.mark.parametrize("flag, preset", [("none", "scratch"), ("HAP", "paper")])
+def test_none_asks_for_scratch_and_a_file_for_paper(files, start, flag, preset):
+    path = files.get(flag, flag)
+    out, _ = start("--size", "tiny", "--vit-weights", path, place=[files["PASS"]])
+    assert f"preset {preset}" in out
+    assert (f"E_e: HAP in {path}" in out) if flag == "HAP" else ("E_e" not in out)
+
+
+def test_drawn_people_start_from_scratch_in_silence(train_tiny, unfinished):
+    code, out, err = train_tiny("--task", "trad", "--steps", 1)
+    assert code == 0, err
+    assert out.startswith("preset toy") and "E_e" not in out and weights.HUB not in out
 
 
 # ---- mistakes ----
