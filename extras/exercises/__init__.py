@@ -1,10 +1,10 @@
 """A course made from this code: functions to write, and a grader that runs the project's own tests.
 
 table.py    the exercises
-code.py     functions of the code as text: emptied for a hand-out, exchanged for grading
+code.py     functions of the code as text: emptied for a hand-out, replaced for grading
 make.py     writes a hand-out
-grade.py    grades what comes back
-sandbox.py  copies of the code with a student's functions, and the process that tests them, child.py
+grade.py    grades hand-outs
+sandbox.py  tests a student's functions in copies of the code, in the process child.py
 
     python -m extras.exercises make --out handout
     python -m extras.exercises grade handout

@@ -1,11 +1,10 @@
 """The process that runs the tests of a hand-out; sandbox.py starts it, with the text of this file.
 
-Arguments: JSON of [name, copy of the code, tests] for each exercise, and the seconds of a processor
-that each may take. Into stdout, which is a file, goes a line of JSON for each: {name: {test: what
-is wrong, "" if nothing}}, or {name: exit code} of a process that ended early. The project's code,
-and so the student's, is imported only in the fork that an exercise gets; torch takes seconds, and
-is imported once before. A fork answers for its own exercise alone: it has no way to stdout, and
-what it changes in the copy of another one is noticed.
+Arguments: JSON of [name, copy of the code, tests] for each exercise, and the CPU seconds for each.
+Output, into a file: a line of JSON for each, {name: {test: message, "" if it passes}}, or {name:
+exit code} if the process ended early. torch takes seconds to import, so it is imported once; the
+project's code, and so the student's, only in the fork for an exercise. A fork can only answer for
+its own exercise: it cannot write to stdout, and changes in another copy are noticed.
 """
 
 import ctypes
@@ -20,11 +19,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-MEMORY = 4 * 2**30  # bytes that an exercise may take
+MEMORY = 4 * 2**30  # bytes for an exercise
 FILE = 2**24  # bytes of the largest file
 ANSWER = 2**16  # bytes
 PR_SET_DUMPABLE = 4  # from Linux's sys/prctl.h
-WALL = 6  # seconds of the clock for each of the processor: a busy machine must not cost points
+WALL = 6  # real seconds per CPU second, for busy machines
 
 
 def main(tasks, seconds):
@@ -36,11 +35,11 @@ def main(tasks, seconds):
     import torch
 
     torch.set_num_threads(1)
-    gc.freeze()  # pytest collects garbage twice: not among what is imported here
-    for stream in (1, 2):  # from here on, what is printed goes nowhere
+    gc.freeze()  # faster, as pytest collects garbage twice
+    for stream in (1, 2):  # from here on, output is discarded
         os.dup2(nothing, stream)
 
-    if sys.platform == "linux":  # no other process of this user opens what this one has open
+    if sys.platform == "linux":  # other processes of the user cannot open its files
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
     grader = os.getppid()
     digests = {name: digest_of(copy) for name, copy, _ in tasks}
@@ -65,7 +64,7 @@ def main(tasks, seconds):
 
 
 def digest_of(folder):
-    """Of the names and contents of all files."""
+    """A digest of the names and contents of all files."""
     digest = hashlib.sha256()
     for path in sorted(Path(folder).rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
@@ -78,14 +77,14 @@ def write(file, answer):
 
 
 def set_limits(seconds):
-    """Limits of this process: time, memory, the size of a file, no further process."""
+    """Limits time, memory and file size of this process; it may not start others."""
     limits = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_FSIZE: FILE,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,
     }
-    if os.path.exists("/proc/self/statm"):  # the limit counts what torch has mapped already
+    if os.path.exists("/proc/self/statm"):  # the limit includes what torch has already mapped
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])
         limits[resource.RLIMIT_AS] = MEMORY + pages * resource.getpagesize()
@@ -94,11 +93,11 @@ def set_limits(seconds):
         if most != resource.RLIM_INFINITY:
             value = min(value, most)
         resource.setrlimit(limit, (value, value))
-    signal.alarm(WALL * seconds)  # ends what sleeps
+    signal.alarm(WALL * seconds)  # ends processes that sleep
 
 
 def run(copy, tests):
-    """{test: what is wrong, "" if nothing} of the tests, run by pytest in this process."""
+    """{test: message, "" if it passes}, by pytest in this process."""
     import pytest
     os.chdir(copy)
     sys.path.insert(0, copy)
@@ -106,13 +105,13 @@ def run(copy, tests):
     options = ["-s", "--tb=short", "-p", "no:cacheprovider"]
     end = pytest.main([*options, *tests], plugins=[report])
     if report.broken or end not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        words = report.broken or "the tests did not run to their end"
-        return dict.fromkeys(tests, words)
+        message = report.broken or "the tests did not run to the end"
+        return dict.fromkeys(tests, message)
     return report.found
 
 
 class Report:
-    """A plugin of pytest that keeps the first line of the first failure of each test function."""
+    """A pytest plugin that keeps the first line of the first failure of each test function."""
 
     def __init__(self):
         self.found = {}
@@ -124,7 +123,7 @@ class Report:
             self.broken = lines[-1].removeprefix("E").strip()
 
     def pytest_runtest_protocol(self, item):
-        """Leaves out the further cases of a test that has failed."""
+        """Skips further cases of a test that has failed."""
         return bool(self.found.get(function_of(item))) or None
 
     def pytest_runtest_logreport(self, report):
@@ -136,12 +135,12 @@ class Report:
 
 
 def function_of(item):
-    """The test of a case; all its cases together are one point."""
+    """The test function of a case."""
     return item.nodeid.partition("[")[0]
 
 
 def first_line(report):
-    """Of a test that failed or was skipped: our assertion messages are sentences."""
+    """The message of a failed or skipped test; our assertion messages are sentences."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return "the test was skipped"

@@ -1,6 +1,6 @@
-"""The code as text: functions emptied for a hand-out, or exchanged for those of a student.
+"""The code as text: functions emptied for a hand-out, or replaced by those of a student.
 
-A function is named as in its file: `relatedness`, `EditingAttention.forward`.
+Functions have names as in the file: `relatedness`, `EditingAttention.forward`.
 """
 
 import ast
@@ -21,10 +21,10 @@ class Unusable(Exception):
 
 
 def copy(folder, exercises):
-    """Copies the scripts, the kit, and the tests of these exercises with what they need."""
+    """Copies the scripts, the packages, and the tests of these exercises with their helpers."""
     test_files = {"tests/conftest.py"}
     coming = {test.partition("::")[0] for exercise in exercises for test in exercise.tests}
-    while coming:  # and those that they import from
+    while coming:  # also those from which they import
         test_files |= coming
         texts = [(ROOT / name).read_text(encoding="utf-8") for name in test_files]
         imported = re.findall(r"from tests\.(test_\w+) import", " ".join(texts))
@@ -41,12 +41,12 @@ def copy(folder, exercises):
 
 
 def original(exercise):
-    """The text of the file that an exercise is about."""
+    """The text of an exercise's file."""
     return (ROOT / exercise.file).read_text(encoding="utf-8")
 
 
 def find(tree, name):
-    """(body that holds the function `name`, its index there); Unusable if there is none."""
+    """(body that contains the function `name`, its index); Unusable if there is none."""
     body = tree.body
     *classes, function = name.split(".")
     for each in classes:
@@ -62,7 +62,7 @@ def _index(body, kind, name):
 
 
 def emptied(text, exercise):
-    """The text of the file without the bodies of the exercise's functions; docstrings stay."""
+    """The text of a file without the bodies of the exercise's functions, but with docstrings."""
     for name in exercise.functions:
         body, i = find(ast.parse(text), name)
         statements = body[i].body
@@ -77,10 +77,8 @@ def emptied(text, exercise):
 
 
 def exchanged(text, handed_in, exercise):
-    """The text of the file with the exercise's functions taken from `handed_in`, the bytes of a
-    student's version of it, and nothing else of that.
-
-    Unusable if one is missing or not written yet, or if that is not Python.
+    """The text of a file with only the exercise's functions replaced by those in `handed_in`, the
+    bytes of a student's file. Unusable if one is missing or not written yet, or for invalid Python.
     """
     ours = ast.parse(text)
     try:
@@ -98,7 +96,7 @@ def exchanged(text, handed_in, exercise):
 
 
 def _is_empty(function):
-    """Whether a function is as it was handed out."""
+    """Whether the body of a function is still missing."""
     body = function.body
     if ast.get_docstring(function) is not None:
         body = body[1:]

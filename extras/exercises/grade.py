@@ -1,5 +1,5 @@
-"""Grades hand-outs: an exercise's functions are put into a copy of the code that has everything
-else, and the project's own tests of these functions run there. A test that passes is a point.
+"""Grades hand-outs: an exercise's functions are put into a copy of the code, and the project's
+own tests of these functions run there. Each test that passes is a point.
 """
 
 import csv
@@ -18,12 +18,12 @@ LARGEST = 2**18  # bytes of a student's file
 
 @dataclass
 class Config:
-    """Grade one hand-out in full, or many in a line each."""
+    """Grade one hand-out with a full report, or several with a line each."""
 
     handouts: list = cli.argument("folders that students handed in")
     only: tuple = cli.option((), "exercises by name, in place of all")
-    csv: str = cli.option(None, "new file for the marks, a row as each hand-out is graded")
-    seconds: int = cli.option(20, "of a processor, for each exercise", least=1, most=3600)
+    csv: str = cli.option(None, "new file for the marks, a row after each hand-out")
+    seconds: int = cli.option(20, "CPU seconds for each exercise", least=1, most=3600)
 
 
 def main(config):
@@ -48,7 +48,7 @@ def main(config):
 
 
 def check_tests(exercises, seconds):
-    """UserError unless the code itself passes all tests, and fails each without its functions."""
+    """UserError unless the code itself passes all tests and fails each without the functions."""
     texts = {}
     for exercise in exercises:
         texts[exercise] = code.original(exercise)
@@ -58,17 +58,17 @@ def check_tests(exercises, seconds):
     found = verdicts(texts, seconds)
     for name in [exercise.name for exercise in exercises]:
         if sentences(found[name]):
-            raise UserError(f"the code itself fails the tests of {name}, so that nobody can be "
+            raise UserError(f"the code itself fails the tests of {name}, which therefore cannot be "
                             f"graded: {sentences(found[name])[0]}")
-        for test, words in found[f"{name} without its functions"].items():
-            if not words:
-                raise UserError(f"{test} passes without the functions of {name}: take it out of "
+        for test, message in found[f"{name} without its functions"].items():
+            if not message:
+                raise UserError(f"{test} passes without the functions of {name}: remove it from "
                                 "extras/exercises/table.py")
 
 
 def grade(folder, exercises, seconds):
-    """The verdicts on a hand-out, {name of an exercise: {test: what is wrong, "" if nothing}}; each
-    exercise is graded as if all others were right."""
+    """The verdicts on a hand-out, {name of an exercise: {test: message, "" if it passes}}. Each
+    exercise is graded as if all others were solved."""
     texts = {}
     marks = {}
     for exercise in exercises:
@@ -83,8 +83,8 @@ def grade(folder, exercises, seconds):
 
 
 def read(folder, name):
-    """The bytes of a student's file. Unusable unless it is one below the folder: a link could lead
-    to a classmate's, or to the answers."""
+    """The bytes of a student's file. Unusable if it is not in the folder: a link could lead to
+    another student's file, or to the solutions."""
     try:
         base = folder.resolve()
         file = (base / name).resolve()
@@ -101,35 +101,35 @@ def read(folder, name):
     return data
 
 
-# ---- what is said of it ----
+# ---- reports ----
 
 def open_marks(path):
-    """A new file for the marks; UserError if there is one already. Without a path it takes all."""
+    """A new file for the marks; UserError if it exists. Without a path, rows are discarded."""
     if path is None:
         return open(os.devnull, "w")
     try:
         return open(path, "x", newline="", encoding="utf-8")
     except FileExistsError as error:
         raise UserError(
-            f"--csv {path} is there already: name another file or remove it first") from error
+            f"--csv {path} exists already: name another file or remove it first") from error
 
 
 def write_row(file, cells):
-    """Writes a row, which is in the file before the next hand-out is graded."""
-    if cells[0].startswith(tuple("=+-@")):  # a spreadsheet would take it for a formula
+    """Writes a row to the file immediately."""
+    if cells[0].startswith(tuple("=+-@")):  # in a spreadsheet this would be a formula
         cells[0] = f"./{cells[0]}"
     csv.writer(file).writerow(cells)
     file.flush()
 
 
 def points(verdict):
-    return sum(not words for words in verdict.values())
+    return sum(not message for message in verdict.values())
 
 
 def sentences(verdict):
-    """What is wrong, each sentence once, on a line of at most 300 characters."""
-    wrong = [printable(words[:300].strip()) for words in verdict.values() if words]
-    return list(dict.fromkeys(wrong))
+    """The messages of a verdict, each once, in one line of at most 300 characters."""
+    messages = [printable(message[:300].strip()) for message in verdict.values() if message]
+    return list(dict.fromkeys(messages))
 
 
 def total(marks):
@@ -140,7 +140,7 @@ def as_row(folder, marks):
     of_each = [points(verdict) for verdict in marks.values()]
     feedback = []
     for name, verdict in marks.items():
-        feedback += [f"{name}: {words}" for words in sentences(verdict)]
+        feedback += [f"{name}: {sentence}" for sentence in sentences(verdict)]
     return [printable(str(folder)), *of_each, sum(of_each), "; ".join(feedback)]
 
 
@@ -154,5 +154,5 @@ def in_full(marks):
     lines = []
     for name, verdict in marks.items():
         lines.append(f"{name:{width}}  {points(verdict)} of {len(verdict)}")
-        lines += [f"    {words}" for words in sentences(verdict)]
+        lines += [f"    {sentence}" for sentence in sentences(verdict)]
     return "\n".join([*lines, total(marks)])

@@ -1,4 +1,4 @@
-"""Writes a hand-out: a copy of the code without the bodies that students write, and a page."""
+"""Writes a hand-out: the code without the bodies that students write, its tests, and a README."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ TEMPLATE = Path(__file__).with_name("handout.md")
 
 @dataclass
 class Config:
-    """Write a hand-out: the code without what students write, the tests, and a page for them."""
+    """Write a hand-out: the code without what students write, its tests, and a README."""
 
-    out: str = cli.option("handout", "folder to write; must not exist yet")
+    out: str = cli.option("handout", "folder to write, which must not exist")
     only: tuple = cli.option((), "exercises by name, in place of all")
 
 
@@ -23,11 +23,11 @@ def main(config):
     exercises = chosen(config.only)
     out = Path(config.out)
     if out.exists():
-        raise UserError(f"--out {out} is there already: name another folder or remove it first")
+        raise UserError(f"--out {out} exists already: name another folder or remove it first")
     with files.creating(out) as folder:
         write(folder, exercises)
     print(f"wrote {out}/: {len(exercises)} exercises, {most(exercises)} points; "
-          "students begin at README.md")
+          "students begin with README.md")
 
 
 def chosen(names):
@@ -69,5 +69,5 @@ def page(exercises):
 
 
 def most(exercises):
-    """The points that can be reached."""
+    """The maximum of points."""
     return sum(len(exercise.tests) for exercise in exercises)

@@ -1,7 +1,7 @@
-"""Runs what a student wrote: fresh copies of the code, a process with limits, and its end.
+"""Runs student code: fresh copies of the project, and a process with limits.
 
-What the process says is read as JSON and judged on this side; docs/teaching.md says what this
-protects against, and what not.
+The output of the process is read as JSON and checked; docs/teaching.md says what this protects
+against, and what not.
 """
 
 import json
@@ -21,17 +21,17 @@ from reid import files
 from reid.cli import UserError
 
 CHILD = Path(__file__).with_name("child.py")
-START = 120  # seconds that importing torch may take
+START = 120  # seconds for importing torch
 LARGEST = 2**20  # bytes of all answers
 PREFIX = "reid-grading-"  # of temporary folders
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/sys/devices/system/cpu")
 
 
 def verdicts(texts, seconds):
-    """{name of an exercise: {test: what is wrong, "" if nothing}}.
+    """{name of an exercise: {test: message, "" if it passes}}.
 
-    texts: {Exercise: the text of its file}, each put into a copy of the code that is otherwise the
-    project's. seconds: of a processor, for the tests of each.
+    texts: {Exercise: text of its file}, each tested in its own copy of the project. seconds: of CPU
+    time, for the tests of each.
     """
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         held = files.lock(folder)  # noqa: F841  until the end
@@ -50,18 +50,18 @@ def remove_leftovers():
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             continue
-        with suppress(UserError):  # another grader's
+        with suppress(UserError):  # still in use
             files.lock(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(folder, tasks, seconds):
-    """What the process of a hand-out answers to [name, copy, tests] of each exercise: {name: any
-    JSON}. Ends its whole group."""
+    """The answers {name: any JSON} of the process of a hand-out to [name, copy, tests] of each
+    exercise. Kills its process group at the end."""
     scratch = Path(folder, "tmp")
     scratch.mkdir()
     environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    environment |= {"TMPDIR": str(scratch), "HOME": str(Path.home())}  # of this user's packages
+    environment |= {"TMPDIR": str(scratch), "HOME": str(Path.home())}  # for the user's packages
     python = [sys.executable, "-P", "-B", "-c", CHILD.read_text(encoding="utf-8")]
     command = [*fence(folder, scratch), *python, json.dumps(tasks), str(seconds)]
 
@@ -87,7 +87,7 @@ def run(folder, tasks, seconds):
 
 
 def read(file):
-    """The answers in a file, {name: any JSON}; a student may have written anything between them."""
+    """The answers in a file, {name: any JSON}; a student may have written anything else into it."""
     answers = {}
     for line in file.read(LARGEST).splitlines():
         with suppress(ValueError, TypeError, RecursionError):
@@ -96,24 +96,24 @@ def read(file):
 
 
 def verdict(answer, tests):
-    """{test: what is wrong, "" if nothing} of an answer, which may have any form."""
+    """{test: message, "" if it passes} of an answer, which may have any form."""
     if isinstance(answer, dict):
-        words = {test: answer.get(test, "the test was not run") for test in tests}
-        if all(isinstance(each, str) for each in words.values()):
-            return words
-    words = "the process that ran the tests ended without a result"
+        messages = {test: answer.get(test, "the test was not run") for test in tests}
+        if all(isinstance(each, str) for each in messages.values()):
+            return messages
+    message = "the process that ran the tests ended without a result"
     if answer in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
-        words = "the tests did not end in time, or took too much memory: look for an endless loop"
+        message = "the tests took too long or too much memory: look for an endless loop"
     elif type(answer) is int and -signal.NSIG < answer < 0:
-        words = f"the process that ran the tests was ended by: {signal.strsignal(-answer)}"
-    return dict.fromkeys(tests, words)
+        message = f"the process that ran the tests was ended by: {signal.strsignal(-answer)}"
+    return dict.fromkeys(tests, message)
 
 
 # ---- bubblewrap ----
 
 @cache
 def trouble_with_bwrap():
-    """Why bwrap cannot be used here, or an empty text."""
+    """Why bwrap cannot be used, or "" if it can."""
     if not shutil.which("bwrap"):
         return "is not installed"
     command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", sys.executable, "-c", ""]
@@ -122,13 +122,13 @@ def trouble_with_bwrap():
 
 
 def fence(folder, scratch):
-    """The words before a command that make bwrap run it: it sees Python and the copies, both to
-    read, a folder for temporary files, no network and no other processes. [] without bwrap."""
+    """The start of a command line that runs a command in bwrap: it can read Python and the copies,
+    has a folder for temporary files, no network and no other processes. [] without bwrap."""
     if trouble_with_bwrap():
         return []
-    words = [shutil.which("bwrap"), "--unshare-all", "--die-with-parent"]
-    words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    command = [shutil.which("bwrap"), "--unshare-all", "--die-with-parent"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     libraries = [path for path in sys.path if path and Path(path).resolve() != code.ROOT]
     for path in (*SYSTEM, sys.prefix, sys.base_prefix, *libraries, folder):
-        words += ["--ro-bind-try", path, path]
-    return [*words, "--tmpfs", str(scratch), "--chdir", folder]
+        command += ["--ro-bind-try", path, path]
+    return [*command, "--tmpfs", str(scratch), "--chdir", folder]

@@ -1,18 +1,18 @@
-"""The exercises, a row each: functions of the project to write, and the project's tests of them.
-Each test must pass on the code itself and fail while the functions are empty; `grade` checks that.
+"""The exercises, one row each: functions of the project to write, and the project's tests of them.
+Each test must pass with the code itself and fail without the functions; `grade` checks this.
 """
 
 from typing import NamedTuple
 
 
 class Exercise(NamedTuple):
-    """What a student is asked."""
+    """One exercise."""
 
-    name: str  # also of its section in handout.md, which asks the question
+    name: str  # also of its section in handout.md
     minutes: int
     file: str
-    functions: tuple  # their names in the file, with those of their classes
-    tests: tuple  # of pytest; each is a point, whatever the number of its cases
+    functions: tuple  # names in the file, with those of their classes
+    tests: tuple  # of pytest; each is one point, even if it has several cases
 
 
 EXERCISES = (
