@@ -13,6 +13,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from os.path import realpath
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,8 +226,8 @@ def sentences_read(text, known):
     since, with their tokens."""
     if not getattr(text.bert, "embedded", False) or text.trainable:
         return known
-    new = {key: rows for key, rows in text.memory.items() if key not in known}
-    new = {key: rows for key, rows in new.items() if not text.unread([key])}
+    new = {key: rows for key, rows in text.memory.items()
+           if key not in known and not text.unread([key])}
     return dict([*known.items(), *new.items()][-MOST:])
 
 
@@ -251,17 +252,14 @@ def hits_of(query, folder, photos, parts, top):
     if not total.isfinite().all():
         raise UserError("the model gives NaN or infinity: use an earlier --checkpoint")
 
+    paths = [Path(folder, photo.path) for photo in photos]
+    order = total.argsort(descending=True, stable=True).tolist()
+    others = (i for i in order if not (query and paths[i].samefile(query)))
     hits = []
-    for i in total.argsort(descending=True, stable=True).tolist():
-        path = Path(folder, photos[i].path)
-        if query and path.samefile(query):
-            continue
-        if len(hits) == top:
-            break
-
+    for rank, i in enumerate(islice(others, top), 1):
         hits.append({
-            "rank": len(hits) + 1,
-            "photo": str(path),
+            "rank": rank,
+            "photo": str(paths[i]),
             "score": total[i].item(),
             "from_person": parts[0][i].item(),
             "from_instruction": parts[1][i].item(),
