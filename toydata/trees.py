@@ -196,7 +196,8 @@ def cocas(job):
     by both: row n of query.txt and of query_attr.txt are the same query.
     """
     train = job.role == "train"
-    cams, shift = _cocas_cameras(job)
+    cams = job.rng.sample(range(1, 12), 9)  # six see the gallery, three the queries
+    shift = job.rng.choice((1, 2))  # from the outfit that a query wears to the one it asks for
 
     def path(outfit, cam, number):
         folder = "COCAS" if train else f"real_reid_image_face_blur/images/{outfit + 1}"
@@ -243,12 +244,6 @@ def cocas(job):
             enter("query_attr", query, example, wanted, cam)
 
 
-def _cocas_cameras(job):
-    """Six cameras for the gallery and three for queries, and a shift from the outfit that a query
-    wears to the one it asks for."""
-    return job.rng.sample(range(1, 12), 9), job.rng.choice((1, 2))
-
-
 def _cocas_template(job, outfit):
     return f"templates/{job.pid * 3 + outfit:05d}.jpg"
 
@@ -259,7 +254,8 @@ def cocas_real2(job):
     A row of query.txt is image, template, pid, clothes id, camera, and asks for another outfit than
     the one worn. A row of gallery.txt has no template.
     """
-    cams, shift = _cocas_cameras(job)
+    cams = job.rng.sample(range(1, 12), 9)
+    shift = job.rng.choice((1, 2))
     for outfit, worn in enumerate(job.outfits):
         job.save(_cocas_template(job, outfit), template(worn))
         person = f"images/{job.pid:04d}_{outfit + 1}"
