@@ -230,36 +230,22 @@ def test_files_of_a_run_that_are_damaged_are_one_line(name, content, words, agai
 
 # ---- real processes ----
 
-@pytest.fixture
-def programs(tmp_path, monkeypatch):
-    """programs(text, *names) -> Configs of runs that are this program of Python."""
-    monkeypatch.chdir(tmp_path)
-    Path("runs").mkdir()
-
-    def runs_of(text, *names):
-        monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", text])
-        return [train.Config(name=name) for name in names]
-    return runs_of
-
-
-@pytest.mark.parametrize("end, reason", [
-    ("os.kill(os.getpid(), 9)", r"ended by signal 9 \(Killed\)"),
-    ("sys.exit('error: no such file')", "no such file"),
+@pytest.mark.parametrize("gpus, said, end, reason", [
+    (["3"], "3 1\n", "os.kill(os.getpid(), 9)", r"ended by signal 9 \(Killed\)"),
+    ([], "all 1\n", "sys.exit('error: no such file')", "no such file"),
 ])
-def test_a_run_that_fails_says_why(end, reason, programs):
-    runs = programs(f"import os, sys; print('step 5', flush=True); {end}", "a")
-    with pytest.raises(cli.UserError, match=rf"^a: {reason} \(full output: runs/a.txt\)"):
-        ablate.train_all(runs, ablate.Config())
-    assert Path("runs/a.txt").read_text().startswith("step 5\n")
-
-
-def test_a_run_has_one_thread_and_its_gpu(programs, monkeypatch):
+def test_a_run_has_one_thread_and_its_gpu_and_says_why_it_fails(
+    gpus, said, end, reason, command, monkeypatch,
+):
+    names = "'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'"
+    program = f"import os, sys; print(*map(os.environ.get, [{names}]), flush=True); {end}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
-    text = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
-    [run] = programs(text, "a")
-    for gpu in ("3", None):
-        ablate.start(run, gpu).wait()
-    assert Path("runs/a.txt").read_text() == "3 1\nall 1\n"
+    monkeypatch.setattr(ablate, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", program])
+    Path("runs").mkdir()
+    with pytest.raises(cli.UserError, match=rf"^a: {reason} \(full output: runs/a.txt\)"):
+        ablate.train_all([train.Config(name="a")], ablate.Config())
+    assert Path("runs/a.txt").read_text().startswith(said)
 
 
 @pytest.mark.parametrize("jobs, gpus, working", [
@@ -310,26 +296,26 @@ def test_sigterm_ends_the_runs_which_save(cc, monkeypatch, usual_signals):
 
 
 def begin(said):
+    ablate.command_of = lambda run: [sys.executable, "-c", LINGERING]
     said.send(ablate.start(train.Config(name="a"), None).pid)
     time.sleep(60)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, runs outlive kill -9")
-def test_runs_end_with_an_ablation_that_is_killed(programs):
-    programs(LINGERING)
+def test_runs_end_with_an_ablation_that_is_killed(command):
+    Path("runs").mkdir()
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     ablation = fork.Process(target=begin, args=[theirs])
     ablation.start()
     pid = ours.recv()
-    while Path("runs/a.txt").read_text() != "ready\n":
-        time.sleep(0.05)
-    ablation.kill()
-    ablation.join()
-    deadline = time.monotonic() + 20
-    while "saved" not in Path("runs/a.txt").read_text():
-        assert time.monotonic() < deadline, os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+    for text in ("ready\n", "ready\nsaved\n"):
+        deadline = time.monotonic() + 20
+        while Path("runs/a.txt").read_text() != text:
+            assert time.monotonic() < deadline, os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        ablation.kill()
+        ablation.join()
 
 
 def test_a_model_for_each_task_of_each_data_set(drawn):

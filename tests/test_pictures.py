@@ -48,10 +48,10 @@ def row_of(dataset, ask, verdicts, query="grey"):
     return RankRow(dataset, photo(query), "wanted", ask, ranking)
 
 
-def says(picture, text, middle, y):
+def says(picture, text, middle, y, ground="white", half_width=28):
     """Is exactly that small text, or none, centred below y?"""
-    box = (middle - 28, y, middle + 28, y + SMALL.size)
-    expected = Image.new("RGB", picture.size, "white")
+    box = (middle - half_width, y, middle + half_width, y + SMALL.size)
+    expected = Image.new("RGB", picture.size, ground)
     ImageDraw.Draw(expected).text((middle, y), text, "black", SMALL, anchor="ma")
     return picture.crop(box).tobytes() == expected.crop(box).tobytes()
 
@@ -118,16 +118,19 @@ def test_words_are_the_title_and_clothes_stand_before_the_ranking(ask, title, fi
     text = row_of(dataset, Ask("of no query photo"), [None], query=None)
     other = row_of(dataset, Ask("of another query"), [None], query="red")
     picture = pictures.ranking_list([row, text, other])
-    middle = 2 * GAP + LINE + SMALL.size + GAP + CELL  # unjudged rows have no legend
-    assert colours_along(picture, LEFT, middle, CELL) == [PAINT[first]] * CELL
-    x = LEFT if first == "blue" else LEFT + CELL + 3 * GAP
-    assert colours_along(picture, x, middle, CELL) == [PAINT["blue"]] * CELL  # without a frame
-    assert colours_along(picture, x + CELL, middle, GAP) == [WHITE] * GAP
 
+    def shows(colour, x, y, width=CELL):
+        return colours_along(picture, x, y, width) == [colour] * width
+
+    middle = 2 * GAP + LINE + SMALL.size + GAP + CELL  # unjudged rows have no legend
+    assert shows(PAINT[first], LEFT, middle)
+    x = LEFT if first == "blue" else LEFT + CELL + 3 * GAP
+    assert shows(PAINT["blue"], x, middle)  # without a frame
+    assert shows(WHITE, x + CELL, middle, GAP)
     down = LINE + SMALL.size + 2 * CELL + 5 * GAP  # from row to row
-    assert colours_along(picture, LEFT, middle + down, CELL) == [PAINT["blue"]] * CELL
+    assert shows(PAINT["blue"], LEFT, middle + down)
     for k, query in enumerate((PAINT["grey"], WHITE, PAINT["red"])):
-        assert colours_along(picture, GAP, middle + k * down, QUERY[1]) == [query] * QUERY[1]
+        assert shows(query, GAP, middle + k * down, QUERY[1])
 
 
 def test_no_sentence_is_cut(dataset):
@@ -153,11 +156,8 @@ def test_gates_show_every_value():
                 ("+0.00", WHITE), ("+0.25", half), ("0.12", WHITE)]
     for k, (value, colour) in enumerate(expected):
         x, y = 80 + k % 3 * 56, 80 + k // 3 * 30
+        assert says(picture, value, x + 27, y + 7, colour, half_width=23)
         assert picture.getpixel((x + 4, y + 4)) == colour
-        text = Image.new("RGB", picture.size, colour)
-        ImageDraw.Draw(text).text((x + 27, y + 7), value, "black", SMALL, anchor="ma")
-        box = (x + 2, y + 2, x + 50, y + 26)
-        assert picture.crop(box).tobytes() == text.crop(box).tobytes()
 
 
 @torch.no_grad()
