@@ -177,7 +177,7 @@ def forget_modules():
 @pytest.fixture
 def patched(tmp_path, monkeypatch, capsys, drawn, bert):
     """patched(heading, program) -> what a program prints that imports a copy of the code with that
-    diff, beside toy/, own photos in mine/ and captioned/, and a small BERT."""
+    diff, beside toy/, own photos in mine/ and a small BERT."""
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
     for package in ("reid", "toydata", "extras"):
@@ -186,12 +186,11 @@ def patched(tmp_path, monkeypatch, capsys, drawn, bert):
     (tmp_path / "bert").symlink_to(bert)
     captions = {}
     for role, people in (("train", (1, 2)), ("query", (3,)), ("gallery", (3, 4))):
-        for pid, number in product(people, (1, 2)):
-            put(tmp_path / "mine", f"my_{role}/p{pid}_cam{number}_0001.jpg")
-            captions[f"my_{role}/p{pid}_{number:04d}.jpg"] = ["a man in red", "with a bag"]
-    put(tmp_path / "captioned", *captions)
-    captions["my_gallery/p3_0001.jpg"] = "a woman in blue"
-    text(tmp_path, "captioned/captions.json", captions)
+        for pid, cam in product(people, (1, 2)):
+            captions[f"my_{role}/p{pid}_cam{cam}_0001.jpg"] = ["a man in red", "with a bag"]
+    put(tmp_path / "mine", *captions)
+    captions["my_gallery/p3_cam1_0001.jpg"] = "a woman in blue"
+    text(tmp_path, "mine/captions.json", captions)
 
     def run(heading, program):
         done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=recipe(heading), text=True,
@@ -237,18 +236,17 @@ from model import ViT
 vit = ViT(size=(16, 8), patch=4, dim=8, depth=2, heads=2, instr_dim=8)
 print("gates:", *[block.attn.gate.shape[0] for block in vit.blocks])
 """
-LTCC = "--data toy/LTCC_ReID --text-model bert --ids 2"
+COCAS = "--data toy/COCAS --task li --ids 4"
+MINE = "--data mine --text-model bert --ids 2"
 
 
 @pytest.mark.parametrize("heading, program, said", [
-    ("A data set of your own", training("--data mine --text-model bert --ids 2"),
-     ["trad  My photos  general"]),
-    ("Photos with captions", training("--data captioned --text-model bert --ids 2"),
-     ["t2i   My photos  text-to-image"]),
-    ("A task of your own", training(f"{LTCC} --task coat"),
+    ("A data set of your own", training(MINE), ["trad  My photos  general"]),
+    ("Photos with captions", training(MINE), ["t2i   My photos  text-to-image"]),
+    ("A task of your own", training("--data toy/LTCC_ReID --task coat --text-model bert --ids 2"),
      ["look past the coat", "do not change clothes"]),
-    ("A size of your own", training(f"{LTCC} --size square"),
-     ["size square from scratch", "cc    LTCC  general"]),
+    ("A size of your own", training(f"{COCAS} --text-model bert --size square"),
+     ["size square from scratch", "li    COCAS+  strict"]),
     ("A loss of your own", OPPOSITE, ["least beta: 0.0\n"]),
     ("A gate per layer", GATES, ["gates: 1 1\n"]),
 ])
@@ -264,7 +262,7 @@ def test_a_recipe_does_what_it_says(heading, program, said, patched):
 ])
 def test_an_encoder_of_ones_own(heading, flags, name, is_there, patched):
     """It learns, and evaluation of the checkpoint prints what training did."""
-    program = training(f"--data toy/COCAS --task li --ids 4 {flags}")
+    program = training(f"{COCAS} {flags}")
     program += "import evaluate; evaluate.main(evaluate.Config(checkpoint='runs/a/last.pt'))"
     printed = patched(heading, program)
     figures = re.findall(r"^li    COCAS\+ +strict .*", printed, re.M)
