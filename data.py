@@ -276,6 +276,8 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
     while first < last:
         try:
             stops.is_waiting = True
+            if stops:  # before it waits
+                raise cli.Stopped
             batch = next(loaded)
         except cli.Stopped:
             cli.kill_workers()

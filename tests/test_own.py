@@ -134,7 +134,7 @@ class Zeros:
 
 
 def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
-    """Also in the middle of a batch that it hands over."""
+    """Also in the middle of a batch that it hands over, and if the signal came before the wait."""
     stops = Stops()
     with on_signals(stops):
         loaded = data.loader(Zeros(), 0, 5, workers=1, stops=stops)
@@ -143,6 +143,7 @@ def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
         os.kill(worker.pid, signal.SIGSTOP)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert len(list(loaded)) < 4 and stops == [signal.SIGTERM]
+    assert list(data.loader(Zeros(), 0, 5, workers=1, stops=stops)) == []
     assert not multiprocessing.active_children()
 
 
