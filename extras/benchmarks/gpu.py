@@ -58,8 +58,10 @@ def main(config):
     table = {"torch": torch.__version__, "tiny": config.tiny, "device": name, "rows": []}
     out = Path(config.out).resolve()
     flags = train.Config(text_model=config.text_model and str(Path(config.text_model).resolve()))
+    paper = replace(flags, **train.PAPER)
     if config.tiny:
         flags = replace(flags, task="li", ids=4, steps=2, warmup=1)
+        paper = replace(paper, size="tiny", ids=2)
 
     def add(name, part, *args):
         """Adds the rows of a part; if it fails, the others are still measured."""
@@ -72,13 +74,12 @@ def main(config):
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         toydata.make_toy("toy", people=8 if config.tiny else 400)
-        size = "tiny" if config.tiny else "base"
         kinds = ("off", "fp16", "bf16", "bf16, --compile")  # on a CPU fp16 is slow
         for kind in kinds if on_gpu else ("off", "bf16"):
             amp, _, compiled = kind.partition(", ")
-            run = train.PAPER | {"amp": amp, "size": size, "compile": bool(compiled)}
-            add(f"{size}, {kind}", step_rows, replace(flags, **run), device, name, config.tiny)
-        add("feed", feed_rows, device, config.tiny)
+            run = replace(paper, amp=amp, compile=bool(compiled))
+            add(f"{paper.size}, {kind}", step_rows, run, device, name)
+        add("feed", feed_rows, paper, device)
         half = "fp16" if on_gpu else "bf16"
         add(f"resume, {half}", resume_rows, replace(flags, task="li", amp=half))
         add("default run", default_rows, flags)
@@ -89,14 +90,14 @@ def main(config):
 
 # ---- a training step ----
 
-def step_rows(flags, device, name, tiny):
+def step_rows(flags, device, name):
     """The cost of a step: time, images/s, operations per second (as counted by torch) as a share of
     the GPU's peak, memory, number of waits for the GPU; and whether the losses equal those in
     float32 on the CPU."""
     torch.manual_seed(0)
     model, _ = train.build_model(flags, {"market": 751}, TASKS["trad"].parts)
-    few = random_batch(model, 8 if tiny else 16)
-    batch = random_batch(model, 8 if tiny else 128).to(device)
+    few = random_batch(model, 8)
+    batch = random_batch(model, flags.ids * flags.images).to(device)
     cpu = torch.device("cpu")
     expected = losses_of(train.Loss(model.train(), flags, autocast("off", cpu)), few)
     model.to(device, memory_format=torch.channels_last)
@@ -124,8 +125,8 @@ def step_rows(flags, device, name, tiny):
         scaler.update()
         model.zero_grad(set_to_none=True)
 
-    repeats = 1 if tiny else 20
-    seconds = Timer("step()", globals={"step": step}).timeit(repeats).mean  # waits for the GPU
+    timer = Timer("step()", globals={"step": step})  # waits for the GPU
+    seconds = timer.blocked_autorange(min_run_time=2).median
     speed = counter.get_total_flops() / seconds / 1e12
     row = {"ms": f"{1000 * seconds:.1f}", "images/s": f"{len(batch.images) / seconds:.0f}"}
     row["TFLOP/s"] = f"{speed:.2g}"
@@ -160,14 +161,13 @@ def losses_of(loss_of, batch):
 
 # ---- runs ----
 
-def feed_rows(device, tiny):
+def feed_rows(flags, device):
     """Photos (of drawn people, in size base) per second from loader processes to the device."""
-    shape = SIZES["tiny" if tiny else "base"]
-    sizes = shape["size"], shape["picture_size"]
-    batches = data.Batches(
-        open_all("toy", asked_tasks("trad")), *sizes, 4 if tiny else 32, 4, seed=0)
+    shape = SIZES[flags.size]
+    batches = data.Batches(open_all("toy", asked_tasks("trad")), shape["size"],
+                           shape["picture_size"], flags.ids, flags.images, seed=0)
     workers = loader_workers(None, device, batches.bytes_of_a_batch) or 1
-    loader = data.loader(batches, 0, 3 if tiny else 40, workers, device.type == "cuda")
+    loader = data.loader(batches, 0, 40, workers, device.type == "cuda")
     next(loader)  # the processes have started
     start = time.perf_counter()
     images = sum(len(batch.to(device).images) for batch in loader)
