@@ -583,6 +583,8 @@ def resumed_config(config, saved):
         raise UserError(f"--resume continues with the flags of its run: drop {flag}")
     given = {name: getattr(config, name) for name in own if getattr(config, name) is not None}
     resumed = cli.restore(Config, saved["config"] | given, config.resume)
+    if saved["step"] < 0:
+        raise UserError(f"{config.resume}: of step {saved['step']}; use a last.pt of train.py")
     if resumed.steps < saved["step"]:
         raise UserError(f"--steps {resumed.steps}: the run has {saved['step']} already; give more")
     if config.steps:

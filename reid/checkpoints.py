@@ -28,7 +28,7 @@ MODEL = {  # entries of a checkpoint that evaluation needs, as a form for runs.m
 }
 RUN = {  # further entries that resuming needs
     "step": int,
-    "data": dict,
+    "data": {str: dict},
     "history": {"pending": dict, "seconds": float},
     "optimisers": [{"state": dict, "param_groups": list}],
     "scaler": dict,

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
 
-from reid.cli import UserError, flags_of, folder_name
+from reid.cli import UserError, flags_of, folder_name, user_error
 from reid.files import lock, parse_json, read_text, write_text, writing
 
 LOG_EVERY = 50  # steps between the lines of a task
@@ -84,6 +84,9 @@ class Log:
             self.lines = [line for line in read_log(folder) if line["step"] <= step]
             self.pending = state["pending"]
             self.began -= state["seconds"]
+            with user_error(f"{folder}/last.pt: its latest losses", "use a last.pt of train.py",
+                            (AttributeError, TypeError, ValueError)):
+                self.state()
 
     def restart_clock(self):
         self.images = 0

@@ -153,7 +153,8 @@ def test_a_checkpoint_that_no_run_wrote(path, value, words, world, tmp_path):
 
 
 @pytest.mark.parametrize("path, value", [
-    ("step", 1.0), ("optimisers", [{}]), ("optimisers", []), ("scaler", MISSING), ("rng", {}),
+    ("step", 1.0), ("step", -1), ("data", {"market trad": 5}), ("optimisers", [{}]),
+    ("optimisers", []), ("scaler", MISSING), ("rng", {}),
     ("rng/cpu", torch.ones(5)), ("data", MISSING), ("history", {}), ("config/workers", MISSING),
     ("config/unknown", 5), ("config/lr", None), ("config/val", "yes"), ("config/size", 5),
     ("shape/depth", "x"),
@@ -161,6 +162,12 @@ def test_a_checkpoint_that_no_run_wrote(path, value, words, world, tmp_path):
 def test_a_checkpoint_with_which_no_run_goes_on(path, value, refused):
     torch.save(changed(checkpoints.load(LAST), path, value), "odd.pt")
     refused(train, ("--resume", "odd.pt"), "odd.pt")
+
+
+@pytest.mark.parametrize("pending", [{"trad": 5}, {"trad": [[1, {"loss": "x"}]]}])
+def test_a_log_takes_losses_alone(pending, tmp_path):
+    with pytest.raises(cli.UserError, match="last.pt: its latest losses .*; use a last.pt"):
+        runs.Log(tmp_path, 1, {"pending": pending, "seconds": 0.0})
 
 
 def test_an_optimiser_takes_rates_and_moments_of_the_right_size_alone():
