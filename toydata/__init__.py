@@ -1,4 +1,4 @@
-"""The embedded benchmark: drawn people, written to disk in the layouts of real data sets.
+"""The drawn benchmark: images of people, written in the folder layouts of real data sets.
 
 people.py    who people are and what they wear
 figure.py    where the parts of a person in a pose are
@@ -6,12 +6,12 @@ drawing.py   how they are drawn
 cameras.py   the cameras, and the pictures they take
 trees.py     the folders and lists of each data set
 sheet.py     a contact sheet
-trained.pt   what `python train.py` made of them: `python -m reid.checkpoints` wrote it
+trained.pt   the bundled model, from `python train.py` and `python -m reid.checkpoints`
 
 In LTCC and COCAS+ the outfits come from a small wardrobe that people share: neither the body nor
-the clothes alone tell which picture is asked for.
+the clothes alone identify the wanted picture.
 
-    python -m toydata --out ./toy --people 400 --seed 0  # five trees, deterministic to the byte
+    python -m toydata --out ./toy --people 400 --seed 0  # five data sets, always the same bytes
     python -m toydata --out ./toy-all --sets all  # twelve more, a quarter of the people each
     python -m toydata --sheet sheet.png  # only a contact sheet
 """
@@ -28,18 +28,18 @@ from toydata.trees import FIVE, TREES, Job
 
 VERSION = 3  # of the pictures; in toy.json
 TOY = "./toy"
-WEARERS = 4  # people who share an outfit where people change clothes
+WEARERS = 4  # people who share an outfit in data sets with changes of clothes
 
 
 def provide(data):
-    """Draws ./toy if it is what is asked for and is absent."""
+    """Draws ./toy if `data` is ./toy and is absent."""
     if Path(data) == Path(TOY) and not Path(data).exists():
         print(f"drawing people into {data}", flush=True)
         make_toy(data)
 
 
 def make_toy(out, people=400, seed=0, workers=None, sets="five"):
-    """Writes the trees into the folder `out`, which appears only when complete.
+    """Writes the data sets into the folder `out`, which only appears when it is complete.
 
     people: 8 to 999 in each of the five, 3/4 to train and 1/4 to test on. workers: processes, which
     do not change a byte. sets: "all" adds the other layouts, with a quarter of the people, and
@@ -62,7 +62,7 @@ def _write(root, people, seed, workers, sets):
             jobs += jobs_of(data_set, root, max(8, people // 4), seed)
 
     lists = {}  # file -> entries, in the order of the people
-    for role in ("train", "test"):  # nobody may be in them
+    for role in ("train", "test"):  # they may stay empty
         lists[root / f"LTCC_ReID/info/cloth-unchange_id_{role}.txt"] = []
 
     for entries, job in zip(drawn(jobs, workers), jobs):
@@ -123,7 +123,7 @@ def jobs_of(data_set, root, people, seed):
 
 
 def _sizes(roles, people):
-    """role -> number of people. 3/4 train; of them, a few validate where a split exists."""
+    """role -> number of people. 3/4 are for training, with a few for validation if there is one."""
     train = people * 3 // 4
     val = max(1, people // 40)
     return {

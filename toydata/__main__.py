@@ -14,13 +14,13 @@ class Config:
     `python -m toydata --sheet sheet.png` an overview of people, outfits and cameras.
     The same --people and --seed give the same bytes.
     """
-    out: str = cli.option("./toy", "folder to write; must be empty or not exist yet")
+    out: str = cli.option("./toy", "folder to write, which must be empty or not exist")
     people: int = cli.option(
         400, "people in each data set, 3/4 to train and 1/4 to test on", least=8, most=999)
-    seed: int = cli.option(0, "other seeds draw other people")
-    sets: str = cli.option("five", "which trees: the five that train.py asks for, or all layouts",
+    seed: int = cli.option(0, "seed of the people and pictures")
+    sets: str = cli.option("five", "which data sets: the five that train.py uses, or all layouts",
                            ("five", "all"))
-    sheet: str = cli.option(None, "write only a contact sheet, to this .png")
+    sheet: str = cli.option(None, "only write a contact sheet, to this .png")
 
 
 def main(config):

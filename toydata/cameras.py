@@ -1,4 +1,4 @@
-"""The cameras that see people, and their pictures: photographs, crops of clothes, shop pictures."""
+"""The cameras and their pictures: photographs, crops of clothes, shop pictures."""
 
 import io
 import math
@@ -19,7 +19,7 @@ HEIGHT = 128
 CLOTHES_SIZE = (64, 64)  # of crops and shop pictures
 ZOOM = 2  # drawn on a canvas this much larger, then averaged down
 CANVAS = (WIDTH * ZOOM, HEIGHT * ZOOM)
-PIXELS_PER_CM = 0.585  # one scale for everybody: tall people fill more of the frame
+PIXELS_PER_CM = 0.585  # the same for all: tall people fill more of the frame
 DIRECTIONS = (0, math.pi / 2, -math.pi / 2, math.pi)  # front, right, left, back
 
 
@@ -31,8 +31,8 @@ class Camera(NamedTuple):
     offset: float
     blur: float
     quality: int  # of the JPEG
-    noise: np.ndarray  # (2 HEIGHT, 2 WIDTH, 3), of which each picture takes a piece
-    place: Image.Image  # what it looks at, of which each picture shows a piece
+    noise: np.ndarray  # (2 HEIGHT, 2 WIDTH, 3), each picture uses a part
+    place: Image.Image  # the background, of which each picture shows a part
 
 
 @lru_cache(maxsize=None)
@@ -100,15 +100,15 @@ def _to_image(pixels):
 
 class Shot(NamedTuple):
     jpeg: bytes
-    attributes: dict  # what a sentence can say of it
+    attributes: dict  # for sentences about it
     box: tuple  # of the worn clothes, in pixels
 
     def picture(self):
-        """An Image (64, 128) of what the file holds."""
+        """The content of the file as an Image (64, 128)."""
         return Image.open(io.BytesIO(self.jpeg))
 
     def crop(self):
-        """The worn clothes, cut from the very picture, (64, 64)."""
+        """The worn clothes, cropped from the picture, (64, 64)."""
         return self.picture().resize(CLOTHES_SIZE, Image.Resampling.BILINEAR, self.box)
 
 
@@ -117,7 +117,7 @@ def shoot(body, outfit, cam, rng, infrared=False):
     [direction] = rng.choices(DIRECTIONS, (5, 2, 2, 3))
     yaw = direction + rng.uniform(-0.5, 0.5)
 
-    # The piece of the camera's place that is in view.
+    # The visible part of the background.
     wide, high = CANVAS
     left = rng.randint(0, cam.place.width - wide)
     top = rng.randint(0, cam.place.height - high)
@@ -125,7 +125,7 @@ def shoot(body, outfit, cam, rng, infrared=False):
     if infrared:
         canvas = canvas.convert("L").convert("RGB")
 
-    # Where the person stands: somebody who stoops in profile is kept inside the frame.
+    # The person's position: people who stoop in profile must stay inside the frame.
     scale = ZOOM * PIXELS_PER_CM * rng.uniform(0.96, 1.04)
     stoop = math.sin(yaw) * body.stoop * 0.2 * body.height * scale
     pose = Pose(

@@ -1,4 +1,4 @@
-"""How a person in a pose is drawn: `Doll`, a paper doll of lines and polygons."""
+"""Draws a person in a pose: `Doll`, a paper doll of lines and polygons."""
 
 import math
 
@@ -6,7 +6,7 @@ from PIL import ImageDraw
 
 from toydata.figure import LEFT, RIGHT, Figure, around
 
-SHADOW = 0.85  # light on the side away from the lamp, which stands on the left
+SHADOW = 0.85  # light on the right side, away from the lamp
 
 
 def paints(body, outfit, infrared=False):
@@ -188,7 +188,7 @@ class Doll(Figure):
         if kind == "boots":
             shaft = [heel, self.at(x, y, z), self.at(x, 0.12, z * 0.88)]
             self.line(shaft, thick, "shoes", (1, 1, 1.25), light)
-        elif kind == "walking shoes":  # a sole that stands out
+        elif kind == "walking shoes":  # a thick sole
             bright = sum(self.fill("shoes", light)) >= 560
             self.line(sole, 0.007, "dark sole" if bright else "light sole")
 
@@ -411,7 +411,7 @@ class Doll(Figure):
                 if self.face_shows(start) and self.face_shows(end):
                     self.mark([(start, 0), (end, 0)], 0.025, "frame")
 
-    # What somebody carries
+    # Bags and umbrellas
 
     def draw_backpack(self):
         """The bag behind the back and the pocket on it."""
@@ -428,7 +428,7 @@ class Doll(Figure):
         self.pen.rounded_rectangle(pocket, radius=wide * 0.2, fill=self.fill("bag", 0.7))
 
     def draw_bag(self, facing):
-        """What the front shows of a backpack; other bags: at the waist, at the hip, in a hand."""
+        """The straps of a backpack; other bags at the waist, at the hip, in a hand."""
         body = self.body
         kind = self.wears["bag style"]
         x, y, z = self.arms[RIGHT][2]
@@ -454,7 +454,7 @@ class Doll(Figure):
             self.bag(self.at(x + 0.06, 0.25, z - 0.1), 0.075, 0.24)
 
     def draw_umbrella(self):
-        """A folded one, in the hand that carries no bag."""
+        """A folded umbrella, in the hand without a bag."""
         if self.wears["umbrella"] != "with umbrella":
             return
         x, y, z = self.arms[LEFT][2]

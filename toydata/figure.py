@@ -1,4 +1,4 @@
-"""Where the parts of a person in a pose are: in body coordinates and on the canvas."""
+"""Positions of the parts of a person in a pose, in body coordinates and on the canvas."""
 
 import math
 from typing import NamedTuple
@@ -71,7 +71,7 @@ class Figure:
         return [self.at(*joint) for joint in joints]
 
     def nearness(self, joint):
-        """How far in front of the middle of the body, as the camera sees it."""
+        """The distance in front of the middle of the body, as seen by the camera."""
         x, _, z = joint
         return z * self.cos - x * self.sin
 
@@ -119,7 +119,7 @@ class Figure:
         return points
 
     def chest(self, t, x=0.0):
-        """A canvas point on the middle of the chest, or of the back for somebody who turns it."""
+        """A canvas point in the middle of the chest or, seen from behind, of the back."""
         _, depth = self.girth(t)
         _, y, z = self.spine(t)
         return self.at(x, y, z + math.copysign(depth, self.cos) * 0.92)

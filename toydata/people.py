@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from instructions import ATTRIBUTES
 
-# Traits: who somebody is
+# Traits of a body
 
 @dataclass(frozen=True)
 class Body:
@@ -145,7 +145,7 @@ def tint(colour, spread, rng, light=0):
     return tuple(min(255, max(0, channel)) for channel in channels)
 
 
-# Outfits: what somebody wears
+# Outfits
 
 @dataclass(frozen=True)
 class Outfit:
@@ -155,7 +155,7 @@ class Outfit:
     pattern: int  # which chest print or stripes, 0..2
 
     def clashes(self, other):
-        """Too like another outfit of the same person: the same colour of coat or of trousers."""
+        """Whether it is too similar to another outfit of a person: same coat or trousers colour."""
         mine = self.attributes
         theirs = other.attributes
         return any(mine[key] == theirs[key] for key in ("coat color", "trousers color"))
@@ -199,7 +199,7 @@ THINGS = {  # attribute -> {phrase: weight}
 
 
 def draw_outfit(rng):
-    """An outfit for anybody that it suits."""
+    """A random outfit; `suits` says for whom."""
     style = rng.choice(tuple(COAT_LENGTHS))
 
     # The colours by name. Coat, trousers and accent (stripes, prints, ties) differ from each other.
@@ -209,7 +209,7 @@ def draw_outfit(rng):
     for part in ("shoes", "bag", "hat", "things"):
         colour_names[part] = rng.choice(names)
 
-    # What a sentence can say of it.
+    # Attributes for sentences.
     attributes = {}
     for key, weights in THINGS.items():
         [attributes[key]] = rng.choices(tuple(weights), weights.values())
@@ -251,7 +251,7 @@ def dress(bodies, rng, count=1, wearers=0):
     for body in bodies:
         mine = []
         for outfit in _candidates(wardrobe, worn, rng):
-            if len(mine) == count:  # asked behind the draw of one more: the bytes depend on it
+            if len(mine) == count:  # checked after the draw of one more: the bytes depend on it
                 break
             if outfit.suits(body) and not any(outfit.clashes(other) for other in mine):
                 mine.append(outfit)
@@ -267,7 +267,7 @@ def _candidates(wardrobe, worn, rng):
         yield draw_outfit(rng)
 
 
-# What a sentence can say of a picture
+# Attributes of a picture
 
 def attributes_of(body, outfit, yaw):
     """The 20 attributes of Supp. Tab. 3 of one picture, attribute -> phrase.

@@ -1,4 +1,4 @@
-"""A contact sheet: people, outfits, cameras and infrared at a glance."""
+"""A contact sheet of people, outfits, cameras and infrared."""
 
 import random
 from pathlib import Path
@@ -11,7 +11,7 @@ from toydata.cameras import CLOTHES_SIZE, HEIGHT, WIDTH, template
 
 CELL_WIDTH = WIDTH + 4
 CELL_HEIGHT = HEIGHT + 4
-GROUP = 4 * CELL_WIDTH + 14  # an outfit: its shop picture, above a crop, beside three photographs
+GROUP = 4 * CELL_WIDTH + 14  # an outfit: its shop picture above a crop, and three photographs
 CROP_TOP = CLOTHES_SIZE[1] + 4  # below the shop picture
 LABEL = 20  # height of a line of text
 MARGIN = 4
@@ -35,7 +35,7 @@ def contact_sheet(seed=0, rows=6):
         left = MARGIN + group * GROUP
         pen.text((left, 4), title, DARK_GREY, font)
 
-    people = jobs_of("real2", Path(), 4 * rows, seed)  # a quarter of them is there to test on
+    people = jobs_of("real2", Path(), 4 * rows, seed)  # a quarter of them are test people
     for row, job in enumerate(people):
         job.rng = random.Random(f"{seed}:sheet {row}")
         top = LABEL + row * (CELL_HEIGHT + LABEL)

@@ -1,4 +1,4 @@
-"""The folders of the data sets: a row of TREES and a writer each.
+"""The folders of the data sets: one row of TREES and one writer each.
 
 A writer saves one person's pictures under the file names of the real data set and enters them into
 its lists.
@@ -17,7 +17,7 @@ from toydata.people import Body
 
 @dataclass
 class Job:
-    """One person of one data set, and what is drawn of them."""
+    """One person of one data set, and the pictures to draw."""
     folder: Path  # of the tree
     seed: int
     data_set: str
@@ -26,7 +26,7 @@ class Job:
     label: int  # the person's place among those of the same role, from 0
     body: Body
     outfits: tuple
-    rng: random.Random = None  # of the pictures; whoever draws them sets it
+    rng: random.Random = None  # of the pictures; set when they are drawn
     entries: list = field(default_factory=list)  # [(list file, entry)]
 
     def shoot(self, outfit, cam, infrared=False):
@@ -73,7 +73,7 @@ def market(job):
 
     for k, (folder, cam) in enumerate(zip(folders, cams * 2)):
         picture = job.shoot(0, cam)
-        if job.role == "junk":  # a box that holds a piece of somebody
+        if job.role == "junk":  # a box with a part of a person
             piece = rng.choice(JUNK_BOXES)
             picture = picture.picture().resize((WIDTH, HEIGHT), box=piece)
         frame = job.pid * 20 + k
@@ -163,7 +163,7 @@ CAPTIONED = {  # data set -> its list, and the word for an image's path there
 
 
 def captioned(job):
-    """imgs and the captions; the source folders of CUHK-PEDES say nothing about the split."""
+    """imgs and the captions; the source folders of CUHK-PEDES do not depend on the split."""
     list_file, image = CAPTIONED[job.data_set]
     sources = ("cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query")
     source = sources[job.pid % 7]
@@ -177,7 +177,7 @@ def captioned(job):
             path = f"{source}/p{job.pid}_s{job.pid * 10 + k}.jpg"
         shot = job.photograph(f"imgs/{path}", 0, cam)
 
-        captions = {}  # two that differ
+        captions = {}  # two different ones
         while len(captions) < 2:
             captions[describe(shot.attributes, job.rng)] = None
         entry = {"id": job.pid, image: path, "captions": list(captions)}
@@ -234,11 +234,11 @@ def cocas(job):
         if not train:
             cam = cams[6 + outfit]
             query = path(outfit, cam, "query")
-            photograph(outfit, cam, query)  # its own crop is in no list: for comparison
+            photograph(outfit, cam, query)  # its crop is not in a list, for comparisons
             wanted = (outfit + shift) % 3
             example_cam = job.rng.choice(cams)
             example = path(wanted, example_cam, "wanted")
-            # who asks does not know from which side a camera will see the person
+            # the wanted viewing direction is unknown when searching
             photograph(wanted, example_cam, example, unsaid="person angle")
             enter("query", query, _cocas_template(job, wanted), wanted, cam)
             enter("query_attr", query, example, wanted, cam)
@@ -274,14 +274,14 @@ def cocas_real2(job):
 
 
 def _edit(job, outfit):
-    """A sentence of the clothes and things that belong to an outfit, of no picture."""
+    """A sentence about the clothes and things of an outfit, not of a certain picture."""
     worn = job.outfits[outfit].attributes
     return describe({key: worn[key] for key in worn if key != "glass style"}, job.rng)
 
 
 def itcpr(job):
-    """Each query asks for another outfit of the person by a sentence; nobody asks for the first
-    one. People of three sources, each of which numbers them anew."""
+    """Each query has a sentence about another outfit of the person, but never the first one. People
+    come from three sources with separate numbers."""
     source = ("Celeb-reID", "PRCC", "LAST")[job.pid % 3]
     person = job.pid // 3
     for outfit, wanted in enumerate((1, 2, 1)):
@@ -297,7 +297,7 @@ def itcpr(job):
 
 
 def syncpr(job):
-    """Triplets: a picture, a sentence of another outfit, and a picture of the person in that."""
+    """Triplets: a picture, a sentence about another outfit, and a picture with that outfit."""
     for outfit in range(3):
         entry = {"cpr_id": job.pid, "edit_caption": _edit(job, (outfit + 1) % 3)}
         for side, half, worn in (("reference", "left", outfit), ("target", "right", outfit + 1)):
@@ -364,7 +364,7 @@ def prcc(job):
 
 
 def vc_clothes(job):
-    """train, query, gallery; the clothes are the same under cameras 2 and 3 and others under 4."""
+    """train, query, gallery; the clothes are the same in cameras 2 and 3, and others in 4."""
     for cam, outfit in ((1, 0), (2, 1), (3, 1), (4, 2)):
         for k in range(1, 5):
             folder = "query" if k == 1 else "gallery"
@@ -375,7 +375,7 @@ def vc_clothes(job):
 
 
 def synth_pedes(job):
-    """Part1 and Part2 and one JSON of captions; all to train on."""
+    """Part1 and Part2 and one JSON of captions; all for training."""
     named = ("gender code", "hair color", "coat color", "coat style", "trousers color", "bag style")
     rng = job.rng
     for k, cam in enumerate(rng.sample(range(1, 9), 4)):
@@ -396,14 +396,14 @@ class Tree(NamedTuple):
     folder: str
     first_pid: int
     outfits: dict  # role -> outfits of each person; several come from a wardrobe that people share
-    unchanging: int = 0  # every n-th person keeps to one of them; 0 = nobody does
+    unchanging: int = 0  # every n-th person always wears one of them; 0 = none
 
 
 TREES = {
     # what train.py draws; real1 and real2 are COCAS+
     "market": Tree(
         market, "Market-1501-v15.09.15", 1, {"train": 1, "test": 1, "distractor": 1, "junk": 1}),
-    # six outfits are too many to be learned by heart
+    # six outfits are too many to memorise
     "ltcc": Tree(ltcc, "LTCC_ReID", 0, {"train": 6, "test": 3}, unchanging=15),
     "llcm": Tree(llcm, "LLCM", 1, {"train": 1, "test": 1}),
     "cuhk-pedes": Tree(captioned, "CUHK-PEDES", 1, {"train": 1, "val": 1, "test": 1}),
