@@ -544,7 +544,7 @@ def new_config(config, datasets):
 
     preset, why = config.preset, "--preset"
     if preset == "auto" and is_drawn(config.data):
-        preset, why = "toy", "drawn data (toy.json is there)"
+        preset, why = "toy", "drawn data (it has a toy.json)"
     vit_weights = config.vit_weights
     if vit_weights in (None, "auto") and preset in ("auto", "paper"):
         size = config.size or PAPER["size"]

@@ -137,17 +137,17 @@ def start(model, path):
     classifiers; returns a line about it."""
     own = model_state(model)
     tensors = load(path)["model"]
-    there = [name for name in tensors if "classifiers." not in name]
-    shared = [name for name in there if name in own and own[name].shape == tensors[name].shape]
+    backbone = [name for name in tensors if "classifiers." not in name]
+    shared = [name for name in backbone if name in own and own[name].shape == tensors[name].shape]
     if not shared:
         raise UserError(f"--start {path}: a model of another size; give its --size")
     model.load_state_dict({name: tensors[name] for name in shared}, strict=False)
 
     new = [name for name in own if name not in shared]
-    others = [name for name in there if name not in shared]
+    others = [name for name in backbone if name not in shared]
     line = f"weights: {len(shared)} tensors of {path}"
-    for names, what in ((new, "start anew"), (others, "are not used here")):
-        line += f"; {len(names)} {what}, such as {names[0]}" if names else ""
+    for names, verb in ((new, "start anew"), (others, "are not used here")):
+        line += f"; {len(names)} {verb}, such as {names[0]}" if names else ""
     return line
 
 

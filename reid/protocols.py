@@ -27,7 +27,7 @@ class Columns(NamedTuple):
 def columns(queries, gallery):
     """Columns of queries, (q 1), and gallery, (g): comparing the two broadcasts to (q g)."""
     codes = {None: np.nan}  # value -> number
-    sides = []
+    both = []
     for records in (queries, gallery):
         found = []
         for name in Columns._fields:
@@ -35,8 +35,8 @@ def columns(queries, gallery):
             codes_of = [codes.setdefault(value, len(codes)) for value in values]
             found.append(np.array(codes_of, np.float32))
         junk = np.array([record.junk for record in records], bool)
-        sides.append(Columns(*found[:-1], junk))
-    q, g = sides
+        both.append(Columns(*found[:-1], junk))
+    q, g = both
     return Columns(*(column[:, None] for column in q)), g
 
 

@@ -9,7 +9,7 @@ from toydata.sheet import contact_sheet
 
 @dataclass
 class Config:
-    """Draws the toy data sets. `python -m toydata --out ./toy` draws those that train.py asks for,
+    """Draws the toy data sets. `python -m toydata --out ./toy` draws those that train.py uses,
     `python -m toydata --out ./toy-all --sets all` every layout,
     `python -m toydata --sheet sheet.png` an overview of people, outfits and cameras.
     The same --people and --seed give the same bytes.

@@ -39,7 +39,7 @@ class Camera(NamedTuple):
 def camera(seed, number):
     """The camera `number`.
 
-    All data sets are seen by the same ones, so that only the instruction tells the task.
+    All data sets are seen by the same ones, so that only the instruction identifies the task.
     """
     rng = random.Random(f"{seed}:camera {number}")
     noise_rng = np.random.default_rng(rng.getrandbits(64))

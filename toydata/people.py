@@ -236,10 +236,10 @@ def draw_outfit(rng):
 
 
 def dress(bodies, rng, count=1, wearers=0):
-    """`count` outfits, no two alike, for each body.
+    """`count` different outfits for each body.
 
-    wearers: outfits come from a wardrobe in which each is worn by about so many people, so that the
-    clothes alone tell nobody; 0 = everybody has their own.
+    wearers: how many people, about, share an outfit, so that clothes alone do not identify them;
+    0 = outfits are not shared.
     """
     wardrobe = []
     if wearers:

@@ -23,7 +23,7 @@ TITLES = ("one outfit: shop picture, crop, three cameras", "another", "a third",
 def contact_sheet(seed=0, rows=6):
     """An Image with a person per row: three outfits, then infrared.
 
-    Each outfit is seen three times, beside its shop picture and a crop. Under each row stands the
+    Each outfit has three photographs, its shop picture and a crop. Below each row is the
     description of its first picture.
     """
     width = MARGIN + 3 * GROUP + 2 * CELL_WIDTH

@@ -109,8 +109,8 @@ def _enter_clothes(job, folder, name, outfit, cam, shot):
     """What ctcc needs of an LTCC image, beside LTCC_ReID: its crop and the rows of lists.
 
     A row is image, instruction, pid, outfit, camera. A training image comes with the crop and with
-    the template of its clothes, a gallery image with its crop. A query asks for another outfit of
-    the person; who never changes asks for nothing.
+    the template of its clothes, a gallery image with its crop. A query is about another outfit of
+    the person; people who never change have none.
     """
     crop = f"croped_clothes/{name}"
     job.save(crop, shot.crop())
@@ -155,7 +155,7 @@ def llcm(job):
             job.enter(f"idx/{job.role}_{modality}.txt", f"{listed} {job.label}")
 
 
-CAPTIONED = {  # data set -> its list, and the word for an image's path there
+CAPTIONED = {  # data set -> its list, and the key of an image's path there
     "cuhk-pedes": ("reid_raw.json", "file_path"),
     "icfg-pedes": ("ICFG-PEDES.json", "file_path"),
     "rstpreid": ("data_captions.json", "img_path"),
@@ -189,15 +189,15 @@ def captioned(job):
 def cocas(job):
     """COCAS+ Real1 (training) and Real2 (test).
 
-    A list's row is image, instruction, pid, clothes id, camera. A training image comes with the
-    crop of its clothes, with their shop picture and with a sentence; a gallery image with its crop
-    and its sentence. A query asks for the same person in another outfit, by shop picture, by the
-    sentence of a picture that is in no list, so that no query repeats a gallery image's words, or
-    by both: row n of query.txt and of query_attr.txt are the same query.
+    A list's row is image, instruction, pid, clothes id, camera. A training image has the crop of
+    its clothes, their shop picture and a sentence; a gallery image its crop and a sentence. A query
+    wants the same person in another outfit, given by a shop picture, by the sentence of a picture
+    in neither list, so that no query repeats a gallery image's sentence, or by both: row n of
+    query.txt and of query_attr.txt are the same query.
     """
     train = job.role == "train"
-    cams = job.rng.sample(range(1, 12), 9)  # six see the gallery, three the queries
-    shift = job.rng.choice((1, 2))  # from the outfit that a query wears to the one it asks for
+    cams = job.rng.sample(range(1, 12), 9)  # six for the gallery, three for queries
+    shift = job.rng.choice((1, 2))  # from a query's outfit to the wanted one
 
     def path(outfit, cam, number):
         folder = "COCAS" if train else f"real_reid_image_face_blur/images/{outfit + 1}"

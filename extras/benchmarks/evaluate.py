@@ -53,9 +53,9 @@ def compare(name, queries, gallery, people, cams, repeats):
         rank(GENERAL, retrieval)
         times.append((middle - start, time.perf_counter() - middle))
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    bare, full = map(statistics.median, zip(*times))
-    print(f"{name}, {queries} x {gallery}: product {bare:.2f} s, all figures {full:.2f} s, ratio "
-          f"{full / bare:.2f}; {memory:.2f} GiB more than the features", flush=True)
+    product, metrics = map(statistics.median, zip(*times))
+    print(f"{name}, {queries} x {gallery}: product {product:.2f} s, all figures {metrics:.2f} s, "
+          f"ratio {metrics / product:.2f}; {memory:.2f} GiB more than the features", flush=True)
 
 
 @dataclass
