@@ -154,14 +154,6 @@ def test_captioned_photos_of_msmt17_are_only_tested_beside_it(tmp_path):
         assert bool(dataset.split("train")) == (dataset.layout == "msmt17") and dataset.tested
 
 
-def test_validation_images_are_trained_on_by_option(toy):
-    root = trees.msmt17(toy / "msmt")
-    [dataset] = folders.open_all(root, ALL, val=True)
-    val, train_image = (opened(root, "trad").split(role)[0].path for role in ("val", "train"))
-    assert [r.path for r in dataset.split("train")] == [val, train_image]
-    assert dataset.split("val") == [] and len(dataset.records) == 4
-
-
 def test_counts_table(toy):
     table = folders.counts_table(opened(trees.market(toy / "m"), "trad"))
     assert [line.split() for line in table.splitlines()] == [

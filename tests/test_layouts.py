@@ -21,12 +21,17 @@ from tests.trees import NAMED, PEDES, SYNTH, TREES, TRIPLETS, opened, put, text
 @pytest.mark.parametrize("name", NAMED)
 def test_records_of_names(name, toy):
     [task] = LAYOUTS[name].protocols
-    dataset = opened(TREES[name](toy / "campus/cam7"), task)
+    root = TREES[name](toy / "campus/cam7")
+    dataset = opened(root, task)
     rows = [(r.path, (r.role, r.pid, r.cam, r.clothes)) for r in dataset.records]
     assert rows == [(path, row) for path, row in NAMED[name].items() if row]
     for record in dataset.records:
         assert record.junk == (record.pid == -1)
         assert record.modality == ("ir" if "_nir." in record.path else "rgb")
+    [all_trained] = open_all(root, asked_tasks(task), val=True)
+    both = [*dataset.split("val"), *dataset.split("train")]
+    assert [r.path for r in all_trained.split("train")] == [r.path for r in both]
+    assert not all_trained.split("val") and len(all_trained.records) == len(rows)
 
 
 def test_variants(toy):
