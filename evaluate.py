@@ -214,9 +214,9 @@ class Retrieval(NamedTuple):
 
 @full_precision_matmul()
 def distances(query_feats, gallery_feats, rescore, start, end):
-    """Of the queries from `start` to `end`, (c g): -cosine, or what a second stage makes of it.
+    """Distances (c g) of the queries from `start` to `end`: -cosine, or those of a second stage.
 
-    rescore: None, or a function of start and -cosine (c g) that gives new distances (c g).
+    rescore: None, or a function of start and -cosine (c g) that returns new distances (c g).
     """
     dist = (-query_feats[start:end] @ gallery_feats.T).cpu().numpy()
     return rescore(start, dist) if rescore else dist

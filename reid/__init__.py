@@ -38,8 +38,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 def _say(kind, error, trace):
-    """Says in one line what ends a command while it imports its packages: Ctrl-C, or one that is
-    not there."""
+    """Ends a command with one line if Ctrl-C or a missing package stops its imports."""
     if kind is KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
