@@ -6,12 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 import evaluate
 from evaluate import Run
 from instructions import Ask
-from model import PARTS, Instruction, InstructReID
+from model import PARTS, Instruction
 from reid import uninstructed
 from reid.cli import UserError
 from reid.features import load_features, save_features
@@ -20,7 +19,7 @@ from reid.records import Dataset, Record
 from reid.text import CrossEncoder, bert_config
 from reid.uninstructed import BODY, CLOTHES
 from tests.explain import assert_close
-from tests.test_model import TINY, Letters
+from tests.test_model import TINY, tiny_model
 
 WORDS = ("a man in a red coat", "boots", "a woman with a bag", "in blue", "in grey shorts")
 ASKS = {
@@ -40,22 +39,13 @@ KINDS = {  # kind of feature: the instructions that it may have
 
 
 def moved(albef=False):
-    """A model in training mode; its gates are open and its norms, necks and statistics moved."""
-    torch.manual_seed(0)
+    """A model in training mode of which nothing is at its neutral value."""
     cross = None
     if albef:
         config = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, vocab_size=9,
                       intermediate_size=24, is_decoder=True, add_cross_attention=True)
         cross = CrossEncoder(bert_config(config), TINY["dim"])
-    model = InstructReID(TINY | dict(stem="conv"), text=Letters(), cross=cross)
-    for p in model.parameters():
-        if p.ndim <= 1:
-            p.data += 0.3 * torch.randn_like(p)
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return model.train()
+    return tiny_model(shape=TINY | dict(stem="conv"), cross=cross).train()
 
 
 @pytest.fixture(scope="module")

@@ -38,18 +38,23 @@ class Letters(nn.Module):
         return tokens, mask, tokens.sum(1) / lengths
 
 
-def open_gates(module):
-    """Gates of another value each, wherever there are any."""
-    for name, p in module.named_parameters():
-        if name.endswith("gate"):
-            p.data = torch.linspace(0.5, 0.9, p.numel()).view_as(p)
+def stirred(module):
+    """The module with nothing at its neutral value: gates open, norms and statistics moved."""
+    for p in module.parameters():
+        if p.requires_grad and p.ndim <= 1:
+            p.data += 0.3 * torch.randn_like(p)
+    for part in module.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
     return module
 
 
-def tiny_model(gates=True, **kwargs):
+def tiny_model(gates=True, shape=TINY, classes=("market",), text=None, **kwargs):
     torch.manual_seed(0)
-    model = InstructReID(TINY, {"market": 5}, text=Letters(), **kwargs).eval()
-    return open_gates(model) if gates else model
+    classes = dict.fromkeys(classes, 5)
+    model = InstructReID(shape, classes, text=text or Letters(), **kwargs).eval()
+    return stirred(model) if gates else model
 
 
 # ---- Eq. 1-4 ----
@@ -117,7 +122,7 @@ def edited_vit(depth=3):
     torch.manual_seed(0)
     vit = ViT((32, 16), 8, None, 24, depth, 4, instr_dim=20).double()
     images, instr = torch.randn(3, 3, 32, 16).double(), torch.randn(3, 6, 20).double()
-    return open_gates(vit), images, instr, torch.arange(6) < torch.tensor([[6], [3], [5]])
+    return stirred(vit), images, instr, torch.arange(6) < torch.tensor([[6], [3], [5]])
 
 
 def test_every_layer_is_edited_and_every_editing_weight_learns():

@@ -13,10 +13,9 @@ import model as irm
 import train
 from data import Batch
 from instructions import TASKS
-from model import InstructReID
 from reid import processes
 from reid.records import Dataset, Record
-from tests.test_model import TINY, Letters
+from tests.test_model import TINY, Letters, tiny_model
 
 PEOPLE = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])  # labels of the batch
 CLOTHES = torch.tensor([0, 1, 0, 2, 2, 3, 4, 3])  # on its pictures
@@ -31,11 +30,6 @@ EDITED = [name for name, row in TASKS.items() if not row.text_only]  # Eq. 7
 # pictures, and words too if a task has both
 RICHEST = max(EDITED, key=lambda name: (TASKS[name].pictures, len(TASKS[name].parts)))
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
-WATCHED = {
-    "out": "forward", "instr": "instruct", "read": "read_text", "text": "embed_text",
-    "logits": "match",
-}
-
 
 class DoubleLetters(Letters):
     """The text tower of the tests in float64, so that the twin can be compared to 1e-9."""
@@ -47,17 +41,12 @@ class DoubleLetters(Letters):
 
 
 def a_model(config, task):
-    """Of a run of that config: open gates and a used neck; another data set comes first, so that
-    the wrong classifier is noticed."""
-    torch.manual_seed(3)
+    """Of a run of that config; another data set comes first, so that the wrong classifier is
+    noticed."""
     record = Record("market", "train", "a.jpg", 1)
     parts = train.trained_parts(config, [Dataset("market", "Market", task, None, (record,))])
-    classes = {} if TASKS[task].text_only else {"other": 3, "market": 3}
-    model = InstructReID(TINY, classes, parts, text=DoubleLetters())
-    for p in model.parameters():
-        if p.requires_grad and p.ndim <= 1:  # norms, biases, gates: nothing stays neutral
-            p.data += 0.3 * torch.randn_like(p)
-    return model.double().train()
+    classes = () if TASKS[task].text_only else ("other", "market")
+    return tiny_model(classes=classes, parts=parts, text=DoubleLetters()).double().train()
 
 
 def a_batch(task):
@@ -81,38 +70,33 @@ def a_config(**flags):
     return train.Config(**{"mining": "all", "margin": 0.02, "smoothing": 0.2, **flags})
 
 
-def watch(model):
-    """{key of WATCHED: what that method of the model gives in the next step}."""
-    seen = {}
-
-    def spy_on(name, method):
-        def spy(*args, **named):
-            seen[name] = method(*args, **named)
-            return seen[name]
-        return spy
-
-    for name, method in WATCHED.items():
-        setattr(model, method, spy_on(name, getattr(model, method)))
-    return seen
-
-
 # ---- the twin ----
 
-def terms_of(seen, model, batch, config):
-    """The terms of Eq. 7 or 8 in float64, from what `watch` saw."""
-    out, labels, clothes = seen["out"], batch.labels, batch.clothes
-    if TASKS[batch.task].text_only:
+def terms_of(model, images, pictures, batch, config, negatives=None, precision=NO_AUTOCAST):
+    """The terms of Eq. 7 or 8 in float64, from passes of the model under `precision`. negatives:
+    the false text of each image, and the false image of each text."""
+    labels, clothes = batch.labels, batch.clothes
+    is_text = TASKS[batch.task].text_only
+    with precision:
+        instr = model.instruct(batch.sentences, pictures).expand(len(images))
+        out = model(images, None if is_text else instr)
+    if is_text:
+        own = torch.arange(len(images))
+        text, image = negatives
+        with precision:
+            read = model.read_text(instr)
+            image_tokens = out.tokens[torch.cat([own, own, image])]
+            logits = model.match(image_tokens, read.take(torch.cat([own, text, own]))).double()
+            texts = model.embed_text(read).double()
         described = labels if clothes is None else clothes  # whom the captions tell of
-        image_feats = F.normalize(out.neck.double(), dim=1)
-        text_feats = seen["text"].double()
         temperature = model.log_temperature.double().exp().clamp(*irm.TEMPERATURES)
-        logits = seen["logits"].double()
+        feats = F.normalize(out.neck.double(), dim=1)
         return {
-            "con": losses.contrastive(image_feats, text_feats, described, temperature),
-            "match": losses.matching(logits[:len(labels)], logits[len(labels):]),
+            "con": losses.contrastive(feats, texts, described, temperature),
+            "match": losses.matching(logits[:len(own)], logits[len(own):]),
         }
 
-    pooled = seen["instr"].expand(len(labels)).pooled.double()
+    pooled = instr.pooled.double()
     terms = {}
     for end, feats, neck, heads in (
         ("", out.feat, out.neck, model.classifiers),
@@ -172,20 +156,20 @@ def test_a_step_equals_eq7(task, flags):
     config = a_config(**flags)
     model = a_model(config, task)
     images, pictures, batch = a_batch(task)
-    seen = watch(model)
     terms = train.loss_terms(model, images, pictures, batch, config, NO_AUTOCAST)
-    idle = assert_step(model, terms, terms_of(seen, model, batch, config), f"{task} {flags}")
+    twin = terms_of(model, images, pictures, batch, config)
+    idle = assert_step(model, terms, twin, f"{task} {flags}")
     is_baseline = flags == {"loss": "image", "editing": False}
     assert {name.split(".")[0] for name in idle} == ({"encoder"} if is_baseline else set())
     if flags and config.loss != "image" and config.editing:
-        usual = terms_of(seen, model, batch, a_config())
+        usual = terms_of(model, images, pictures, batch, a_config())
         assert terms.keys() != usual.keys() or any(
             not torch.equal(terms[name], usual[name]) for name in terms)
 
 
 @pytest.mark.parametrize("clothes, share", [(None, None), (CLOTHES, 0.5), (None, 2.0)], ids=[
     "people", "people in clothes, below the lowest temperature", "above the highest"])
-def test_a_step_of_t2i_equals_eq8_pair_by_pair(clothes, share, monkeypatch):
+def test_a_step_of_t2i_equals_eq8(clothes, share, monkeypatch):
     """Where people change their clothes, a person in others is not whom a caption describes."""
     model = a_model(a_config(), TEXT_ONLY)
     temperature = model.log_temperature.exp().item()
@@ -194,29 +178,20 @@ def test_a_step_of_t2i_equals_eq8_pair_by_pair(clothes, share, monkeypatch):
         model.log_temperature.data.fill_(math.log(temperature * share))
     images, _, batch = a_batch(TEXT_ONLY)
     batch = batch._replace(clothes=clothes)
+    negatives = FALSE_TEXTS, FALSE_IMAGES
     rng = torch.Generator()
     given = []
-
-    def chosen(*arguments):
-        given.extend(arguments)
-        return FALSE_TEXTS, FALSE_IMAGES
-
-    monkeypatch.setattr(losses, "hard_negatives", chosen)
-    seen = watch(model)
+    monkeypatch.setattr(losses, "hard_negatives", lambda *args: given.extend(args) or negatives)
     terms = train.loss_terms(model, images, None, batch, a_config(), NO_AUTOCAST, rng)
-    own = range(len(PEOPLE))
-    pairs = [*zip(own, own), *zip(own, FALSE_TEXTS.tolist()), *zip(FALSE_IMAGES.tolist(), own)]
-    tokens, read = seen["out"].tokens, seen["read"]
-    seen["text"] = InstructReID.embed_text(model, read)
-    seen["logits"] = torch.cat([InstructReID.match(model, tokens[[image]], read.take([text]))
-                                for image, text in pairs])
-    idle = assert_step(model, terms, terms_of(seen, model, batch, a_config()), TEXT_ONLY)
+    twin = terms_of(model, images, None, batch, a_config(), negatives)
+    idle = assert_step(model, terms, twin, TEXT_ONLY)
     assert idle == ["neck.weight"]  # there for instructed images
 
     similarity, described, generator = given
     assert generator is rng, "a resumed run would sample other hard negatives"
     assert torch.equal(described, PEOPLE if clothes is None else clothes)
-    expected = F.normalize(seen["out"].neck) @ seen["text"].T / temperature
+    texts = model.embed_text(model.read_text(model.instruct(batch.sentences)))
+    expected = F.normalize(model(images, None).neck) @ texts.T / temperature
     torch.testing.assert_close(similarity, expected, rtol=0, atol=1e-6)
 
 
@@ -229,22 +204,23 @@ def test_losses_of_a_run_are_those_of_its_features_in_float32(
     precision."""
     steps = []
     shared = []
+    negatives = []
+    sample = losses.hard_negatives
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16")
 
     class Watched(train.Loss):
         def forward(self, images, pictures, batch, rng):
             assert shared == [self] and (batch.clothes is None or len(set(batch.clothes)) > 1)
-            seen = watch(self.model)
-            hook = self.model.editor.register_forward_pre_hook(
-                lambda *_: steps.append(torch.is_autocast_enabled("cpu")))
             terms = super().forward(images, pictures, batch, rng)
-            hook.remove()
-            for method in WATCHED.values():
-                delattr(self.model, method)
             assert {value.dtype for value in terms.values()} == {torch.float32}
-            assert_terms(terms, terms_of(seen, self.model, batch, self.config), 1e-5, task)
+            steps.append(batch.task)
+            inputs = self.model, images, pictures, batch, self.config
+            assert_terms(terms, terms_of(*inputs, *negatives[-1:], precision=precision), 1e-5, task)
             return terms
 
+    monkeypatch.setattr(
+        losses, "hard_negatives", lambda *args: negatives.append(sample(*args)) or negatives[-1])
     monkeypatch.setattr(train, "Loss", Watched)
     monkeypatch.setattr(processes, "parallel", lambda loss: shared.append(loss) or loss)
     code, _, err = train_tiny("--steps", 2, "--task", task, "--amp", amp)
-    assert code == 0 and steps == [amp == "bf16"] * 2, err
+    assert code == 0 and steps == [task] * 2, err

@@ -366,6 +366,12 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
     assert seconds == sorted(seconds)
     assert_same(last("whole")["model"], last("parts")["model"])
 
+    one_line(resume("--lr", 1), "--resume", "drop --lr")
+    code, out, _ = resume("--device", "cpu", "--workers", 0, "--steps", 11)
+    assert code == 0 and "11 steps in" in out
+    evaluated = [line["step"] for line in log_of("parts") if "rows" in line]
+    assert evaluated == [5, 10, 11], "a step is evaluated again"
+
 
 @pytest.mark.parametrize("number, call, done, flags", [
     # saved in step 4, logged in step 5; sentences of a frozen text tower, hard negatives
@@ -442,18 +448,6 @@ def test_nan_at_step_7_stops_before_it_is_saved(
     one_line(train_tiny(*flags), "step 7, ctcc", message, "--lr")
     assert Path("runs/a/last.pt").exists() == (save_every == 3)
     assert save_every == 7 or last("a")["step"] == 6
-
-
-def test_a_resume_takes_the_flags_of_its_run_and_evaluates_no_step_again(
-        train_tiny, command, undrawn):
-    flags = ("--task", "ctcc", "--steps", 2, "--evaluate-every", 2, "--name", "a")
-    assert train_tiny(*flags)[0] == 0
-    one_line(command(train, "--resume", "runs/a/last.pt", "--lr", 1), "--resume", "drop --lr")
-    machine = ("--device", "cpu", "--workers", 0)
-    code, out, _ = command(train, "--resume", "runs/a/last.pt", *machine, "--steps", 3)
-    assert code == 0 and "3 steps in" in out
-    with_matrix = {line["step"]: bool(line["matrix"]) for line in log_of("a") if "rows" in line}
-    assert with_matrix == {2: True, 3: True}
 
 
 # ---- the log and the folder ----
