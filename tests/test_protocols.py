@@ -63,8 +63,8 @@ def test_reference_figures(name, which, monkeypatch):
     assert {figure: row[figure] for figure in expected} == pytest.approx(expected, abs=1e-6)
     assert f"{key}_valid_query" not in z or row["queries"] == z[f"{key}_valid_query"].sum()
     assert row["queries"] + row["without"] == len(sides[0])
-    for figure, values in row["each"][0].items():
-        assert np.nanmean(values) == pytest.approx(row[figure])
+    each = {figure: np.nanmean(values) for figure, values in row["each"][0].items()}
+    assert each == pytest.approx({figure: row[figure] for figure in each})
 
 
 def image(pid, cam, clothes=None, name="", modality="rgb"):

@@ -99,6 +99,7 @@ def outcome(train_tiny, monkeypatch, undrawn):
     class Watched(train.Loss):
         def forward(self, images, pictures, batch, rng):
             terms = super().forward(images, pictures, batch, rng)
+            assert self.model.encoder.text.bert.training  # its dropout, where it learns
             outcomes[-1].model = self.model
             outcomes[-1].terms.append({name: value.item() for name, value in terms.items()})
             return terms
