@@ -151,7 +151,7 @@ def test_what_cannot_be_ranked_is_a_user_error():
     records = [Record("market", "gallery", None, 1)] * 12
     feats = F.normalize(torch.randn(12, 8))
     retrieval = Retrieval(records, records, feats, feats)
-    with pytest.raises(UserError, match="20 neighbours.*holds 12"):
+    with pytest.raises(UserError, match="by 20 neighbours"):
         rank(GENERAL, retrieval, None, k_reciprocal)
     for value in (torch.nan, torch.inf):
         with pytest.raises(UserError, match="NaN or infinity"):
