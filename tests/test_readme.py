@@ -133,7 +133,7 @@ def commands(line):
     for part in line.split("&&"):
         words = shlex.split(part, comments=True)
         words = [word for word in words if "=" not in word or word.startswith("-")]  # variables
-        if words[:1] not in (["python"], ["torchrun"]) or "pytest" in words:
+        if words[:1] not in (["python"], ["torchrun"]) or {"pytest", "-c"} & set(words):
             continue
         words = words[1 if words[0] == "python" and words[1] != "-m" else 2:]
         if words[0] == "extras.exercises":
