@@ -34,7 +34,7 @@ from instructions import (
     query_instruction,
 )
 from model import InstructReID
-from reid import checkpoints, cli, pictures
+from reid import checkpoints, cli, plots
 from reid import text as texts
 from reid.cli import UserError, progress
 from reid.compare import comparison
@@ -719,29 +719,29 @@ def bare_gallery(run, dataset, wanted):
         queries, gallery, joined(query_feats, query_parts), joined(gallery_feats, gallery_parts))
 
 
-# ---- pictures ----
+# ---- plots ----
 
 def draw(run, datasets):
     """{name: image}: the gates and, for each data set with a test split, rankings with right and
     wrong instructions and the attention to each word of the first query's instruction."""
     model = run.model
-    drawn = {"gates": pictures.gates(model)} if model.editing else {}
+    drawn = {"gates": plots.gates(model)} if model.editing else {}
     for dataset in datasets:
         name = f"{dataset.name}_{dataset.task}".replace(":", "-")
         found = {}
-        with left_out(f"{dataset.title} {dataset.task} pictures"):
+        with left_out(f"{dataset.title} {dataset.task} plots"):
             found = rankings(run, dataset)
         for protocol, rows in found.items():
             if not rows:  # no query has a hit
                 continue
             ending = re.sub("[^A-Za-z0-9]+", "-", protocol)
-            drawn[f"ranking_{name}_{ending}"] = pictures.ranking_list(rows)
+            drawn[f"ranking_{name}_{ending}"] = plots.ranking_list(rows)
             query = rows[0].query
             ask = rows[0].ask
             if model.editing and query.path and not ask.picture:  # a sentence edits a photo
                 with inference(model, run.amp) as device:
                     image = load_image(dataset.root / query.path, model.size)[None].to(device)
-                    words = pictures.word_attention(model, normalise(image), ask.words)
+                    words = plots.word_attention(model, normalise(image), ask.words)
                 drawn[f"attention_{name}"] = words
     return drawn
 
@@ -765,7 +765,7 @@ def rankings(run, dataset):
     if TASKS[dataset.task].text_only:
         rescore = second_stage(run, dataset, first)(*feats)
         lists["wanted, after matching"] = asks, partial(distances, *feats, rescore)
-    return {protocol.name: pictures.rank_rows(dataset, protocol, *first[:2], lists)
+    return {protocol.name: plots.rank_rows(dataset, protocol, *first[:2], lists)
             for protocol in protocols}
 
 

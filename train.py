@@ -26,7 +26,7 @@ import evaluate
 import losses
 from instructions import TASKS, asked_tasks
 from model import PARTS, SIZES, Instruction, InstructReID
-from reid import checkpoints, cli, pictures, processes, runs, text, weights
+from reid import checkpoints, cli, plots, processes, runs, text, weights
 from reid import device as machine
 from reid.cli import UserError, option
 from reid.compare import move_queries
@@ -310,7 +310,7 @@ def finish(run, datasets, step, log):
     evaluate.show({"Results": rows, evaluate.MATRIX: matrix})
 
     for name, picture in evaluate.draw(run, datasets).items():
-        pictures.save(picture, log.folder / f"{name}.png")
+        plots.save(picture, log.folder / f"{name}.png")
     print(f"images of rankings, gates and attention to words are in {log.folder}/")
     evaluate.show({evaluate.SENTENCES: evaluate.evaluate_all(
         run, datasets, evaluate.evaluate_sentences)})

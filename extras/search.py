@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import evaluate
 from instructions import PERSON_SENTENCE, SENTENCES, Ask
-from reid import cli, pictures
+from reid import cli, plots
 from reid.cli import UserError, printable, user_error
 from reid.device import inference, pick_device
 from reid.features import load_features, save_features
@@ -292,9 +292,9 @@ def draw(answers, sentence, ask):
     for query, hits in answers:
         record = Record("photos", "query", query, pid=0)
         photos = [Record("photos", "gallery", hit["photo"], pid=0) for hit in hits]
-        ranking = [(photo, None) for photo in photos[:pictures.TOP]]
-        rows.append(pictures.RankRow(FILES, record, ask.words or "wanted", ask, ranking))
-    return pictures.ranking_list(rows)
+        ranking = [(photo, None) for photo in photos[:plots.TOP]]
+        rows.append(plots.RankRow(FILES, record, ask.words or "wanted", ask, ranking))
+    return plots.ranking_list(rows)
 
 
 # ---- command line ----
@@ -367,7 +367,7 @@ def main(config):
         show(query, hits, config)
         answers.append((query, hits))
     if config.out:
-        pictures.save(draw(answers, sentence, ask), config.out)
+        plots.save(draw(answers, sentence, ask), config.out)
 
 
 def check_flags(config):

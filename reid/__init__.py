@@ -16,7 +16,7 @@ uninstructed  scores of photos without instructions
 features      the file of --save-features
 rerank        k-reciprocal re-ranking
 compare       comparison of two runs on the same queries
-pictures      figures of rankings, gates and attention to the instruction
+plots         rankings, gates and attention to the instruction as images
 tables        rows as text
 runs          a run's folder and its log
 checkpoints   everything that is needed to resume a run, in one file

@@ -60,11 +60,11 @@ def train_tiny(drawn, bert, command, monkeypatch):
     that a run takes a fraction of a second."""
     import train
     from model import SIZES
-    from reid import pictures
+    from reid import plots
     from tests.test_model import TINY
 
     monkeypatch.setitem(SIZES, "tiny", TINY)
-    monkeypatch.setattr(pictures, "save", lambda picture, path: picture.save(path))  # soon done
+    monkeypatch.setattr(plots, "save", lambda picture, path: picture.save(path))  # soon done
     flags = ("--data", drawn, "--text-model", bert, "--ids", 4, "--images", 2)
     return lambda *more: command(train, *flags, *more)
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import evaluate
 import toydata
 import train
-from reid import checkpoints, cli, features, files, pictures, runs
+from reid import checkpoints, cli, features, files, plots, runs
 from reid.records import Dataset, Record
 from tests.commands import Payload, call, one_line
 from tests.test_model import TINY
@@ -265,7 +265,7 @@ WRITERS = {
     "last.pt": lambda path: checkpoints.save(path, {"weight": torch.randn(10_000)}),
     "log.jsonl": lambda path: runs.Log(path.parent).write_rows(1, [{"left": "x" * 9000}]),
     "config.json": lambda path: files.write_text(path, "x" * 9000),
-    "picture.png": lambda path: pictures.save(
+    "picture.png": lambda path: plots.save(
         Image.effect_noise((99, 99), 90).convert("RGB"), path),
     "f.safetensors": lambda path: features.save_features(path, {"a": torch.randn(999, 9)}, {}),
 }

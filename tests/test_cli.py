@@ -18,7 +18,7 @@ import data
 import evaluate
 import toydata.__main__
 import train
-from extras import ablate, curves, pictures, search
+from extras import ablate, curves, plots, search
 from reid import checkpoints, cli, device, features, files, weights
 from reid.cli import UserError
 from tests.commands import ROOT, one_line, start
@@ -130,7 +130,7 @@ def test_no_command_begins_with_an_output_that_would_fail_at_its_end(out, comman
             (search, "--out", "--photos", "photos", "--instruction", "red")):
         result = command(module, *flags, flag, out)
         one_line(result, f"{flag} {out}: name a .png in a folder that exists")
-    one_line(command(pictures, "--out", out), f"--out {out}: there are several pictures")
+    one_line(command(plots, "--out", out), f"--out {out}: there are several plots")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 

@@ -185,7 +185,7 @@ def test_second_stage_reorders_only_the_nearest(root):
         evaluate.second_stage(run, dataset, retrieval)
 
 
-def test_pictures_show_the_ranking_after_the_second_stage(root, monkeypatch):
+def test_plots_show_the_ranking_after_the_second_stage(root, monkeypatch):
     reverse = lambda *_: lambda *feats: lambda start, dist: -dist  # noqa: E731
     monkeypatch.setattr(evaluate, "second_stage", reverse)
     [[first, after, *_]] = evaluate.rankings(Run(ColourModel()), pedes(root)).values()

@@ -23,7 +23,7 @@ RECIPES = (ROOT / "docs/recipes.md").read_text()
 SCRIPTS = ("model", "losses", "instructions", "data", "train", "evaluate")
 CONFIGS = {f"{name}.py": resolve_name(f"{name}.Config") for name in ("data", "train", "evaluate")}
 CONFIGS |= {f"extras.{name}": resolve_name(f"extras.{name}.Config") for name in (
-    "search", "ablate", "curves", "pictures", "figure", "taskfree", "benchmarks.step",
+    "search", "ablate", "curves", "plots", "figure", "taskfree", "benchmarks.step",
     "benchmarks.evaluate", "benchmarks.gpu")}
 CONFIGS |= {f"extras.exercises {name}": resolve_name(f"extras.exercises.{name}.Config")
             for name in ("make", "grade")}

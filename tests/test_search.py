@@ -18,12 +18,12 @@ import evaluate
 from extras import search
 from instructions import PERSON_SENTENCE, TASKS
 from model import InstructReID
-from reid import cli, pictures
+from reid import cli, plots
 from reid.images import load_image, normalise
 from reid.text import TextEncoder, embedded_text_model
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED
 from tests.commands import one_line
-from tests.test_model import TINY, open_gates
+from tests.test_model import TINY, stirred
 
 NAMES = ("Anna Müller 1.JPG", "été/日本/p [1].png", "--top 3.jpeg", "a'b/\"c\".bmp", "a'b/anna.png")
 TASK_SENTENCE = TASKS["trad"].sentences[0]
@@ -37,7 +37,7 @@ def model():
     """Its gates are open and the BatchNorm statistics of each neck have moved."""
     torch.manual_seed(0)
     model = InstructReID(TINY, text=TextEncoder(*embedded_text_model())).eval()
-    open_gates(model)
+    stirred(model)
     for neck in (model.neck, model.fused_neck, model.plain_neck):
         neck.running_mean.normal_()
         neck.running_var.uniform_(0.5, 2)
@@ -131,8 +131,8 @@ def test_the_hits_are_those_of_the_rule(
     query, words, clothes, weight, w, hits, model, monkeypatch,
 ):
     rows = []
-    draw = pictures.ranking_list
-    monkeypatch.setattr(pictures, "ranking_list", lambda some: rows.extend(some) or draw(some))
+    draw = plots.ranking_list
+    monkeypatch.setattr(plots, "ranking_list", lambda some: rows.extend(some) or draw(some))
     flags = {"--query": query, "--instruction": words or clothes, "--weight": weight}
     flags = [word for pair in flags.items() if pair[1] is not None for word in pair]
     found = hits(*flags, "--out", "hits.png")
@@ -158,13 +158,13 @@ def test_the_hits_are_those_of_the_rule(
 
 def test_two_queries_are_two_searches_in_hits_and_picture(hits, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, "save", lambda picture, _: drawn.append(np.array(picture)))
+    monkeypatch.setattr(plots, "save", lambda picture, _: drawn.append(np.array(picture)))
     flags = ("--instruction", WORDS, "--out", "hits.png")
     both = hits("--query", "anna.png", "ben.png", *flags)
     assert both == hits(*QUERY, *flags) + hits("--query", "ben.png", *flags)
     whole, anna, ben = drawn
-    end = len(anna) - pictures.GAP  # a line divides the two there
-    assert (whole[:end] == anna[:end]).all() and (whole[end:] == ben[pictures.GAP:]).all()
+    end = len(anna) - plots.GAP  # a line divides the two there
+    assert (whole[:end] == anna[:end]).all() and (whole[end:] == ben[plots.GAP:]).all()
 
 
 def test_the_query_is_not_its_own_hit_and_its_namesake_is(hits):

@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageDraw
 
 import evaluate
-import extras.pictures
+import extras.plots
 import train
 from evaluate import Run
 from instructions import TASKS, Ask, query_instruction
 from model import SIZES, InstructReID
-from reid import checkpoints, pictures
-from reid.pictures import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
+from reid import checkpoints, plots
+from reid.plots import CELL, GAP, HIT, LINE, MISS, QUERY, REMOVED, SMALL, RankRow, top_of
 from reid.protocols import GENERAL
 from reid.records import Dataset, Record
 from reid.text import TextEncoder, text_model
@@ -71,7 +71,7 @@ def test_rows_are_of_queries_with_a_hit_under_their_own_ask_and_distances(datase
     dist = np.array([[0, 3, 2, 1]] * 2 + [[0, 3, 1, 2], [0, 2, 1, 3]])
     variants = {name: ([f"{name} {i}" for i in range(4)], lambda start, end: dist[start:end])
                 for name in ("wanted", "own")}
-    rows = pictures.rank_rows(dataset, protocol, queries, gallery, variants)
+    rows = plots.rank_rows(dataset, protocol, queries, gallery, variants)
     assert [(row.query, row.name, row.ask) for row in rows] == [
         (queries[i], name, f"{name} {i}") for i in (2, 3) for name in variants]
     first = [(gallery[2], REMOVED), (gallery[3], HIT), (gallery[1], MISS)]
@@ -91,8 +91,8 @@ def test_the_top_is_ten_images_and_few_of_the_removed():
 def test_ranks_skip_the_removed_image_and_frames_tell_the_verdicts(dataset):
     expected = [("1", HIT), ("", REMOVED), ("2", MISS), ("3", HIT)]
     row = row_of(dataset, Ask("in blue"), [verdict for _, verdict in expected])
-    picture = pictures.ranking_list([row])
-    for k, (_, colour, *_) in enumerate(pictures.FRAMES):
+    picture = plots.ranking_list([row])
+    for k, (_, colour, *_) in enumerate(plots.FRAMES):
         assert picture.getpixel((LEFT + 110 * k, GAP)) == colour  # the legend
     y = 2 * LINE + 4 * GAP  # below the legend and the title
     top = y + SMALL.size + GAP
@@ -101,7 +101,7 @@ def test_ranks_skip_the_removed_image_and_frames_tell_the_verdicts(dataset):
         assert says(picture, rank, x + CELL // 2, y), f"image {k + 1} is not of rank '{rank}'"
         cell = np.array(picture)[top:top + 2 * CELL, x:x + CELL]
         for edge in (cell[0], cell[-1], cell[:, 0], cell[:, -1]):
-            share = (edge == pictures.FRAMES[verdict][1]).all(1).mean()
+            share = (edge == plots.FRAMES[verdict][1]).all(1).mean()
             least, most = {HIT: (1, 1), MISS: (0.55, 0.8), REMOVED: (0.3, 0.5)}[verdict]
             assert least <= share <= most  # solid, dashed, dotted
         inside = (142, 142, 237) if verdict == REMOVED else PAINT["blue"]  # pale
@@ -117,7 +117,7 @@ def test_words_are_the_title_and_clothes_stand_before_the_ranking(ask, title, fi
     assert row.title == title
     text = row_of(dataset, Ask("of no query photo"), [None], query=None)
     other = row_of(dataset, Ask("of another query"), [None], query="red")
-    picture = pictures.ranking_list([row, text, other])
+    picture = plots.ranking_list([row, text, other])
 
     def shows(colour, x, y, width=CELL):
         return colours_along(picture, x, y, width) == [colour] * width
@@ -136,12 +136,12 @@ def test_words_are_the_title_and_clothes_stand_before_the_ranking(ask, title, fi
 def test_no_sentence_is_cut(dataset):
     for words in (1, 12, 150):
         sentence = " ".join(["sleeveless"] * words)
-        lines = pictures._wrap(f"wanted: {sentence}", 700)
+        lines = plots._wrap(f"wanted: {sentence}", 700)
         assert " ".join(lines) == f"wanted: {sentence}"
-        assert all(pictures.TEXT.getlength(line) <= 700 for line in lines)
+        assert all(plots.TEXT.getlength(line) <= 700 for line in lines)
         rows = [row_of(dataset, Ask(sentence, "red.png"), [HIT] * 12)] * 2
-        pixels = np.array(pictures.ranking_list(rows))
-        assert pixels.shape[1] == pictures.WIDTH
+        pixels = np.array(plots.ranking_list(rows))
+        assert pixels.shape[1] == plots.WIDTH
         assert (pixels[:, -GAP:] == 255).all() and (pixels[-2:] == 255).all()  # the border
 
 
@@ -150,9 +150,9 @@ def test_no_sentence_is_cut(dataset):
 def test_gates_show_every_value():
     gates = torch.tensor([[0.5, -0.5], [0.0, 0.25]])
     blocks = [SimpleNamespace(attn=SimpleNamespace(gate=gate)) for gate in gates]
-    picture = pictures.gates(SimpleNamespace(editor=SimpleNamespace(blocks=blocks)))
+    picture = plots.gates(SimpleNamespace(editor=SimpleNamespace(blocks=blocks)))
     half = (242, 188, 128)
-    expected = [("+0.50", pictures.ORANGE), ("-0.50", pictures.BLUE), ("0.50", WHITE),
+    expected = [("+0.50", plots.ORANGE), ("-0.50", plots.BLUE), ("0.50", WHITE),
                 ("+0.00", WHITE), ("+0.25", half), ("0.12", WHITE)]
     for k, (value, colour) in enumerate(expected):
         x, y = 80 + k % 3 * 56, 80 + k // 3 * 30
@@ -176,7 +176,7 @@ def test_instruction_attention_is_the_gated_second_softmax(model):  # noqa: F811
     for attn, args in inputs:
         right = attn.maps(*args[:3])[0, :, :, 1 + 8:]
         expected = expected + right.abs().mean(0)
-    torch.testing.assert_close(pictures.instruction_attention(model, image, instr), expected)
+    torch.testing.assert_close(plots.instruction_attention(model, image, instr), expected)
 
 
 @torch.no_grad()
@@ -185,16 +185,16 @@ def test_a_caption_stands_below_the_map_of_its_own_token(model, monkeypatch):  #
     the more the later it comes."""
     attention = torch.cat([torch.arange(1.0, 17)[None], torch.eye(8).repeat(1, 2)])
     attention[1:, 1::2] += 1  # what all patches read alike is in the caption alone
-    monkeypatch.setattr(pictures, "instruction_attention", lambda *_: attention)
-    picture = pictures.word_attention(model, torch.zeros(1, 3, 32, 16), "red coat " * 6 + "hat")
-    height, width = pictures.WORD
+    monkeypatch.setattr(plots, "instruction_attention", lambda *_: attention)
+    picture = plots.word_attention(model, torch.zeros(1, 3, 32, 16), "red coat " * 6 + "hat")
+    height, width = plots.WORD
     for j, word in enumerate(["(whole)", "[CLS]", *["red", "coat"] * 6, "hat", "[SEP]"]):
         row, column = divmod(j + 1, 11)  # the first cell is the query
         x = GAP + column * (width + 3 * GAP)
-        y = LINE + 3 * GAP + row * (height + 3 * pictures.SMALL_LINE + 2 * GAP)
+        y = LINE + 3 * GAP + row * (height + 3 * plots.SMALL_LINE + 2 * GAP)
         caption = (word, f"CLS {(j + 1) / 136:.0%}", f"patches {(1 + j % 2 * 8) / 80:.0%}")
         for line, text in enumerate(caption):
-            assert says(picture, text, x + width // 2, y + height + 2 + line * pictures.SMALL_LINE)
+            assert says(picture, text, x + width // 2, y + height + 2 + line * plots.SMALL_LINE)
         cell = np.array(picture.crop((x, y, x + width, y + height)))[..., 0].astype(int)
         brightness = [cell[14 + 28 * k, m] for k in range(4) for m in (14, 42)]
         assert np.argmax(brightness) == j % 8 and sorted(brightness)[-2] < 100
@@ -235,7 +235,7 @@ def test_all_pictures_of_a_checkpoint_by_one_command(task, drawn, bert, command,
     config = asdict(train.Config(task="all", data=str(drawn), amp="off", text_model=str(bert)))
     state = {"config": config, "step": 1} | evaluate.parts_of(small, {"ltcc": 2})
     checkpoints.save(Path("last.pt"), state)
-    code, out, err = command(extras.pictures, "--checkpoint", "last.pt", "--task", task)
+    code, out, err = command(extras.plots, "--checkpoint", "last.pt", "--task", task)
     assert code == 0, err
     found = {path.stem: Image.open(path) for path in Path().glob("*.png")}
     for dataset in evaluate.tested_datasets(drawn, task):
@@ -245,4 +245,4 @@ def test_all_pictures_of_a_checkpoint_by_one_command(task, drawn, bert, command,
         has_words = not (row.pictures or row.text_only)  # that edit an image
         assert (f"attention_{name}" in found) == has_words
     assert "gates" in found and out.count("wrote") == len(found)
-    assert all(picture.width <= pictures.WIDTH for picture in found.values())
+    assert all(picture.width <= plots.WIDTH for picture in found.values())

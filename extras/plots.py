@@ -1,6 +1,6 @@
-"""Figures of a run: rankings, gates, and attention to words.
+"""Plots of a run: rankings, gates, and attention to words.
 
-    python -m extras.pictures --checkpoint runs/all/last.pt
+    python -m extras.plots --checkpoint runs/all/last.pt
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pathlib import Path
 import evaluate
 import toydata
 from instructions import TASKS
-from reid import cli, pictures
+from reid import cli, plots
 from reid.cli import UserError
 from reid.device import pick_device
 from reid.images import is_image
@@ -19,7 +19,7 @@ from reid.images import is_image
 class Config:
     """Draws rankings with right and wrong instructions, the gates, and attention to words.
 
-    python -m extras.pictures --checkpoint runs/all/last.pt --task cc
+    python -m extras.plots --checkpoint runs/all/last.pt --task cc
     """
 
     checkpoint: str = cli.option(
@@ -33,7 +33,7 @@ class Config:
 
 def main(config):
     if is_image(config.out or ""):
-        raise UserError(f"--out {config.out}: there are several pictures; name a folder")
+        raise UserError(f"--out {config.out}: there are several plots; name a folder")
     checkpoint = evaluate.chosen_checkpoint(config.checkpoint)
     model, trained = evaluate.load_model(checkpoint)
     model.to(pick_device(config.device))
@@ -46,7 +46,7 @@ def main(config):
     folder = Path(config.out or (Path(checkpoint).parent if is_run else "runs"))
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in evaluate.draw(run, datasets).items():
-        pictures.save(picture, folder / f"{name}.png")
+        plots.save(picture, folder / f"{name}.png")
         print(f"wrote {folder / name}.png")
 
 

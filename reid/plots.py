@@ -1,4 +1,4 @@
-"""Figures that show whether an instruction was followed: rankings, gates, attention to words.
+"""Plots that show whether an instruction was followed: rankings, gates, attention to words.
 
 Drawn with Pillow, at most WIDTH pixels wide, so that README shows them unscaled.
 Letters in shapes: n image tokens (CLS first), t instruction tokens, h heads, l layers.
@@ -112,7 +112,7 @@ def top_of(order, verdicts):
 
 
 def ranking_list(rows):
-    """A figure as in Supp. Fig. 1-2: a query and, for each of its instructions, the ranking.
+    """A plot as in Supp. Fig. 1-2: a query and, for each of its instructions, the ranking.
     rows: RankRows of one data set; those of a query follow each other.
 
     Right answers have a solid green frame, wrong ones a dashed red one. Images that the protocol
