@@ -121,7 +121,7 @@ def llcm(root):
 
 # ---- data sets with lists or captions ----
 
-def ltcc_clothes(root, tested=True):
+def ltcc_clothes(root):
     """LTCC_ReID beside clothes and lists, whose own numbers of people and clothes differ."""
     ltcc(root / "LTCC_ReID")
     put(root, "croped_clothes/013_2_c12_006327.png", "croped_clothes/001_1_c5_015874.png",
@@ -129,11 +129,10 @@ def ltcc_clothes(root, tested=True):
     photo = "LTCC_ReID/train/013_2_c12_006327.png"
     text(root, "datalist/train_ctcc.txt",
          f"{photo} croped_clothes/013_2_c12_006327.png 0 70\n{photo} templates/7.jpg 0 70\n")
-    if tested:
-        text(root, "datalist/query_ctcc.txt",
-             "LTCC_ReID/query/148_1_c3_014811.png templates/7.jpg 148 2 3\n")
-        text(root, "datalist/gallery_ctcc.txt", "LTCC_ReID/test/001_1_c5_015874.png "
-             "croped_clothes/001_1_c5_015874.png 1 1 5\n")
+    text(root, "datalist/query_ctcc.txt",
+         "LTCC_ReID/query/148_1_c3_014811.png templates/7.jpg 148 2 3\n")
+    text(root, "datalist/gallery_ctcc.txt", "LTCC_ReID/test/001_1_c5_015874.png "
+         "croped_clothes/001_1_c5_015874.png 1 1 5\n")
     return root
 
 
@@ -150,12 +149,8 @@ def pedes(root, file="reid_raw.json", image="file_path", entries=PEDES):
     return root
 
 
-def rstpreid(root):
-    return pedes(root, "data_captions.json", "img_path")
-
-
-def icfg_pedes(root):
-    return pedes(root, "ICFG_PEDES.json", entries=PEDES[::2])  # no images for validation
+rstpreid = partial(pedes, file="data_captions.json", image="img_path")
+icfg_pedes = partial(pedes, file="ICFG_PEDES.json", entries=PEDES[::2])  # none for validation
 
 
 def itcpr(root):
