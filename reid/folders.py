@@ -7,9 +7,7 @@ from dataclasses import replace
 from glob import glob
 from pathlib import Path
 
-from tqdm import tqdm
-
-from reid.cli import UserError, user_error
+from reid.cli import UserError, progress, user_error
 from reid.images import is_image, load_image
 from reid.layouts import LAYOUTS, listed_layout, recognise, tasks_of
 from reid.own_photos import is_own
@@ -241,7 +239,7 @@ def check(datasets):
     """Opens every image; returns the error messages of those that do not open, without repeats."""
     bad = {}
     total = sum(len(dataset.records) for dataset in datasets)
-    with ThreadPoolExecutor() as pool, tqdm(total=total, desc="opening images") as bar:
+    with ThreadPoolExecutor() as pool, progress(None, "opening images", total=total) as bar:
         for dataset in datasets:
             for start in range(0, len(dataset.records), 1024):
                 places = range(start, min(start + 1024, len(dataset.records)))

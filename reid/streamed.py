@@ -4,9 +4,8 @@ import json
 import sys
 
 import numpy as np
-from tqdm import tqdm
 
-from reid.cli import UserError
+from reid.cli import UserError, progress
 from reid.files import replacing
 from reid.records import Record, Streamed, check_record
 
@@ -79,7 +78,7 @@ class Entries(Streamed):
         size = self.path.stat().st_size
         text = ""  # read but not yet decoded
         passed = 0  # bytes before `text`
-        bar = tqdm(total=size, desc=f"indexing {self.path.name}", unit="B", unit_scale=True,
+        bar = progress(None, f"indexing {self.path.name}", total=size, unit="B", unit_scale=True,
                    disable=size < PIECE)
         with open(self.path, "rb") as file, bar:
             while (piece := file.read(PIECE)) and len(text) <= 2 * PIECE:  # entries are shorter

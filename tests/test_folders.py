@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from functools import partial
 
 import pytest
@@ -162,10 +163,13 @@ def test_counts_table(toy):
         ["gallery", "2", "2", "2", "-", "+", "1", "junk"]]
 
 
-def test_images_that_do_not_open_are_listed(toy, command):
+def test_images_that_do_not_open_are_listed(toy, command, monkeypatch):
     root = trees.real2(toy / "Real2")
     code, out, err = command(data, root)
-    assert code == 0 and "every image opens" in out and "opening images" in err
+    assert code == 0 and "every image opens" in out, err
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)  # closed
+        assert command(data, root)[0] == 0
     for name in ("images/1/a.jpg", "templates/17.jpg"):
         (root / name).write_bytes((root / name).read_bytes()[:300])
     (root / "images/3/c.jpg").unlink()
