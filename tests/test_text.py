@@ -149,3 +149,11 @@ def test_without_the_hub_the_line_says_what_is_needed(monkeypatch):
     needed = "--text-model bert-base-uncased: .*config.json.*vocab.txt.*model.safetensors"
     with pytest.raises(UserError, match=needed):
         text.named_text_model("bert-base-uncased")
+
+
+def test_what_is_not_understood_of_a_sentence_is_said():
+    encoder = text.TextEncoder(*text.embedded_text_model())
+    assert encoder.unread(["a man in red"]) == []
+    long, unknown = encoder.unread(["a man " * 40, "a man in red", "\u4eba \U0001f9e5"])
+    assert long.startswith(f"sentences longer than {encoder.MAX_TOKENS} tokens")
+    assert "with words that the text encoder does not know: 1" in unknown
