@@ -175,6 +175,7 @@ def main(config):
     for vit in filter(None, (model.editor, model.encoder.picture)):
         vit.checkpointing = config.grad_checkpointing
     if config.compile:
+        machine.check_compiler(device)
         torch.compiler.config.recompile_limit = 32  # two for each kind of instruction
         model.editor.compile()
     optimisers = optimisers_of(model, config)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from reid.cli import UserError
+from reid.cli import UserError, user_error
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # None: float32
 AMP = ("auto", *DTYPES)  # the choices of --amp
@@ -65,6 +65,12 @@ def full_precision_matmul():
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def check_compiler(device):
+    """UserError if torch.compile does not work here."""
+    with user_error("--compile does not work here", "install a C++ compiler, or drop the flag"):
+        torch.compile(torch.neg)(torch.zeros(2, device=device))
 
 
 def loader_workers(wanted, device, batch_bytes):

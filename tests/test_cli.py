@@ -355,6 +355,14 @@ def test_a_device_that_does_not_compute(name):
         device.pick_device(name)
 
 
+def test_a_machine_without_a_compiler(monkeypatch):
+    def fail(function):
+        raise RuntimeError("No working C++ compiler found")
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(UserError, match="--compile does not work here .No working C.* drop the"):
+        device.check_compiler("cpu")
+
+
 @pytest.mark.parametrize("cuda, mps, chosen", [
     (True, True, "cuda:1"), (False, True, "mps"), (False, False, "cpu")])
 def test_auto_takes_the_gpu_that_is_there(cuda, mps, chosen, monkeypatch):

@@ -22,7 +22,7 @@ import evaluate
 import model as irm
 import train
 from instructions import TASKS, asked_tasks
-from reid import checkpoints, runs
+from reid import checkpoints, device, runs
 from reid.folders import open_all
 from tests import conftest
 from tests.commands import FAST, ROOT, Payload, one_line  # noqa: F401
@@ -123,6 +123,7 @@ def outcome(train_tiny, monkeypatch, undrawn):
     monkeypatch.setattr(data, "Batches", made)
     monkeypatch.setattr(checkpoints, "save", saved)
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(device, "check_compiler", lambda _: None)
     monkeypatch.setattr(evaluate, "evaluate_all", evaluated)
     monkeypatch.setattr(evaluate, "matrix_of_all", lambda *_: [])
     outcomes = []
