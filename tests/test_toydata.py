@@ -169,6 +169,9 @@ def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
         asked, shown = [[(record.path, record.clothes, record.target_clothes)
                          for record in each.split(role)] for each in (pictured, described)]
         assert asked == shown
+    for record in pictured.split("query"):
+        worn = int(Path(record.path).parent.name) - 1
+        assert int(Path(record.template_path).stem) % 3 != worn, "a query for what it shows"
     captions = defaultdict(set)
     for record in described.split("gallery"):
         captions[record.clothes].add(record.captions[0])
