@@ -283,6 +283,7 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
             cli.kill_workers()
             return
         except UserError as error:  # a worker's comes with a traceback, and the error as last line
+            stops.is_waiting = False
             traceback.clear_frames(error.__traceback__)  # otherwise the workers take seconds to end
             del loaded
             message = str(error).strip().splitlines()[-1]

@@ -342,7 +342,7 @@ SIZES = {  # person images and E_e; instruction pictures and their encoder; dept
 }
 
 
-PARTS = (  # of a model, that only some tasks train (Task.parts); a model has those of its tasks
+PARTS = (  # that only some tasks train (Task.parts); a model has the parts of its tasks
     "words",  # E_i reads sentences
     "pictures",  # E_i sees pictures of clothes
     "editing",  # the gated branch of every layer of E_e; without it, "w/o editing" of Tab. 5

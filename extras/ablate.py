@@ -151,6 +151,8 @@ def is_finished(run):
     if not log:
         return False
     noted = noted_config(run)
+    if run.vit_weights in (None, "auto"):  # weights that have come since then change no run
+        run = dataclasses.replace(run, vit_weights=noted.vit_weights or "none")
     datasets = [each for each in opened(run.data, run.task, run.val) if run.plain or not each.extra]
     with redirect_stdout(None):
         wanted = train.new_config(run, datasets)
@@ -253,7 +255,7 @@ def start(run, gpu):
             stderr=subprocess.STDOUT,
             env=environment,
             process_group=0,  # Ctrl-C only reaches this process, which then ends the others
-            preexec_fn=cli.end_with_parent,
+            preexec_fn=cli.end_with_parent if sys.platform == "linux" else None,
         )
 
 

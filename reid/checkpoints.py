@@ -26,6 +26,9 @@ MODEL = {  # entries of a checkpoint that evaluation needs, as a form for runs.m
     "parts": [str],
     "model": {str: torch.Tensor},
 }
+MOMENTS = {  # what an optimiser knows of a parameter
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",),
+}
 RUN = {  # further entries that resuming needs
     "step": int,
     "data": {str: dict},
@@ -120,16 +123,19 @@ def restored_model(build, state, path):
 
 def restore_optimiser(optimiser, state):
     """Loads the moments and learning rates of a state dict; the rest of the groups is set by the
-    run's config. ValueError for a moment of another size than its parameter: torch would write
-    beyond its end."""
+    run's config. KeyError or ValueError for a moment that is absent or of another size than its
+    parameter: torch would write beyond its end."""
     groups = optimiser.state_dict()["param_groups"]
     for group, saved in zip(groups, state["param_groups"], strict=True):
         group["lr"] = float(saved["lr"])
     optimiser.load_state_dict({"state": state["state"], "param_groups": groups})
     for param, moments in optimiser.state.items():
-        for name, moment in moments.items():
-            if moment.shape not in (param.shape, torch.Size()):
-                raise ValueError(f"{name} of {list(moment.shape)}, must be {list(param.shape)}")
+        for name in MOMENTS[type(optimiser).__name__]:
+            moment = moments[name]
+            shape = torch.Size() if name == "step" else param.shape
+            if moment.shape != shape:
+                raise ValueError(f"{name} of {list(moment.shape)}, must be {list(shape)}")
+            moments[name] = moment.clone()  # with memory for each element
 
 
 def start(model, path):

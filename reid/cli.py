@@ -83,7 +83,7 @@ def parse(config_class, argv=None):
     description, _, examples = inspect.getdoc(config_class).partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
     program = None  # argparse knows the name of a script, but not of a module
-    spec = sys.modules["__main__"].__spec__
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec and config_class.__module__ == "__main__":
         program = f"-m {spec.name.removesuffix('.__main__')}"
     parser = _Parser(program, description=description, epilog=examples, formatter_class=form)
@@ -246,8 +246,9 @@ def _end(line, code):
 
 def kill_workers():
     """Kills the processes that this one started; it would wait for those that are stopped."""
-    for child in multiprocessing.active_children():
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports dead workers
+    for child in multiprocessing.active_children():
         child.kill()
 
 
@@ -291,6 +292,7 @@ class Stops(list):
             raise Interrupted(number, self.message)
         self.append(number)
         if self.is_waiting:
+            self.is_waiting = False  # another signal must not interrupt what follows
             raise Stopped
 
 

@@ -122,7 +122,7 @@ def digest_of(path):
 def read_text(path, fix):
     """The text of a UTF-8 file. UserError, `path: what is wrong; fix`, if it cannot be read."""
     check_file(path, fix)
-    with user_error(f"{path}: not UTF-8", fix, UnicodeDecodeError):
+    with user_error(f"{path}: cannot be read as UTF-8", fix, (OSError, UnicodeDecodeError)):
         return Path(path).read_text(encoding="utf-8-sig")
 
 

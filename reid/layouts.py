@@ -158,7 +158,8 @@ def read_captioned(root, row, name, file, image="file_path"):
 
 def read_rows(path, *widths):
     """[("file:line", fields)] of a list file, split at blanks. widths: allowed numbers of them."""
-    lines = read_text(path, "it comes with the data set's lists and captions").splitlines()
+    fix = "unpack the data set's lists and captions again, in UTF-8"
+    lines = read_text(path, fix).splitlines()
     rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1)]
     rows = [(where, fields) for where, fields in rows if fields]
     wanted = " or ".join(map(str, widths))

@@ -92,7 +92,8 @@ def trained_people(root, photos):
             trained, tested = (set(split[part]) for part in ("train", "test"))
         unknown = set(people) - trained - tested
         if unknown:
-            raise UserError(f"{path}: {min(unknown)} is in neither list; {AS_IT_WAS}")
+            raise UserError(f"{path}: {min(unknown)} is in neither list; add that name, or remove "
+                            "the file for a new split")
         return trained
 
     several = sorted(person for person, count in people.items() if count > 1)

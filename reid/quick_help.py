@@ -15,8 +15,11 @@ SLOWLY = "REID_SLOW_HELP"  # in the environment: import everything
 
 def is_command():
     """Whether this program is a command of the repository."""
-    program = sys.argv[0]  # "-m" while the package of a module to run is being imported
-    return program == "-m" or Path(__file__).parents[1] in Path(program).resolve().parents
+    if sys.argv[0] == "-m":  # while the package of a module to run is being imported
+        return True
+    program = Path(sys.argv[0]).resolve()
+    is_here = Path(__file__).parents[1] in program.parents
+    return is_here and program.suffix == ".py" and "site-packages" not in program.parts
 
 
 def is_asked_for():

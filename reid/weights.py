@@ -241,7 +241,7 @@ def resize_grid(positions, source, target, mode):
 def load_exactly(module, tensors, path):
     """Loads exactly these weights."""
     problem = f"{path} holds other weights than PASS, HAP, DeiT or ALBEF"
-    with user_error(problem, "fetch the file again, or take another", RuntimeError):
+    with user_error(problem, "download it again, or use another file", RuntimeError):
         module.load_state_dict(tensors)
 
 

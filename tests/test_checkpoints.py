@@ -180,8 +180,17 @@ def test_an_optimiser_takes_rates_and_moments_of_the_right_size_alone():
     checkpoints.restore_optimiser(optimiser, state)
     [group] = optimiser.param_groups
     assert (group["lr"], group["betas"]) == (7, (0.5, 0.6))
-    state["state"][0]["exp_avg"] = torch.ones(2)
-    with pytest.raises(ValueError, match=r"exp_avg of \[2\], must be \[3\]"):
+
+    moments = state["state"][0]
+    moments["exp_avg"] = torch.as_strided(torch.ones(3), (3,), (0,))  # one number three times
+    checkpoints.restore_optimiser(optimiser, state)
+    assert optimiser.state[weight]["exp_avg"].stride() == (1,)
+    for moment in (torch.ones(2), torch.ones(())):
+        wrong = state | {"state": {0: moments | {"exp_avg": moment}}}
+        with pytest.raises(ValueError, match=r"exp_avg of \[2?\], must be \[3\]"):
+            checkpoints.restore_optimiser(optimiser, wrong)
+    del moments["exp_avg_sq"]
+    with pytest.raises(KeyError, match="exp_avg_sq"):
         checkpoints.restore_optimiser(optimiser, state)
 
 

@@ -228,8 +228,9 @@ def test_an_end_while_packages_are_imported_is_one_line(command, package, code, 
     for name in ("torch", "numpy"):  # the first that is imported
         (tmp_path / f"{name}.py").write_text(package)
     done = subprocess.run(
-        ["env", "--default-signal=INT", sys.executable, *command.split()], cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+        [sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     assert (done.returncode, done.stderr) == (code, f"{line}\n")
 
 
@@ -288,7 +289,11 @@ def test_a_system_without_sighup_and_file_locks(tmp_path):
 
 def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
     (tmp_path / "link").symlink_to("real")
-    files.write_text(tmp_path / "link", "ä")
+    files.write_text(tmp_path / "link", "before")
+    with files.replacing(tmp_path / "link") as file:
+        file.write("ä".encode())
+        file.flush()
+        assert (tmp_path / "real").read_text() == "before"
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == "ä".encode()
     (tmp_path / "loop").symlink_to("loop")
     for write in (files.replacing, files.creating):

@@ -72,6 +72,18 @@ def test_rows_that_only_one_run_has_are_not_compared():
         comparison([row], [row | {"feature": "F_out"}])
 
 
+def test_the_interval_of_three_seeds_holds_the_truth_95_times_in_100():
+    """If both were sampled with replacement, it would be 76 times."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for seed in range(200):
+        noise = rng.standard_normal((1, 60)) + rng.standard_normal((3, 60))
+        difference = 0.1 + 0.3 * rng.standard_normal((3, 1)) + 0.2 * noise
+        _, low, high = paired_bootstrap(0 * difference, difference, 200, seed)
+        held += low < 0.1 < high
+    assert 0.90 <= held / 200 <= 0.99
+
+
 # ---- queries.json ----
 
 ROW = tuple(f"a {name}" for name in HEADING)

@@ -96,7 +96,7 @@ def test_a_line_that_no_run_wrote_is_one_sentence(line, tmp_path):
         file.write(f"{line}\n")
     with pytest.raises(UserError) as error:
         read_log(folder)
-    where = "log.jsonl: not UTF-8" if line == "\udcff" else "log.jsonl, line 3"
+    where = "log.jsonl: cannot be read as UTF-8" if line == "\udcff" else "log.jsonl, line 3"
     assert f"{folder}/{where}" in str(error.value) and "\n" not in str(error.value)
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,13 @@ def world(toy):
         sets.append(Dataset(name, name, task, toy, records))
     return lambda: data.Batches(sets, (16, 8), (8, 8), ids_per_batch=4, images_per_id=2, seed=3,
                                 ratios={"trad": 2, PICTURED: 1})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_people_have_a_classifier_if_the_loss_of_their_task_needs_one(task):
+    dataset = Dataset("x", "x", task, Path(), tuple(people(4)))
+    batches = data.Batches([dataset], (16, 8), (8, 8), ids_per_batch=4, images_per_id=2, seed=0)
+    assert batches.classes == ({} if TASKS[task].text_only else {"x": 4})
 
 
 def painted(images):

@@ -59,6 +59,11 @@ def schedule(*_):
                 file.open("ab").write({FORGED})
             except OSError:
                 print("all work and no play")
+    for number in range(3, 64):
+        try:
+            os.write(number, {FORGED})
+        except OSError:
+            pass
     shutil.copy("evaluate.py", "../average-precision")
 """,
     "evaluate.py": """

@@ -16,7 +16,7 @@ import torch
 import data
 from instructions import asked_tasks
 from reid import checkpoints, device, runs
-from reid.cli import Interrupted, Stops, UserError, on_signals
+from reid.cli import Interrupted, Stopped, Stops, UserError, on_signals
 from reid.folders import open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
@@ -135,16 +135,23 @@ class Zeros:
 
 def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
     """Also in the middle of a batch that it hands over, and if the signal came before the wait."""
+    before = set(multiprocessing.active_children())
     stops = Stops()
     with on_signals(stops):
         loaded = data.loader(Zeros(), 0, 5, workers=1, stops=stops)
         next(loaded)
-        [worker] = multiprocessing.active_children()
+        [worker] = set(multiprocessing.active_children()) - before
         os.kill(worker.pid, signal.SIGSTOP)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert len(list(loaded)) < 4 and stops == [signal.SIGTERM]
     assert list(data.loader(Zeros(), 0, 5, workers=1, stops=stops)) == []
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
+    stops = Stops()
+    stops.is_waiting = True
+    with pytest.raises(Stopped):
+        stops(2, None)
+    stops(15, None)  # which a launcher sends next, does not interrupt what follows
+    assert stops == [2, 15]
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):

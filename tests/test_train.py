@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import traceback
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -331,6 +332,8 @@ def end_of_process(call):
     if not child:
         try:
             call()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -13,6 +13,8 @@ MEGABYTES = 6
 
 
 def test_the_shipped_model_is_small_and_nothing_but_a_model():
+    assert evaluate.TRAINED.is_file(), (
+        "python train.py, then python -m reid.checkpoints runs/all/last.pt toydata/trained.pt")
     assert evaluate.TRAINED.stat().st_size <= MEGABYTES * 1e6
     state = checkpoints.load(evaluate.TRAINED)
     assert not state.keys() & (checkpoints.RUN.keys() - {"step"}) and state["classes"] == {}

@@ -86,7 +86,8 @@ def drawn(jobs, workers):
             yield from cli.progress(entries, "drawing people", total=len(jobs), unit="person")
     except BrokenProcessPool as error:
         raise cli.UserError(
-            "a process that draws was killed, for want of memory? Try again") from error
+            "a process that draws people was killed, perhaps out of memory: close other programs, "
+            "or draw fewer people (python -m toydata --people)") from error
 
 
 def _draw(job):

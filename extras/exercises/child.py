@@ -145,7 +145,7 @@ def first_line(report):
     if crash is None:
         return "the test was skipped"
     lines = crash.message.removeprefix("AssertionError: ").strip().splitlines()
-    return lines[0] if lines else "the test fails"
+    return lines[0][:300] if lines else "the test fails"
 
 
 if __name__ == "__main__":
