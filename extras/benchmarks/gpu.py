@@ -2,8 +2,8 @@
 
     python -m extras.benchmarks.gpu --out gpu.json
 
-It needs torch, einops, transformers, numpy and pillow; docs/benchmarks.md says how to copy the text
-encoder to a machine on which its package cannot be installed.
+It needs torch, einops, transformers, numpy and pillow. If the package of the text encoder cannot be
+installed there, write the encoder elsewhere (--write-text FOLDER, 44 MB) and copy the folder.
 """
 
 import json
@@ -30,6 +30,7 @@ from reid.folders import open_all
 from reid.images import normalise
 from reid.runs import read_log
 from reid.tables import format_table
+from reid.text import embedded_text_model
 
 PEAKS = {  # 10^12 operations a second in half precision, without sparsity, by the data sheets
     "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312,
@@ -45,9 +46,17 @@ class Config:
     out: str = cli.option("gpu.json", "write the table to this .json, row by row")
     tiny: bool = cli.option(False, "the smallest sizes, to check that it runs, also on the CPU")
     text_model: str = cli.option(None, "folder with the text encoder; None = the packaged one")
+    write_text: str = cli.option(
+        None, "only write the packaged text encoder, in half precision, to this folder")
 
 
 def main(config):
+    if config.write_text:
+        bert, tokenizer = embedded_text_model()
+        with files.creating(config.write_text) as folder:
+            bert.half().save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return
     cli.check_output("--out", config.out, ".json")
     device = pick_device("auto")
     on_gpu = device.type == "cuda"
