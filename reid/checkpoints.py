@@ -24,6 +24,7 @@ MODEL = {  # entries of a checkpoint that evaluation needs, as a form for runs.m
     "classes": {str: int},
     "shape": dict,
     "parts": [str],
+    "pooling": ("mean", "cls"),
     "model": {str: torch.Tensor},
 }
 MOMENTS = {  # what an optimiser knows of a parameter

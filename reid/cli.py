@@ -228,11 +228,6 @@ def run(main, config_class):
         _end(line, 128 + number)
     except ModuleNotFoundError as error:
         _end(f"error: {error.name} is not installed: pip install -r requirements.txt", 2)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        _end("error: a loader process was killed, perhaps out of memory: use fewer --workers, or a "
-             "larger --shm-size of the container; --resume continues from the last checkpoint", 2)
     except OSError as error:  # a closed output, a full disk, no permission
         sys.stdout = open(os.devnull, "w")  # otherwise the exit would try to write again
         _end(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)

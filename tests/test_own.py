@@ -154,6 +154,16 @@ def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
     assert stops == [2, 15]
 
 
+def test_a_loader_process_that_is_killed(usual_signals):
+    before = set(multiprocessing.active_children())
+    loaded = data.loader(Zeros(), 0, 9, workers=1)
+    next(loaded)
+    [worker] = set(multiprocessing.active_children()) - before
+    worker.kill()
+    with pytest.raises(UserError, match="a loader process was killed, .* --resume continues"):
+        list(loaded)
+
+
 def test_a_second_signal_ends_at_once(monkeypatch):
     stops = Stops("at once")
     for moment in (0, 0.5):  # a launcher may pass the same signal on
