@@ -290,7 +290,7 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
             message = message.removeprefix(f"{UserError.__module__}.UserError: ")
             raise UserError(message) from None
         except (RuntimeError, ConnectionError, EOFError) as error:
-            if not workers or isinstance(error, RuntimeError) and "worker" not in str(error):
+            if not workers or isinstance(error, RuntimeError) and "worker (pid" not in str(error):
                 raise
             raise UserError(
                 "a loader process was killed, perhaps out of memory: use fewer --workers, or a "
