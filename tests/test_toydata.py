@@ -93,7 +93,7 @@ def test_a_process_that_is_killed_while_people_are_drawn(tmp_path, monkeypatch):
     said = drawing.communicate(timeout=60)[1]  # until the last of them closes it
     assert "Traceback" not in said and "Broken" not in said
     monkeypatch.setattr(toydata, "_draw", die)
-    with pytest.raises(cli.UserError, match="a process that draws was killed"):
+    with pytest.raises(cli.UserError, match="a process that draws people was killed"):
         toydata.make_toy(tmp_path / "toy", 8)
     assert names(tmp_path) == []  # nor what the first one left
 
