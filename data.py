@@ -289,13 +289,8 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
             message = str(error).strip().splitlines()[-1]
             message = message.removeprefix(f"{UserError.__module__}.UserError: ")
             raise UserError(message) from None
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if not workers or isinstance(error, RuntimeError) and "worker (pid" not in str(error):
-                raise
-            raise UserError(
-                "a loader process was killed, perhaps out of memory: use fewer --workers, or a "
-                "larger --shm-size of the container; --resume continues from the last checkpoint"
-            ) from error
+        except (ConnectionError, EOFError) as error:  # it was killed while it handed a batch over
+            raise RuntimeError(f"{cli.KILLED} unknown)") from error
         finally:
             stops.is_waiting = False
         first += 1

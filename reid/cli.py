@@ -22,6 +22,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, kill, a closed terminal (Wind
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # what torch and JSON can hold
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
+KILLED = "DataLoader worker (pid"  # begins what torch says, at any moment, of a killed worker
 QUIET = 30  # seconds between the lines that progress writes into a log file
 
 
@@ -228,6 +229,11 @@ def run(main, config_class):
         _end(line, 128 + number)
     except ModuleNotFoundError as error:
         _end(f"error: {error.name} is not installed: pip install -r requirements.txt", 2)
+    except RuntimeError as error:
+        if KILLED not in str(error):
+            raise
+        _end("error: a loader process was killed, perhaps out of memory: use fewer --workers, or a "
+             "larger --shm-size of the container; --resume continues from the last checkpoint", 2)
     except OSError as error:  # a closed output, a full disk, no permission
         sys.stdout = open(os.devnull, "w")  # otherwise the exit would try to write again
         _end(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ import torch
 import data
 from instructions import asked_tasks
 from reid import checkpoints, device, runs
-from reid.cli import Interrupted, Stopped, Stops, UserError, on_signals
+from reid.cli import Interrupted, Stopped, Stops, UserError, on_signals, run
 from reid.folders import open_all
 from reid.own_photos import SPLIT
 from tests.commands import one_line
@@ -154,14 +155,23 @@ def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
     assert stops == [2, 15]
 
 
-def test_a_loader_process_that_is_killed(usual_signals):
+@pytest.mark.parametrize("seconds", [0, 1])  # the wait for a batch meets the end, or torch says it
+def test_a_loader_process_that_is_killed_is_one_line(seconds, usual_signals, monkeypatch, capsys):
     before = set(multiprocessing.active_children())
-    loaded = data.loader(Zeros(), 0, 9, workers=1)
-    next(loaded)
-    [worker] = set(multiprocessing.active_children()) - before
-    worker.kill()
-    with pytest.raises(UserError, match="a loader process was killed, .* --resume continues"):
+
+    def main(_):
+        loaded = data.loader(Zeros(), 0, 9, workers=1)
+        next(loaded)
+        [worker] = set(multiprocessing.active_children()) - before
+        worker.kill()
+        time.sleep(seconds)
         list(loaded)
+
+    monkeypatch.setattr(sys, "argv", ["data.py", "toy"])
+    with pytest.raises(SystemExit) as ended:
+        run(main, data.Config)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: a loader process was killed")
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
