@@ -247,9 +247,9 @@ def _end(line, code):
 
 def kill_workers():
     """Kills the processes that this one started; it would wait for those that are stopped."""
-    if hasattr(signal, "SIGCHLD"):  # not on Windows
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports dead workers
     for child in multiprocessing.active_children():
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports dead workers
         child.kill()
 
 

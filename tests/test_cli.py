@@ -242,6 +242,8 @@ def test_ignored_signals_stay_ignored_and_threads_set_none(usual_signals):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with ThreadPoolExecutor() as pool:
         pool.submit(cli.on_signals, cli.exit_with("stopped")).result()
+        with pytest.raises(SystemExit):  # without a worker to kill, an error sets none either
+            pool.submit(cli._end, "error", 2).result()
 
 
 REAL = (
