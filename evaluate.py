@@ -276,7 +276,7 @@ def embed(run, dataset, records, asks, kind):
         for start, images in zip(starts, bar, strict=True):
             some = asks[start:start + run.batch]
             if images is not None:
-                images = images.to(device, non_blocking=True)
+                images = normalise(images.to(device, non_blocking=True))
             new = embed_batch(run.model, dataset, images, some, kind)
             if run.flip and images is not None:
                 flipped = embed_batch(run.model, dataset, images.flip(3), some, kind, flip=True)
@@ -287,7 +287,8 @@ def embed(run, dataset, records, asks, kind):
 
 
 def embed_batch(model, dataset, images, asks, kind, flip=False):
-    """{kind: float32 (b d)} of images, uint8 (b 3 H W) or None; (1 d) if all features are equal.
+    """{kind: float32 (b d)} of images (b 3 H W), normalised, or None; (1 d) if all features are
+    equal.
 
     kind: "edit" and "fused", F and F_out of an image with its Ask, computed together; "text", a
     sentence without an image (t2i); "instruction", E_i's pooled vector of an Ask; CLOTHES, an image
@@ -304,8 +305,6 @@ def embed_batch(model, dataset, images, asks, kind, flip=False):
         clothes = load_all(dataset.root, [ask.picture for ask in asks], model.picture_size)
         clothes = clothes.flip(3) if flip else clothes
         clothes = normalise(clothes.to(model.neck.weight.device))
-    if kind in FEATURES:
-        images = normalise(images)
     instr = model.instruct(words, clothes)
     if kind in (CLOTHES, "instruction"):
         return {kind: instr.pooled.float()}

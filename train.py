@@ -31,6 +31,7 @@ from reid import device as machine
 from reid.cli import UserError, option
 from reid.compare import move_queries
 from reid.folders import counts_table, is_drawn, open_all, print_notes, without_overlap
+from reid.muon import Muon
 from reid.records import column
 
 
@@ -438,7 +439,7 @@ def optimisers_of(model, config):
 
     chosen = [torch.optim.AdamW(of_adamw, lr=config.lr, fused=True)]
     if of_muon:
-        chosen.append(torch.optim.Muon(of_muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+        chosen.append(Muon(of_muon, lr=config.lr))
     return chosen
 
 

@@ -29,7 +29,7 @@ from reid.cli import UserError, printable, user_error
 from reid.device import inference, pick_device
 from reid.features import load_features, save_features
 from reid.files import digest_of
-from reid.images import DECODERS, is_image, load_image
+from reid.images import DECODERS, is_image, load_image, normalise
 from reid.records import Dataset, Record
 from reid.text import TextEncoder
 from reid.uninstructed import CLOTHES, SHARES, UNINSTRUCTED, scores
@@ -71,7 +71,7 @@ def embed(run, images, ask, kind):
 def embed_photos(run, images, kind):
     """Features (b d) of photos, uint8 (b 3 H W), of a kind: CLOTHES, UNINSTRUCTED, or a sentence as
     their instruction."""
-    images = images.to(next(run.model.parameters()).device)
+    images = normalise(images.to(next(run.model.parameters()).device))
     if kind == CLOTHES:
         return embed(run, images, None, CLOTHES)
     if kind == UNINSTRUCTED:

@@ -8,8 +8,6 @@ Letters in shapes: b batch, n photos, d and k feature widths.
 import torch
 import torch.nn.functional as F
 
-from reid.images import normalise
-
 # Kinds of features of a photo without an instruction.
 UNINSTRUCTED = "without instruction"
 CLOTHES = "as a picture of clothes"
@@ -44,10 +42,10 @@ def joined(person, parts):
 
 
 def as_clothes(images, size):
-    """Photos (b 3 H W), cropped to the clothes, in the size (h, w) of pictures of clothes."""
+    """Photos (b 3 H W) as float, cropped to clothes of the size (h, w) of pictures of clothes."""
     height, width = images.shape[2:]
     top, left, bottom, right = BODY
     rows = slice(round(top * height), round(bottom * height))
     columns = slice(round(left * width), round(right * width))
-    body = images[:, :, rows, columns].float()
-    return normalise(F.interpolate(body, size, mode="bilinear", antialias=True))
+    body = images[:, :, rows, columns]
+    return F.interpolate(body, size, mode="bilinear", antialias=True)

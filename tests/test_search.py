@@ -109,8 +109,8 @@ def by_hand(model, sentence, query, words, clothes):
             wanted = F.cosine_similarity(text, model(normalise(photo), None).neck)
         if clothes:
             coat = normalise(load_image(clothes, model.picture_size)[None])
-            body = photo[:, :, 6:, 2:14].float()  # of 32 x 16, without head and margins
-            worn = normalise(F.interpolate(body, (16, 16), mode="bilinear", antialias=True))
+            body = normalise(photo)[:, :, 6:, 2:14]  # of 32 x 16, without head and margins
+            worn = F.interpolate(body, (16, 16), mode="bilinear", antialias=True)
             of_both = model.encoder.picture(torch.cat([coat, worn]))[:, 1:].mean(1)
             wanted = F.cosine_similarity(of_both[:1], of_both[1:])
         cosines[str(path)] = person.item(), wanted.item()

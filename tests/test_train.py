@@ -25,6 +25,7 @@ import train
 from instructions import TASKS, asked_tasks
 from reid import checkpoints, device, runs
 from reid.folders import open_all
+from reid.muon import Muon
 from tests import conftest
 from tests.commands import FAST, ROOT, Payload, one_line  # noqa: F401
 from tests.test_model import TINY, tiny_model
@@ -297,7 +298,7 @@ def test_muon_moves_matrices_of_layers_and_new_lr_what_no_file_of_weights_brough
     config = train.Config(**train.TOY | {"new_lr": 3.0, flag: "a file"})
     model = tiny_model()
     adamw, muon = train.optimisers_of(model, config)
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     blocks = [module for module in model.modules() if isinstance(module, irm.Block)]
     matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
     moved = [(optimiser, p, group["scale"]) for optimiser in (adamw, muon)
@@ -309,6 +310,23 @@ def test_muon_moves_matrices_of_layers_and_new_lr_what_no_file_of_weights_brough
         rate = 1.0 if re.match(loaded, names[p]) else 3.0
         assert scale == (config.gate_lr if names[p].endswith("gate") else rate), names[p]
     [_] = train.optimisers_of(model, dataclasses.replace(config, optimiser="adamw"))
+
+
+def test_muon_equals_torchs_up_to_the_rounding_of_bf16():
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in ((24, 24), (8, 48), (24, 24), (48, 8), (9, 9))]
+    moved = []
+    for kind in (Muon, partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")):
+        params = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+        optimiser = kind(params, lr=0.1, weight_decay=0.5)
+        rng = torch.Generator().manual_seed(1)
+        for _ in range(4):
+            for p in params[:-1]:  # the last one has no gradient and stays
+                p.grad = torch.randn(p.shape, generator=rng)
+            optimiser.step()
+        moved.append([p.detach() - matrix for p, matrix in zip(params, start)])
+    for ours, theirs in zip(*moved):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * theirs.abs().max().item())
 
 
 # ---- interrupted, and going on ----

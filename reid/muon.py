@@ -1,0 +1,64 @@
+"""The optimiser Muon (Jordan et al. 2024), computed in float32.
+
+torch.optim.Muon does the same in bf16, in which most processors multiply many times more slowly.
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the iteration, as published
+ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Moves matrices, and kernels of convolutions as matrices of a row per output channel, by their
+    momentum with all singular values set to about 1.
+
+    The size of an update is that of AdamW's (Liu et al. 2025), so that both can share lr and
+    weight_decay.
+    """
+
+    def __init__(self, params, lr, weight_decay=0.0, momentum=0.95):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            of_shape = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    of_shape[p.shape].append(p)
+            for params in of_shape.values():
+                self._move(params, group)
+
+    def _move(self, params, group):
+        """One step of parameters of equal shape."""
+        momentum, lr = group["momentum"], group["lr"]
+        updates = []
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            updates.append(p.grad.lerp(buffer, momentum).flatten(1))  # Nesterov's momentum
+
+        directions = orthogonal(torch.stack(updates))
+        scale = 0.2 * math.sqrt(max(directions.shape[1:]))
+        for p, direction in zip(params, directions):
+            p.mul_(1 - lr * group["weight_decay"])
+            p.add_(direction.view_as(p), alpha=-lr * scale)
+
+
+def orthogonal(matrices):
+    """(n rows columns) -> the same, with singular values between about 0.7 and 1.2 in place of any
+    that are not tiny, by Newton and Schulz's iteration x <- a x + b x x^T x + c (x x^T)^2 x."""
+    a, b, c = COEFFICIENTS
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices  # the smaller products
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
