@@ -66,26 +66,12 @@ def test_only_the_default_folder_is_drawn_unasked_and_only_once(tmp_path, monkey
     assert names(tmp_path) == ["toy"]
 
 
-def test_what_is_there_stays_and_what_is_interrupted_goes(tmp_path, monkeypatch):
-    (tmp_path / "mine").write_text("precious")
-    with pytest.raises(cli.UserError, match="not an empty folder"):
-        toydata.make_toy(tmp_path, 8)
-
-    def stop(folder, *_):
-        (folder / "LTCC_ReID").mkdir()
-        raise KeyboardInterrupt
-    monkeypatch.setattr(toydata, "_write", stop)
-    with pytest.raises(KeyboardInterrupt):
-        toydata.make_toy(tmp_path / "toy", 8)
-    assert names(tmp_path) == ["mine"]
-
-
 def die(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_process_that_is_killed_while_people_are_drawn(tmp_path, monkeypatch):
-    """The others end with it, in silence; a worker's end is said."""
+    """The others end with it, in silence; a worker's end is said. Other files stay."""
     drawing = start(tmp_path, "-m", "toydata", "--people", 400)
     while not list(tmp_path.glob(".toy.part/*/*/*.png")):
         time.sleep(0.1)
@@ -96,6 +82,10 @@ def test_a_process_that_is_killed_while_people_are_drawn(tmp_path, monkeypatch):
     with pytest.raises(cli.UserError, match="a process that draws people was killed"):
         toydata.make_toy(tmp_path / "toy", 8)
     assert names(tmp_path) == []  # nor what the first one left
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(cli.UserError, match="not an empty folder"):
+        toydata.make_toy(tmp_path, 8)
+    assert names(tmp_path) == ["mine"]
 
 
 def test_contact_sheet():
@@ -137,17 +127,15 @@ def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks
 def test_ltcc_lists_who_changes_clothes(monkeypatch, tmp_path):
     saved = []
     monkeypatch.setattr(Job, "shoot", lambda *_: None)
-    monkeypatch.setattr(Job, "save", lambda job, path, image: saved.append(Path(path).name))
-    jobs = toydata.jobs_of("ltcc", tmp_path, 60, seed=0)
-    for job in jobs:
+    monkeypatch.setattr(Job, "save", lambda job, path, image: saved.append(Path(path).name[:5]))
+    kinds = Counter()
+    for job in toydata.jobs_of("ltcc", tmp_path, 60, seed=0):
         saved.clear()
         [(file, pid)] = toydata._draw(job)
-        kind = "change" if len(job.outfits) > 1 else "unchange"
-        assert (file, pid) == (f"info/cloth-{kind}_id_{job.role}.txt", str(job.pid))
-        worn = {tuple(map(int, name.split("_")[:2])) for name in saved}
-        assert worn == {(job.pid, number) for number, _ in enumerate(job.outfits, 1)}
-    kinds = Counter((job.role, len(job.outfits)) for job in jobs)
-    assert kinds == {("train", 6): 42, ("train", 1): 3, ("test", 3): 14, ("test", 1): 1}
+        assert {name.split("_")[0] for name in saved} == {f"{job.pid:03d}"} and pid == str(job.pid)
+        kinds[Path(file).stem, len(set(saved))] += 1
+    assert kinds == {("cloth-change_id_train", 6): 42, ("cloth-unchange_id_train", 1): 3,
+                     ("cloth-change_id_test", 3): 14, ("cloth-unchange_id_test", 1): 1}
 
 
 def test_infrared_is_grey(root):
@@ -233,6 +221,9 @@ SAID = {  # what is read out of a caption
 }
 
 
+WISH = ("side", "glass style", "noun", "bald", "hair color", "pose")  # left out of a wish
+
+
 def said(caption):
     found = {key: re.search(pattern, caption) for key, pattern in SAID.items()}
     return {key: match and next(filter(None, match.groups())) for key, match in found.items()}
@@ -267,59 +258,42 @@ def nearest(colours, rgb):
     return min(colours, key=lambda name: math.dist(colours[name], rgb))
 
 
-@pytest.mark.parametrize("data_set", ["cuhk-pedes", "real2"])
+@pytest.mark.parametrize("data_set", ["cuhk-pedes", "real2", "itcpr", "syncpr"])
 def test_a_caption_is_true_of_the_figure_that_is_drawn(data_set, monkeypatch, tmp_path):
     dolls = []
     pictures = {}
     draw = drawing.Doll.draw
     monkeypatch.setattr(drawing.Doll, "draw", lambda doll: dolls.append(doll) or draw(doll))
     monkeypatch.setattr(Job, "save", lambda job, path, image: pictures.update({path: dolls[-1]}))
-    jobs = toydata.jobs_of(data_set, tmp_path, 60, 0)
-    entries = [entry for job in jobs
-               for file, entry in toydata._draw(job) if "raw" in file or "runner" in file]
-    if data_set == "cuhk-pedes":
-        entries = [(f"imgs/{entry['file_path']}", caption)
-                   for entry in entries for caption in entry["captions"]]
-    assert len(entries) > 200
-    worn = {f"{job.pid:04d}_{number}": outfit.attributes
-            for job in jobs for number, outfit in enumerate(job.outfits, 1)}
-    for image, caption in entries:
-        if data_set == "real2":
-            assert pictures[image].wears is worn[Path(image).name[:6]]
-        facts = to_be_said(pictures[image])
-        if image.endswith("wanted.jpg"):
-            facts["side"] = None  # who asks does not know it
+    lists = defaultdict(list)
+    worn = {}  # the beginning of a file's name -> attributes
+    for job in toydata.jobs_of(data_set, tmp_path, 60, 0):
+        for file, entry in toydata._draw(job):
+            lists[file].append(entry)
+        for number, outfit in enumerate(job.outfits, 1):
+            worn[f"{job.pid:04d}_{number}"] = outfit.attributes
+
+    captions = []  # (image, what is said of it, keys of SAID that are left out)
+    for entry in lists["reid_raw.json"]:
+        captions += [(f"imgs/{entry['file_path']}", caption, ()) for caption in entry["captions"]]
+    for image, caption in lists["datalist/runner_real2_v1_gpt.json"]:
+        left_out = ("side",) if image.endswith("wanted.jpg") else ()
+        captions.append((image, caption, left_out))
+        assert pictures[image].wears is worn[Path(image).name[:6]]
+    for entry in lists["SynCPR.json"]:
+        for side, key in (("reference", "reference"), ("target", "target"), ("target", "edit")):
+            image = entry[f"{side}_image_path"]
+            captions.append((image, entry[f"{key}_caption"], WISH if key == "edit" else ()))
+    for entry in lists["query.json"]:
+        hits = [each["file_path"] for each in lists["gallery.json"]
+                if each["instance_id"] == entry["instance_id"]]
+        assert pictures[entry["file_path"]].wears not in [pictures[hit].wears for hit in hits]
+        captions += [(hit, entry["caption"], WISH) for hit in hits]
+
+    assert len(captions) > 80
+    for image, caption, left_out in captions:
+        facts = to_be_said(pictures[image]) | dict.fromkeys(left_out)
         assert said(caption) == facts, caption
-
-
-def test_composed_retrieval_asks_in_words_for_clothes_that_another_picture_shows(
-        monkeypatch, tmp_path):
-    def colours(caption):
-        return [f"{said(caption)[f'{part} color']} {part}" for part in ("coat", "trousers")]
-
-    def number(path):  # of the outfit
-        return int(re.search(r"[_-](\d)_", path)[1])
-
-    monkeypatch.setattr(Job, "save", lambda *_: None)
-    jobs = [toydata.jobs_of(name, tmp_path, 8, 0) for name in ("itcpr", "syncpr")]
-    for job in jobs[0] + jobs[1]:
-        worn = [[outfit.attributes[f"{part} color"] for part in ("coat", "trousers")]
-                for outfit in job.outfits]
-        shown = defaultdict(set)  # instance -> outfits of its gallery pictures
-        entries = toydata._draw(job)
-        for file, entry in entries:
-            if file == "gallery.json":
-                shown[entry["instance_id"]].add(number(entry["file_path"]))
-        for file, entry in entries:
-            if file == "query.json":
-                [wanted] = shown[entry["instance_id"]]
-                assert number(entry["file_path"]) != wanted and shown[-1] == {1}
-                assert colours(entry["caption"]) == worn[wanted - 1]
-            elif file == "SynCPR.json":
-                outfit = number(entry["reference_image_path"])
-                assert colours(entry["reference_caption"]) == worn[outfit]
-                assert colours(entry["edit_caption"]) == colours(entry["target_caption"])
-                assert colours(entry["edit_caption"]) == worn[(outfit + 1) % 3]
 
 
 TRIMMINGS = ("accent", "dark", "metal", "linen")
@@ -393,28 +367,17 @@ def test_a_crop_is_of_the_clothes():
     assert sum(shares[1::2]) > 1.5 * sum(shares[::2])
 
 
-def test_nothing_but_the_person_tells_who_it_is(monkeypatch, tmp_path):
-    """Pictures without their person: neither place nor light repeats across cameras."""
+def test_nothing_but_the_person_tells_who_it_is(monkeypatch):
+    """A picture without its person depends on the camera and on chance alone, and never repeats."""
     monkeypatch.setattr(drawing.Doll, "draw", lambda doll: None)
-    taken = []
-    shoot = Job.shoot
-
-    def spy(job, outfit, cam):
-        shot = shoot(job, outfit, cam)
-        taken.append((job.pid, cam, np.asarray(shot.picture().convert("L").reduce(4), float)))
-        return shot
-    monkeypatch.setattr(Job, "shoot", spy)
-    for job in toydata.jobs_of("real2", tmp_path, 80, seed=0):
-        toydata._draw(job)
-
-    pids, cams, pictures = map(np.array, zip(*taken))
-    places = {cam: pictures[cams == cam].mean(0) for cam in set(cams)}
-    for cam, place in places.items():
-        pictures[cams == cam] -= place
-        assert sum(np.abs(place - other).mean() < 8 for other in places.values()) <= 2
-    apart = cams[:, None] != cams
-    same = apart & (pids[:, None] == pids)
-    light = pictures.mean((1, 2))
-    distance = np.abs(pictures[:, None] - pictures).mean((2, 3))
-    for measure in (distance, (light[:, None] - light) ** 2):
-        assert measure[same].mean() == pytest.approx(measure[apart & ~same].mean(), rel=0.06)
+    jobs = toydata.jobs_of("real2", Path(), 16, seed=0)
+    places = set()
+    for cam in range(1, 12):
+        taken = []
+        for job in jobs:
+            job.body = replace(job.body, height=170, stoop=0)  # which the shadow shows
+            job.rng = random.Random(cam)
+            taken.append([job.shoot(outfit, cam).jpeg for outfit in range(3)])
+        assert taken == taken[:1] * len(jobs) and len(set(taken[0])) == 3
+        places.add(cameras.camera(0, cam).place.tobytes())
+    assert len(places) == 11
