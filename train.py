@@ -95,7 +95,8 @@ class Config:
     ids: int = option(None, "identities per batch", least=2, most=10**5)
     images: int = option(None, "images per identity", least=2, most=10**4)
     optimiser: str = option(
-        None, "muon = Muon for the matrices of transformer layers, AdamW for the rest",
+        None, "muon = Muon for kernels of convolutions and matrices of transformer layers, AdamW "
+        "for the rest",
         ("adamw", "muon"))
     lr: float = option(None, "learning rate after the warm-up; a cosine to 0", least=0, most=10)
     warmup: int = option(None, "steps of linear warm-up from lr / 100", least=0, most=10**9)
@@ -413,8 +414,8 @@ def schedule(step, config):
 
 
 def optimisers_of(model, config):
-    """[AdamW] or, with --optimiser muon, [AdamW, Muon]: Muon (Jordan et al. 2024) for the matrices
-    of transformer layers, its updates scaled to the size of AdamW's.
+    """[AdamW] or, with --optimiser muon, [AdamW, Muon]: Muon (Jordan et al. 2024) for kernels of
+    convolutions and matrices of transformer layers, its updates scaled to the size of AdamW's.
 
     Only matrices have weight decay. The gates start at 0; they have a higher learning rate and no
     decay back to 0. Weights that were not loaded from a file have the rate new_lr.
@@ -428,8 +429,8 @@ def optimisers_of(model, config):
         if name.endswith("gate"):
             decay = 0.0
             scale = config.gate_lr
-        in_layer = ".blocks." in name or "text_block." in name
-        is_muons = config.optimiser == "muon" and p.ndim == 2 and in_layer
+        is_matrix = p.ndim == 2 and (".blocks." in name or "text_block." in name)
+        is_muons = config.optimiser == "muon" and (is_matrix or p.ndim == 4)
         groups[is_muons].setdefault((decay, scale), []).append(p)
     of_adamw, of_muon = (
         [dict(params=params, weight_decay=decay, scale=scale)

@@ -301,6 +301,7 @@ def test_muon_moves_matrices_of_layers_and_new_lr_what_no_file_of_weights_brough
     assert isinstance(muon, Muon)
     blocks = [module for module in model.modules() if isinstance(module, irm.Block)]
     matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
+    matrices |= {conv.weight for conv in model.modules() if isinstance(conv, torch.nn.Conv2d)}
     moved = [(optimiser, p, group["scale"]) for optimiser in (adamw, muon)
              for group in optimiser.param_groups for p in group["params"]]
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
@@ -314,17 +315,19 @@ def test_muon_moves_matrices_of_layers_and_new_lr_what_no_file_of_weights_brough
 
 def test_muon_equals_torchs_up_to_the_rounding_of_bf16():
     torch.manual_seed(0)
-    start = [torch.randn(shape) for shape in ((24, 24), (8, 48), (24, 24), (48, 8), (9, 9))]
+    shapes = (24, 24), (8, 48), (24, 24), (48, 8), (6, 3, 2, 2), (9, 9)  # one kernel
+    start = [torch.randn(shape) for shape in shapes]
     moved = []
     for kind in (Muon, partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")):
-        params = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+        matrices = start if kind is Muon else [weight.flatten(1) for weight in start]
+        params = [torch.nn.Parameter(matrix.clone()) for matrix in matrices]
         optimiser = kind(params, lr=0.1, weight_decay=0.5)
         rng = torch.Generator().manual_seed(1)
         for _ in range(4):
             for p in params[:-1]:  # the last one has no gradient and stays
                 p.grad = torch.randn(p.shape, generator=rng)
             optimiser.step()
-        moved.append([p.detach() - matrix for p, matrix in zip(params, start)])
+        moved.append([(p - matrix).detach().flatten(1) for p, matrix in zip(params, matrices)])
     for ours, theirs in zip(*moved):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * theirs.abs().max().item())
 
