@@ -1,6 +1,7 @@
 """Tests run on the CPU, on one thread, from the repository's root."""
 
 import signal
+import string
 import sys
 import tempfile
 from pathlib import Path
@@ -36,10 +37,20 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
-    """The folder of a tiny BERT, for --text-model."""
-    from tests.small_bert import write_bert  # it takes seconds
+    """The folder of a BERT of a few thousand weights that spells words letter by letter, for
+    --text-model."""
+    from transformers import BertConfig, BertModel  # it takes seconds
 
-    return write_bert(tmp_path_factory.mktemp("bert"))
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    letters = list(string.ascii_lowercase)
+    inner = [f"##{letter}" for letter in letters]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *inner]
+    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2,
+                        num_attention_heads=4, intermediate_size=48, initializer_range=0.3)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    return folder
 
 
 @pytest.fixture

@@ -197,16 +197,6 @@ def test_captions_with_a_long_common_beginning_have_features_of_their_own(datase
         saved.features(dataset, photos, [None] * 7, "text")
 
 
-@pytest.mark.parametrize("name", ["f", "absent", "flat", "notes"])
-def test_a_file_without_features_is_a_user_error(name, tmp_path):
-    (tmp_path / "f.safetensors").write_bytes(b"not a file of tensors")
-    save_features(tmp_path / "flat.safetensors", {"key": torch.ones(2)}, {})
-    save_features(tmp_path / "notes.safetensors", {"key": torch.ones(2, 2)}, {"data": "x"})
-    with pytest.raises(UserError, match=rf"/{name}\.safetensors.* --save-features") as error:
-        load_features(tmp_path / f"{name}.safetensors", {"task"} if name == "notes" else set())
-    assert "\n" not in str(error.value)
-
-
 # ---- photos without instructions ----
 
 def test_clothes_are_the_photo_without_head_and_margins():

@@ -26,15 +26,20 @@ class Letters(nn.Module):
 
     width, trainable, pooling = 12, False, "mean"
 
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.dtype = dtype
+
     def forward(self, sentences):
         words = [sentence.split() for sentence in sentences]
-        tokens = torch.zeros(len(words), max(map(len, words)), self.width)
+        longest = max(map(len, words))
+        tokens = torch.zeros(len(words), longest, self.width, dtype=self.dtype)
         for i, row in enumerate(words):
             for j, word in enumerate(row):
                 generator = torch.Generator().manual_seed(sum(map(ord, word)))
                 tokens[i, j] = torch.randn(self.width, generator=generator)
         lengths = torch.tensor([[len(row)] for row in words])
-        mask = torch.arange(tokens.shape[1])[None] < lengths
+        mask = torch.arange(longest)[None] < lengths
         return tokens, mask, tokens.sum(1) / lengths
 
 

@@ -14,16 +14,15 @@ import train
 from reid import checkpoints, text
 from reid.cli import UserError
 from tests.commands import Payload
-from tests.small_bert import write_bert
 
 SENTENCES = ["do not change clothes", "a man in red"]
 
 
 @pytest.fixture
-def bert(tmp_path, monkeypatch):
-    """The folder of a small BERT, ./bert."""
+def bert(bert, tmp_path, monkeypatch):
+    """A copy of the folder of the small BERT, ./bert."""
     monkeypatch.chdir(tmp_path)
-    return write_bert(tmp_path / "bert").relative_to(tmp_path)
+    return shutil.copytree(bert, "bert")
 
 
 def read(bert, tokenizer):
@@ -37,7 +36,7 @@ def read(bert, tokenizer):
 def test_a_folder_and_a_checkpoint_give_the_states_that_the_own_library_gives(bert):
     from transformers import BertModel
     change_config(layer_norm_eps=0.1, hidden_act="relu")
-    ours, tokenizer = text.named_text_model(str(bert))
+    ours, tokenizer = text.named_text_model(bert)
     expected = read(BertModel.from_pretrained(bert), tokenizer)
     assert torch.equal(read(ours, tokenizer), expected)
     assert ours.pooler is None and ours.dtype == torch.float32

@@ -3,8 +3,6 @@ needs none of the files again, and a wrong file is one line."""
 
 import argparse
 import re
-import shutil
-from functools import partial
 
 import huggingface_hub
 import pytest
@@ -13,19 +11,15 @@ from transformers import BertConfig, BertModel
 
 import evaluate
 import train
+from instructions import asked_tasks
 from model import SIZES, ViT
 from reid import checkpoints, weights
 from reid.cli import UserError
+from reid.folders import open_all
 from reid.runs import read_log
 from tests.commands import FAST, Payload, one_line
-from tests.reference import (
-    PASS_LAYOUTS,
-    albef_checkpoint,
-    deit_checkpoint,
-    golden,
-    pass_checkpoint,
-    under,
-)
+from tests.reference import golden
+from tests.trees import market
 
 BETTER = "; PASS in ./weights/ would be better, see docs/weights.md"
 
@@ -38,20 +32,28 @@ def near(ours, theirs, limit=1e-6):
 
 # ---- recorded numbers of the published programs ----
 
-@pytest.mark.parametrize("name,write,depth,words", [
-    *(("vit_pass/io", partial(pass_checkpoint, layout), 1, "PASS,16x8 resized")
-      for layout in PASS_LAYOUTS),
-    ("deit/io_plain", partial(deit_checkpoint, "plain"), 2, "DeiT,14x14 resized"),
-    ("deit/io_distilled", partial(deit_checkpoint, "distilled"), 1, "DeiT"),
-    ("vit_albef/io", albef_checkpoint, 2, "ALBEF,16x16 resized,(bicubic)"),
+def recorded(name):
+    """The published tensors of a file of tests/golden; those of ALBEF beside momentum twins, which
+    a loader must not take."""
+    tensors = {key: torch.as_tensor(array) for key, array in golden(f"{name}.npz").items()}
+    twins = {key.replace(".", "_m.", 1): torch.zeros_like(tensors[key]) for key in tensors}
+    return {"model": tensors | twins} if "albef" in name else tensors
+
+
+@pytest.mark.parametrize("name, of_weights, depth, words", [
+    ("vit_pass/io", "vit_pass/weights", 1, "PASS,16x8 resized"),
+    ("deit/io_plain", "deit/weights_plain", 2, "DeiT,14x14 resized"),
+    ("deit/io_distilled", "deit/weights_distilled", 1, "DeiT"),
+    ("vit_albef/io", "albef/weights", 2, "ALBEF,16x16 resized,(bicubic)"),
 ])
-def test_published_vits_reference(name, write, depth, words, tmp_path):
+def test_published_vits_reference(name, of_weights, depth, words, tmp_path):
     io = golden(f"{name}.npz")
     positions = io["pos_embed_resized"]
+    torch.save(recorded(of_weights), tmp_path / "vit.pth")
     vit = ViT(
         io["image"].shape[2:], 16, int(io.get("stride", 16)), positions.shape[-1], depth,
         int(io["num_heads"]), part_tokens=1)
-    report = weights.load_vit(vit, write(path=tmp_path / "vit.pth"))
+    report = weights.load_vit(vit, tmp_path / "vit.pth")
     near(vit.pos[:, -positions.shape[1]:], positions)
     assert all(word in report for word in words.split(",")), report
     with torch.no_grad():
@@ -63,7 +65,9 @@ def test_albef_text_reference(tmp_path):
     ids = torch.tensor(io["input_ids"])
     real = torch.tensor(io["attention_mask"])
     image = torch.tensor(io["encoder_hidden_states"]).double()
-    path = albef_checkpoint(tmp_path / "ALBEF.pth")
+    state = recorded("albef/weights")
+    path = tmp_path / "ALBEF.pth"
+    torch.save(state, path)
     heads = int(io["num_heads"])
     text = weights.load_albef_text(path, num_attention_heads=heads).double()
     cross = weights.load_albef_cross(path, image.shape[-1], num_attention_heads=heads).double()
@@ -75,7 +79,7 @@ def test_albef_text_reference(tmp_path):
             for i, expected in enumerate(io[f"fusion_{mask}_out"]):
                 seen = image[i:i + 1, image_mask[i]]
                 near(cross(words[i:i + 1], real[i:i + 1].bool(), seen)[0], expected)
-    head = torch.load(path)["model"]["itm_head.weight"]
+    head = state["model"]["itm_head.weight"]
     assert torch.equal(cross.head.weight, head.double()) and text.pooler is None
 
 
@@ -83,6 +87,11 @@ def test_albef_text_reference(tmp_path):
 
 TOY = {key: SIZES["tiny"][key] for key in ("dim", "depth", "patch")}
 FORM = tuple(TOY.values())
+
+
+def under(prefix, tensors):
+    """The same tensors with `prefix` before each name."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def vit_file(positions, dim=TOY["dim"], depth=TOY["depth"], patch=TOY["patch"]):
@@ -99,6 +108,10 @@ def vit_file(positions, dim=TOY["dim"], depth=TOY["depth"], patch=TOY["patch"]):
     return tensors
 
 
+HIGH = vit_file(positions=1 + 8 * 4)
+SQUARE = vit_file(positions=1 + 8 * 8)
+
+
 def albef_file(words=30522, width=TOY["dim"], fusion=2):
     """What is read of ALBEF.pth; layers of its BERT attend to the image from `fusion` on, which is
     as wide as they are."""
@@ -110,7 +123,7 @@ def albef_file(words=30522, width=TOY["dim"], fusion=2):
     for layer in bert.encoder.layer[:fusion]:
         del layer.crossattention
     head = {"itm_head.weight": torch.randn(2, width), "itm_head.bias": torch.randn(2)}
-    vit = under("visual_encoder.", vit_file(positions=1 + 8 * 8))
+    vit = under("visual_encoder.", SQUARE)
     return {"model": vit | under("text_encoder.bert.", bert.state_dict()) | head}
 
 
@@ -120,13 +133,12 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
     more = {name: torch.randn(1, 1, TOY["dim"]) for name in ("cls_pos", "part_token1", "part1_pos")}
-    high = vit_file(positions=1 + 8 * 4)
     decoder = {"decoder_blocks.0.norm1.bias": torch.randn(TOY["dim"]), "mask_token": torch.ones(3)}
     states = {
         "ALBEF": albef_file(),
-        "DeiT": {"model": vit_file(positions=1 + 8 * 8)},
-        "HAP": {"model": under("mae.", high) | decoder},
-        "TransReID": under("base.", high) | {"classifier.weight": torch.ones(7)},
+        "DeiT": {"model": SQUARE},
+        "HAP": {"model": under("mae.", HIGH) | decoder},
+        "TransReID": under("base.", HIGH) | {"classifier.weight": torch.ones(7)},
         "PASS": {"teacher": vit_file(positions=8 * 4) | more, "args": argparse.Namespace(lr=0.1)},
     }
     paths = {}
@@ -142,17 +154,24 @@ def tiny_vit(**options):
                **options)
 
 
-def test_a_wrapped_vit_is_taken_whole_and_editing_weights_stay(files):
+def test_a_wrapped_vit_is_taken_whole_and_editing_weights_stay(files, tmp_path):
+    """Of a pre-training program the teacher, not the student, and without the head."""
+    teacher = under("module.backbone.", HIGH) | {"module.head.mlp.0.bias": torch.ones(7)}
+    student = under("module.backbone.", vit_file(positions=1 + 8 * 4))
+    torch.save({"student": student, "teacher": teacher, "epoch": 7}, tmp_path / "teacher.pth")
+    torch.save({"state_dict": HIGH}, tmp_path / "state.pth")
+    paths = files["TransReID"], files["HAP"], tmp_path / "teacher.pth", tmp_path / "state.pth"
     states = []
-    for kind in ("HAP", "TransReID"):
+    for path, kind in zip(paths, ("TransReID", "HAP", "HAP", "HAP")):
         torch.manual_seed(0)
         vit = tiny_vit(instr_dim=9)
         before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
-        report = weights.load_vit(vit, files[kind])
+        report = weights.load_vit(vit, path)
         assert report.startswith(f"{kind} in ") and "missing: none" in report
         states.append(vit.state_dict())
+    assert torch.equal(states[0]["blocks.1.norm2.bias"], HIGH["blocks.1.norm2.bias"])
     for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name])
+        assert all(torch.equal(tensor, state[name]) for state in states)
         assert torch.equal(tensor, before[name]) == bool(re.search("gate|instr", name)), name
 
 
@@ -269,7 +288,8 @@ def test_albef_is_text_tower_picture_encoder_and_matching(files):
     assert all(p.requires_grad for p in model.cross.parameters())
 
 
-def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, command, tmp_path):
+def test_a_checkpoint_needs_none_of_the_files_it_started_from(
+        files, drawn, command, tmp_path, monkeypatch):
     for name in ("PASS", "ALBEF"):
         (tmp_path / f"{name}.pth").write_bytes(files[name].read_bytes())
     code, out, err = command(
@@ -278,6 +298,7 @@ def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, comm
     assert code == 0 and "E_e: PASS in PASS.pth: " in out, err
     for name in ("PASS", "ALBEF"):
         (tmp_path / f"{name}.pth").unlink()
+    monkeypatch.delattr(weights, "choose")  # nothing is chosen again
     code, _, err = command(train, "--resume", "runs/a/last.pt", "--steps", 2)
     assert code == 0 and checkpoints.load("runs/a/last.pt")["step"] == 2, err
 
@@ -290,84 +311,58 @@ def test_a_checkpoint_needs_none_of_the_files_it_started_from(files, drawn, comm
 
 # ---- photographs: a start and a preset without being told ----
 
-LAST = "runs/all/last.pt"
-
-
 @pytest.fixture
-def start(drawn, command, chosen_from, unfinished):
-    """start(*flags, place=files) -> (stdout, config): one step on a copy of the drawn
-    Market-1501 that does not say that it was drawn, with published files in ./weights/."""
-    shutil.copytree(drawn / "Market-1501-v15.09.15", "market")
+def chosen(tmp_path, chosen_from, capsys):
+    """chosen(*files, **flags) -> (what is printed, the config) of a run on a Market-1501 that does
+    not say that it was drawn, with these published files in ./weights/."""
+    datasets = open_all(market(tmp_path / "market"), asked_tasks("trad"))
 
-    def call(*flags, place=()):
-        chosen_from(*place)
-        code, out, err = command(train, "--data", "market", "--steps", 1, "--images", 2,
-                                 "--workers", 0, "--name", "all", *flags)
-        assert code == 0, err
-        return out, checkpoints.load(LAST)["config"]
-    return call
+    def choose(*paths, **flags):
+        chosen_from(*paths)
+        config = train.new_config(train.Config(task="trad", data="market", **flags), datasets)
+        return capsys.readouterr().out.splitlines(), config
+    return choose
 
 
-def test_photographs_with_published_weights(files, start, command, monkeypatch):
-    """The best known file is taken, and a resume does not choose again."""
-    out, config = start("--size", "tiny", place=(files["DeiT"], files["PASS"]))
-    chosen = f"weights/{files['PASS'].name}"
-    assert f"E_e starts from PASS in {chosen}, rather than DeiT in weights/" in out
-    assert "preset paper: no toy.json: photographs" in out
-    assert f"E_e: PASS in {chosen}" in out and "missing: none" in out
-    assert config["vit_weights"] == chosen and config["ids"] == 12
-    assert config["erase"] == train.PAPER["erase"]
-
-    shutil.rmtree("weights")
-    monkeypatch.delattr(weights, "choose")
-    code, out, err = command(train, "--resume", LAST, "--steps", 2)
-    assert code == 0 and "preset" not in out, err
-    assert "continues to step 2; the cosine is stretched" in out
-    assert checkpoints.load(LAST)["config"] == config | {"steps": 2}
-    one_line(command(train, "--resume", LAST, "--steps", 1), "--steps 1: the run has 2")
+def test_photographs_with_published_weights(files, chosen):
+    """The best known file is taken."""
+    lines, config = chosen(files["DeiT"], files["PASS"], size="tiny")
+    path = f"weights/{files['PASS'].name}"
+    assert lines[0].startswith(f"E_e starts from PASS in {path}, rather than DeiT in weights/")
+    assert lines[1].startswith("preset paper: no toy.json: photographs")
+    assert (config.vit_weights, config.ids, config.erase) == (path, 2, train.PAPER["erase"])
 
 
-def test_photographs_without_any(start):
-    out, config = start()
-    hub, line, preset = out.splitlines()[:3]
+def test_photographs_without_any(chosen):
+    (hub, line, preset), config = chosen()
     assert hub.startswith(f"not used: {weights.HUB}")
     assert line == f"E_e starts from scratch: no published weights fit --size base{BETTER}"
     assert preset.startswith("preset scratch: no toy.json: photographs")
-    assert config["vit_weights"] is None and config["preset"] == "scratch"
-    assert SIZES[config["size"]]["size"] == (128, 64)
+    assert config.vit_weights is None and config.preset == "scratch"
+    assert SIZES[config.size]["size"] == (128, 64)
 
 
-@pytest.mark.parametrize("flag, preset", [("none", "scratch"), ("HAP", "paper")])
-def test_none_asks_for_scratch_and_a_file_for_paper(files, start, flag, preset):
-    path = files.get(flag, flag)
-    out, _ = start("--size", "tiny", "--vit-weights", path, place=[files["PASS"]])
-    assert f"preset {preset}" in out
-    assert (f"E_e: HAP in {path}" in out) if flag == "HAP" else ("E_e" not in out)
-
-
-def test_drawn_people_start_from_scratch_in_silence(train_tiny, unfinished):
-    code, out, err = train_tiny("--task", "trad", "--steps", 1)
-    assert code == 0, err
-    assert out.startswith("preset toy") and "E_e" not in out and weights.HUB not in out
+@pytest.mark.parametrize("flag, preset", [("none", "scratch"), ("mine.pth", "paper")])
+def test_none_asks_for_scratch_and_a_file_for_paper(files, chosen, flag, preset):
+    lines, config = chosen(files["PASS"], size="tiny", vit_weights=flag)
+    assert len(lines) == 1 and lines[0].startswith(f"preset {preset}")
+    assert config.vit_weights == (None if flag == "none" else flag)
 
 
 # ---- mistakes ----
 
-DEIT = vit_file(positions=65)
-
-
 @pytest.mark.parametrize("state,words", [
-    ({"model": DEIT, "args": argparse.Namespace(lr=Payload())},
+    ({"model": SQUARE, "args": argparse.Namespace(lr=Payload())},
      r"refused.*torch.save\(torch.load\("),
     ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "begins with conv1.weight"),
     ({"model": vit_file(65, depth=4)}, "4 layers.*--size"),
-    ({"model": {k: v for k, v in DEIT.items() if k != "blocks.1.mlp.fc1.bias"}},
+    ({"model": {k: v for k, v in SQUARE.items() if k != "blocks.1.mlp.fc1.bias"}},
      "Missing.*blocks.1.mlp.0.bias"),
-    ({"model": DEIT | {"blocks.0.mlp.fc1.weight": torch.ones(9, TOY["dim"])}}, "size mismatch"),
-    ({"model": DEIT | {"pos_embed": torch.ones(1, 61, TOY["dim"])}}, "60 positions"),
-    ({"model": DEIT | {"cls_token": torch.ones(())}}, "another shape"),
-    ({"model": DEIT | {"blocks.0.attn.qkv.bias": torch.ones(())}}, "Missing"),
-    ({"model": DEIT | {"blocks.0.attn.qkv.bias": torch.ones(9).to_sparse()}}, "Missing"),
+    ({"model": SQUARE | {"blocks.0.mlp.fc1.weight": torch.ones(9, TOY["dim"])}}, "size mismatch"),
+    ({"model": SQUARE | {"pos_embed": torch.ones(1, 61, TOY["dim"])}}, "60 positions"),
+    ({"model": SQUARE | {"cls_token": torch.ones(())}}, "another shape"),
+    ({"model": SQUARE | {"blocks.0.attn.qkv.bias": torch.ones(())}}, "Missing"),
+    ({"model": SQUARE | {"blocks.0.attn.qkv.bias": torch.ones(9).to_sparse()}}, "Missing"),
     ({"epoch": 3}, "no weights"), ([torch.ones(3)], "no weights")])
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_a_wrong_file_is_one_line(state, words, tmp_path):
