@@ -10,7 +10,6 @@ import signal
 import statistics
 import sys
 import time
-from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -29,7 +28,6 @@ from tests.test_model import TINY
 SMALL = ("--steps", "2", "--ids", "4", "--images", "2", "--warmup", "1")
 VARY = ("--vary", "", "--loss triplet")
 FOUR = ["default-seed_0", "default-seed_1", "loss_triplet-seed_0", "loss_triplet-seed_1"]
-MARKET = "Market-1501-v15.09.15"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,10 +128,6 @@ def test_each_group_is_compared_with_its_own_first_where_the_queries_are_the_sam
     assert "| li | COCAS+ | strict | | | 50.0 | 70.0; +20.0 (+20.0 to +20.0) | 40.0 |" in lines
     assert "| trad | COCAS+ | strict | | | | 90.0 | |" in lines
 
-    other_way, *_ = ablate.table_of(["--a", ""], results, variants)["rows"]
-    assert "difference" not in other_way["cells"][0]
-    assert other_way["cells"][1]["difference"] == pytest.approx(-0.2)
-
 
 # ---- the runs ----
 
@@ -144,10 +138,11 @@ def test_only_what_is_missing_is_trained(cc, trained):
         os.remove(f"runs/cc/default-seed_1/{name}")  # ended before its first checkpoint
     log = Path("runs/cc/default-seed_0/log.jsonl")
     lines = log.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace("{", '{"kept": 1, ', 1)
     log.write_text("".join(lines[:-1]))  # stopped in the last evaluation
     trained.clear()
     assert cc("--vary", "", "/", "--loss triplet", "")[0] == 0
-    assert trained == FOUR
+    assert trained == FOUR and "kept" in log.read_text()  # that run was resumed
     first, second = tables_of("cc")
     assert without_minutes([first]) == without_minutes([before])
     for row in second["rows"]:
@@ -159,72 +154,39 @@ def test_only_what_is_missing_is_trained(cc, trained):
     assert trained == ["default-seed_2"]
 
 
-def test_interrupted_four_times_it_gives_the_same_table(cc, trained, monkeypatch, usual_signals):
-    """A signal reaches a run within its steps; the run saves and ends, and so does the ablation."""
-    flags = ("--seeds", 1, "--steps", 4, *VARY)
-    assert cc("--name", "whole", *flags)[0] == 0
-
-    steps = []
-    augment = train.data.augment
-
-    def interrupting(*args, **kwargs):
-        steps.append(1)
-        if len(steps) in (1, 3, 4, 6):
-            signal.raise_signal(signal.SIGTERM)
-        return augment(*args, **kwargs)
-
-    monkeypatch.setattr(train.data, "augment", interrupting)
-    codes = [cc("--name", "parts", *flags)[0] for _ in range(5)]
-    assert codes == [128 + signal.SIGTERM] * 4 + [0] and len(steps) == 8
-    assert without_minutes(tables_of("parts")) == without_minutes(tables_of("whole"))
-
-
-@pytest.fixture(scope="module")
-def finished(drawn, bert, tmp_path_factory):
-    """A folder with data and `runs`, of an ablation `a` with one variant and one seed."""
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copytree(drawn / MARKET, folder / "toy" / MARKET)
-    shutil.copy(drawn / "toy.json", folder / "toy")
-    words = ["--task", "trad", "--data", "toy", "--text-model", str(bert), *SMALL]
-    with chdir(folder):
-        train.main(cli.parse(train.Config, [*words, "--name", "a/default-seed_0"]))
-    return folder
-
-
-@pytest.fixture
-def again(finished, bert, command, trained):
-    """again(*flags) -> what the command of that ablation ends with, in a copy of the folder."""
-    shutil.copytree(finished, ".", dirs_exist_ok=True)
-    flags = ("--task", "trad", "--data", "toy", "--text-model", bert, *SMALL, "--name", "a")
-    return lambda *more: command(ablate, *flags, "--seeds", 1, *more, "--vary", "")
-
-
-def test_a_finished_run_counts_only_for_the_same_flags_and_data(again, trained):
-    """Another photo, another flag, also one that was left open."""
-    assert again()[0] == 0
-    folder = "runs/a/default-seed_0"
-    one_line(again("--lr", 0.01), folder, "lr was 0.0015", "--name")
-    one_line(again("--warmup", 2), folder, "warmup was 1", "--name")
-    min(Path("toy", MARKET, "bounding_box_train").iterdir()).unlink()
-    one_line(again(), f"{folder}/last.pt", "other data", "market trad")
-    os.remove(f"{folder}/last.pt")
-    one_line(again(), f"{folder}/last.pt")
-    assert trained == []
-
-
-@pytest.mark.parametrize("name, content, words", [
+DAMAGED = [  # (file of a run, {key: other value} or the text, words)
     ("config.json", "", "not valid JSON"),
     ("config.json", "5", "expected a dict"),
     ("config.json", {"steps": 0}, "config.steps is 0, must be at least 1"),
     ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "not from the log of a run"),
     ("queries.json", "[]", "its log is not valid"),
-])
-def test_files_of_a_run_that_are_damaged_are_one_line(name, content, words, again, trained):
-    path = Path("runs/a/default-seed_0") / name
-    if isinstance(content, dict):
-        content = json.dumps(json.loads(path.read_text()) | content)
-    path.write_text(content)
-    one_line(again(), "runs/a/default-seed_0", words)
+]
+
+
+def test_a_finished_run_counts_only_for_the_same_flags_and_data(drawn, cc, trained):
+    """Another photo, another flag, also one that was left open; or damaged files."""
+    toy = shutil.copytree(drawn / "LTCC_ReID", "toy")
+
+    def again(*flags):
+        return cc("--data", toy, "--seeds", 1, *flags, "--vary", "")
+
+    assert again()[0] == 0
+    trained.clear()
+    folder = Path("runs/cc/default-seed_0")
+    one_line(again("--lr", 0.01), folder, "lr was 0.0015", "--name")
+    one_line(again("--warmup", 2), folder, "warmup was 1", "--name")
+    for name, content, words in DAMAGED:
+        before = (folder / name).read_text()
+        if isinstance(content, dict):
+            content = json.dumps(json.loads(before) | content)
+        (folder / name).write_text(content)
+        one_line(again(), folder, words)
+        (folder / name).write_text(before)
+    assert again()[0] == 0
+    min(Path("toy/train").iterdir()).unlink()
+    one_line(again(), folder / "last.pt", "other data", "ltcc cc")
+    os.remove(folder / "last.pt")
+    one_line(again(), folder / "last.pt")
     assert trained == []
 
 
@@ -279,43 +241,29 @@ time.sleep(60)
 """
 
 
-def test_sigterm_ends_the_runs_which_save(cc, monkeypatch, usual_signals):
-    texts = [Path(f"runs/cc/default-seed_{seed}.txt") for seed in range(3)]
-
-    def look(run):
-        if all(path.read_text() == "ready\n" for path in texts[:2]):
-            signal.raise_signal(signal.SIGTERM)
-        return 0.0
-
-    monkeypatch.setattr(ablate, "share_done", look)
-    monkeypatch.setattr(ablate, "command_of", lambda run: [sys.executable, "-c", LINGERING])
-    code, _, err = cc("--seeds", 3, "--jobs", 2, "--vary", "")
-    assert code == 143 and err.splitlines()[-1] == "stopped; the same command continues"
-    assert [path.read_text() for path in texts[:2]] == ["ready\nsaved\n"] * 2
-    assert not texts[2].exists()
-
-
-def begin(said):
+def ablation(cc):
     ablate.command_of = lambda run: [sys.executable, "-c", LINGERING]
-    said.send(ablate.start(train.Config(name="a"), None).pid)
-    time.sleep(60)
+    code, _, err = cc("--seeds", 3, "--jobs", 2, "--vary", "")
+    assert err.splitlines()[-1] == "stopped; the same command continues"
+    sys.exit(code)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, runs outlive kill -9")
-def test_runs_end_with_an_ablation_that_is_killed(command):
-    Path("runs").mkdir()
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
-    ablation = fork.Process(target=begin, args=[theirs])
-    ablation.start()
-    pid = ours.recv()
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.skipif(
+        sys.platform != "linux", reason="elsewhere, runs outlive kill -9"))])
+def test_runs_save_and_end_with_an_ablation(number, code, cc, usual_signals):
+    texts = [Path(f"runs/cc/default-seed_{seed}.txt") for seed in range(3)]
+    process = multiprocessing.get_context("fork").Process(target=ablation, args=[cc])
+    process.start()
     for text in ("ready\n", "ready\nsaved\n"):
         deadline = time.monotonic() + 20
-        while Path("runs/a.txt").read_text() != text:
-            assert time.monotonic() < deadline, os.kill(pid, signal.SIGKILL)
+        while [path.exists() and path.read_text() for path in texts] != [text, text, False]:
+            assert time.monotonic() < deadline, process.kill()
             time.sleep(0.05)
-        ablation.kill()
-        ablation.join()
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join()
+    assert process.exitcode == code
 
 
 def test_a_model_for_each_task_of_each_data_set(drawn):
@@ -346,11 +294,6 @@ def test_a_model_for_each_task_of_each_data_set(drawn):
 def test_a_mistake_is_one_line_before_anything_is_trained(flags, words, drawn, command, trained):
     one_line(command(ablate, "--task", "cc", "--data", drawn, *flags), *words)
     assert trained == [] and not Path("runs").exists()
-
-
-def test_names_of_folders():
-    assert ablate.folder_of(["--data=./my data/a--b", "--no-align"]) == "data_a--b-no-align"
-    assert ablate.folder_of(["--vit-weights=weights/PASS (1).pth"]) == "vit-weights_PASS_1_.pth"
 
 
 def test_two_commands_in_one_folder(cc, trained, monkeypatch):
