@@ -31,7 +31,6 @@ COMMANDS = {  # a file -> the command that reads it
     "runs/a/default-seed_0/log.jsonl": (curves, "runs/a/default-seed_0", "--out", "c.png"),
     "runs/a/default-seed_0/config.json": ABLATE,
     "runs/a/default-seed_0/queries.json": ABLATE,
-    "runs/a/table.json": ABLATE,
     "index.safetensors": (search, "--photos", "toy/LTCC_ReID/query", "--instruction", "a red coat",
                           "--index", "index.safetensors", "--checkpoint", "trained.pt"),
     "f.safetensors": (evaluate, "--checkpoint", "f.safetensors"),

@@ -174,20 +174,15 @@ def test_time_memory_and_processes_are_limited():
 
 
 def test_marks_survive_ctrl_c(command, monkeypatch, usual_signals):
-    graded = []
-
-    def interrupted(folder, *_):
-        graded.append(str(folder))
-        assert [row["handout"] for row in rows_of("marks.csv")] == graded[:-1]
-        if len(graded) == 3:
+    """Each row is in the file before the next hand-out is graded."""
+    def interrupted(*_):
+        if len(rows_of("marks.csv")) == 2:
             signal.raise_signal(signal.SIGINT)
         return {"schedule": {"test": ""}}
 
     monkeypatch.setattr(grade, "check_tests", lambda *_: None)
     monkeypatch.setattr(grade, "grade", interrupted)
-    for name in "abc":
-        Path(name).mkdir()
-    code, _, err = command(grade, *"abc", "--csv", "marks.csv", "--only", "schedule")
+    code, _, err = command(grade, ".", ".", ".", "--csv", "marks.csv", "--only", "schedule")
     assert code == 130 and "interrupted" in err
     assert [row["points"] for row in rows_of("marks.csv")] == ["1", "1"]
 

@@ -202,6 +202,8 @@ def test_both_of_cocas_are_the_rows_in_the_lists_of_ctcc_and_of_li(toy, task):
     root = trees.cocas(toy / "COCAS")
     text(root, "real2/datalist/query.txt", "images/1/q.jpg templates/9_2.jpg 9 2 3\n"
          "images/1/q.jpg templates/9_3.jpg 9 3 3\nimages/1/p.jpg templates/9_1.jpg 9 1 3\n")
+    text(root, "real2/datalist/query_attr.txt", "images/1/q.jpg k1 9 2 3\n"
+         "images/1/q.jpg k2 9 2 3\nimages/1/q.jpg k2 9 1 3\n")
     assert told(opened(root, task)) == RECORDS["cocas", "both"].split()
     assert task not in [d.task for d in open_all(root, asked_tasks("all"))]
     text(root, "real2/datalist/query_attr.txt", "images/1/q.jpg k1 9 7 3\n")

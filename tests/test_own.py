@@ -78,8 +78,6 @@ MARKET = ("bounding_box_train", "bounding_box_test", "query")
 
 
 @pytest.mark.parametrize("folder, names, words", [
-    ("a part is missing", ("bounding_box_train/0001_c1s1_01.jpg", "query/0001_c1s1_01.jpg"),
-     "no known data set in it, and no folders of people"),
     ("SYSU-MM01", ("cam1/0001/0001.jpg", "cam2/0001/0001.jpg"), "SYSU-MM01 cannot be read"),
     ("DukeMTMC-reID", [f"{folder}/0001_c1_f0046182.jpg" for folder in MARKET], "withdrawn by its"),
     ("mine", ("anna/1.jpg", "anna/2.jpg", "bob/1.jpg"), "1 people with two photos or more"),

@@ -1,4 +1,5 @@
-"""README and docs: what they name exists, what they show runs, and their diffs apply."""
+"""README and docs: what they name exists, what they show runs, their diffs apply, and their
+pictures are current."""
 
 import ast
 import dataclasses
@@ -11,8 +12,12 @@ from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from extras import figure
 from reid import checkpoints, cli
 from tests.trees import put, text
 
@@ -73,19 +78,13 @@ def test_readme_is_short_and_links_every_page_once():
 
 
 @pages
-def test_links_resolve(page):
+def test_what_a_page_names_exists(page):
+    """Links; `folder/file.py`, `folder/` and `package.module.name`, as deep as they go; flags."""
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if target.startswith("http"):
-            continue
         path, _, anchor = target.partition("#")
         linked = page.parent / path if path else page
-        assert linked.exists(), target
+        assert target.startswith("http") or linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
-
-
-@pages
-def test_files_and_names_resolve(page):
-    """`folder/file.py`, `folder/`, and `package.module.name`, as deep as they go."""
     for code in inline(page):
         for name in re.findall(r"(?:^|\s)([\w/]+\.py)(?=$|\s)", code):
             assert (ROOT / name).is_file(), name
@@ -94,6 +93,12 @@ def test_files_and_names_resolve(page):
         is_ours = code.split(".")[0] in (*SCRIPTS, "reid", "toydata", "extras")
         if is_ours and re.fullmatch(r"\w+(\.\w+)*", code) and not (ROOT / code).is_file():
             resolve_name(code)
+    known = set(OF_OTHERS)
+    for config in CONFIGS.values():
+        for field in dataclasses.fields(config):
+            name = field.name.replace("_", "-")
+            known |= {f"--{name}", f"--no-{name}"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", page.read_text())) <= known
 
 
 def test_reading_order_names_what_is_in_the_file():
@@ -112,16 +117,6 @@ def test_every_equation_has_a_row_and_one_search_finds_it():
     rows = re.findall(r"^\| Eq\. (\d), .+ \| `[\w.]+` \| `tests/\w+\.py` \|$", README, re.M)
     assert rows == list("12345678")
     assert all(f"Eq. {number}" in source for number in rows)
-
-
-@pages
-def test_flags_exist(page):
-    known = set(OF_OTHERS)
-    for config in CONFIGS.values():
-        for field in dataclasses.fields(config):
-            name = field.name.replace("_", "-")
-            known |= {f"--{name}", f"--no-{name}"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", page.read_text())) <= known
 
 
 # ---- what is shown runs ----
@@ -157,6 +152,28 @@ def test_commands_and_python_are_understood(page):
                 cli.parse(config, [] if variant == "/" else shlex.split(variant))
     for block in blocks(page, "python"):
         ast.parse(block)
+
+
+def test_the_walkthrough_prints_and_draws_what_it_shows(drawn, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs/walkthrough.md").read_text()
+    shown = re.findall(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", page, re.M | re.S)
+    assert "--people 16" in page, "the fixture `drawn` has that many"
+    (tmp_path / "few").symlink_to(drawn)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    capsys.readouterr()
+    with torch.no_grad():  # a block turns gradients off
+        for code, printed in shown:
+            exec(compile(code, "walkthrough.md", "exec"), names)
+            assert capsys.readouterr().out == printed
+
+    figure.main(figure.Config("model.png"))
+    for name in ("walkthrough_rankings.png", "walkthrough_words.png", "model.png"):
+        now, before = (np.asarray(Image.open(path).convert("RGB"), int)
+                       for path in (name, ROOT / "docs" / name))
+        assert now.shape == before.shape
+        difference = np.abs(now - before).mean()  # other versions of the fonts may differ
+        assert difference < 0.5, f"docs/{name} is of an earlier state"
 
 
 # ---- the diffs of docs/recipes.md apply, and run ----

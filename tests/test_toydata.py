@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import evaluate
 import toydata
 from instructions import ATTRIBUTES, TASKS, asked_tasks
-from reid import cli
+from reid import checkpoints, cli
 from reid.folders import open_all
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks, trials
@@ -366,3 +368,30 @@ def test_nothing_but_the_person_tells_who_it_is(monkeypatch):
         assert taken == taken[:1] * len(jobs) and len(set(taken[0])) == 3
         places.add(cameras.camera(0, cam).place.tobytes())
     assert len(places) == 11
+
+
+# ---- the model that comes with them ----
+
+def test_the_bundled_model_is_small_and_nothing_but_a_model():
+    assert evaluate.TRAINED.is_file(), (
+        "python train.py, then python -m reid.checkpoints runs/all/last.pt toydata/trained.pt")
+    assert evaluate.TRAINED.stat().st_size <= 6e6
+    state = checkpoints.load(evaluate.TRAINED)
+    assert not state.keys() & (checkpoints.RUN.keys() - {"step"}) and state["classes"] == {}
+    assert state["config"]["data"] == toydata.TOY and state["config"]["task"] == "all"
+    for name, value in state["model"].items():
+        assert not value.is_floating_point() or value.dtype == torch.float16, name
+        assert not name.startswith("encoder.text."), "the text tower comes from a package"
+
+
+def test_evaluate_takes_it_until_there_is_a_run(drawn, command, monkeypatch):
+    provided = []
+    monkeypatch.setattr(toydata, "provide", provided.append)
+    Path("toy").symlink_to(drawn)
+    code, out, err = command(evaluate, "--task", "cc")
+    assert code == 0 and "no runs/all/last.pt yet" in err and provided == ["./toy"], err
+    assert "LTCC" in out
+    Path("runs/all").mkdir(parents=True)
+    evaluate.LAST.touch()
+    assert evaluate.chosen_checkpoint(None) == evaluate.LAST
+    assert evaluate.chosen_checkpoint("a.pt") == "a.pt"
