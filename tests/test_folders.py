@@ -1,19 +1,24 @@
-"""Data sets are found, opened, counted and checked, and all of them train."""
+"""Data sets, and photos and weights of one's own, are found, opened, counted and checked, and all
+of them train."""
 
+import json
 import os
 import shutil
 import sys
+from collections import Counter
 from functools import partial
 
 import pytest
+import torch
 
 import data
 import evaluate
 import toydata
 from instructions import TASKS, asked_tasks
-from reid import folders
+from reid import checkpoints, folders
 from reid.cli import UserError
 from reid.layouts import LAYOUTS, read_images
+from reid.own_photos import SPLIT
 from reid.runs import read_log
 from tests import trees
 from tests.commands import one_line
@@ -70,11 +75,25 @@ def test_lists_of_the_released_code_serve_the_task_of_their_data_set_alone(
                 folders.open_all(toy, {asked: row})
 
 
+MARKET = ("bounding_box_train", "bounding_box_test", "query")
+
+
+@pytest.mark.parametrize("folder, names, words", [
+    ("holiday", ("query/1.jpg", "train/1.jpg"),
+     "no known data set .*docs/data.md.* It contains query"),
+    ("SYSU-MM01", ("cam1/0001/0001.jpg", "cam2/0001/0001.jpg"), "SYSU-MM01 cannot be read"),
+    ("DukeMTMC-reID", [f"{folder}/0001_c1_f0046182.jpg" for folder in MARKET], "withdrawn by its"),
+    ("mine", ("anna/1.jpg", "anna/2.jpg", "bob/1.jpg"), "1 people with two photos or more"),
+])
+def test_what_is_no_known_data_set(folder, names, words, tmp_path):
+    put(tmp_path / folder, *names)
+    with pytest.raises(UserError, match=words):
+        folders.open_all(tmp_path / folder, asked_tasks("trad"))
+
+
 def test_what_cannot_be_found_is_said(toy):
-    put(toy / "holiday", "query/1.jpg", "train/1.jpg")
     trees.market(toy / "a")
     for path, words in ((toy / "nowhere", "nowhere: no such folder"),
-                        (toy / "holiday", "no known data set .*docs/data.md.* It contains query"),
                         (toy / "a", r"--task vi; found Market-1501 \(trad\)")):
         with pytest.raises(UserError, match=words):
             folders.open_all(path, asked_tasks("vi"))
@@ -86,6 +105,81 @@ def test_what_cannot_be_found_is_said(toy):
     assert opened(toy, "vi").layout == "llcm"  # only what serves the task is wanted once
     with pytest.raises(UserError, match=f"several copies of .* .{toy}/a, {toy}/again"):
         folders.open_all(toy, ALL)
+
+
+# ---- photos and weights of one's own ----
+
+NAMES = ("anna", "Bob Müller", "c.3", "李", "user_007", "x y")
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Six people with two photos in each of two outfits, and one with a single photo."""
+    root = tmp_path / "mine"
+    for person in NAMES:
+        for outfit in ("coat", "dress"):
+            put(root, f"{person}/{outfit}/a_c1_x.JPG", f"{person}/{outfit}/c2s1.png")
+    put(root, "alone/1.jpeg")
+    return root
+
+
+def test_a_folder_for_each_person_with_outfits(mine, capsys):
+    trad, cc = folders.open_all(mine, ALL)
+    assert (trad.task, cc.task) == ("trad", "cc") and trad.title == "Own photos random-split"
+    split = json.loads((mine / SPLIT).read_text())
+    assert len(split["train"]) == 4 and len(split["test"]) == 3 and "alone" in split["train"]
+    assert capsys.readouterr().out.count(SPLIT) == 1
+    for record in cc.records:
+        person, *_ = record.path.split("/")
+        assert (record.role == "train") == (person in split["train"])
+        assert record.cam == (None if person == "alone" else 1 if "c1" in record.path else 2)
+    queries = Counter(record.clothes for record in cc.split("query"))
+    assert len(queries) == 6 and set(queries.values()) == {1}  # one of each outfit
+    assert len(cc.split("gallery")) == 6
+
+    split["train"], split["test"] = split["test"], split["train"]
+    (mine / SPLIT).write_text(json.dumps(split))
+    again, _ = folders.open_all(mine, ALL)
+    assert {record.pid for record in again.split("train")} == {
+        record.pid for record in trad.split("query")}
+    put(mine, "zoe/1.jpg")
+    with pytest.raises(UserError, match=r"split\.json: zoe is in neither list"):
+        folders.open_all(mine, ALL)
+
+
+def test_a_split_by_hand_without_outfits(tmp_path):
+    for role in ("train", "query", "gallery"):
+        for person in NAMES[:3]:
+            put(tmp_path, f"{role}/{person}/{role}.png")
+    [dataset] = folders.open_all(tmp_path, ALL)
+    assert (dataset.task, dataset.title) == ("trad", "Own photos given-split")
+    for role in ("train", "query", "gallery"):
+        assert [(record.pid, record.path) for record in dataset.split(role)] == [
+            (pid, f"{role}/{person}/{role}.png") for pid, person in enumerate(sorted(NAMES[:3]))]
+    with pytest.raises(UserError, match="no data for --task cc"):
+        folders.open_all(tmp_path, asked_tasks("cc"))
+
+
+def test_own_photos_are_trained_on_and_tested(mine, train_tiny):
+    code, out, err = train_tiny("--data", mine, "--steps", 2, "--preset", "toy", "--name", "mine")
+    assert code == 0 and "Own photos random-split" in out, err
+    rows = read_log("runs/mine")[-1]["rows"]
+    assert {row["task"] for row in rows} == {"trad", "cc"}
+
+
+def test_a_start_takes_all_but_the_classifiers(train_tiny, unfinished):
+    assert train_tiny("--task", "li", "--steps", 2, "--name", "a")[0] == 0
+    old = checkpoints.load("runs/a/last.pt")["model"]
+    flags = ("--task", "cc", "--steps", 1, "--lr", 0, "--name", "b", "--start", "runs/a/last.pt")
+    code, out, err = train_tiny(*flags)
+    assert code == 0 and "tensors of runs/a/last.pt; 2 start anew" in out, err
+    new = checkpoints.load("runs/b/last.pt")["model"]
+    for name in new.keys() & old.keys():
+        moves = "running" in name or "num_batches" in name
+        assert moves or torch.equal(new[name], old[name]), name
+    assert {name for name in new if name not in old} == {
+        "classifiers.ltcc.weight", "fused_classifiers.ltcc.weight"}
+    one_line(train_tiny("--task", "cc", "--steps", 1, "--start", "nowhere.pt"), "nowhere.pt")
 
 
 # ---- what is odd ----
@@ -174,6 +268,23 @@ def test_images_that_do_not_open_are_listed(toy, command, monkeypatch):
     names = ("images/1/a.jpg", "images/3/c.jpg (No such file", "templates/17.jpg")
     assert all(str(root / name) in line for name, line in zip(names, bad, strict=True))
     one_line((code, out, err), "3 images do not open")
+
+
+def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
+    """And refused alone, in a line that says what it was taken for."""
+    both = tmp_path / "both"
+    for folder in MARKET:
+        put(both, f"market/{folder}/anna.jpg")
+    words = r"read as Market-1501 \(trad\): .*cannot read 'anna.jpg'"
+    with pytest.raises(UserError, match=words):
+        folders.open_all(both, asked_tasks("trad"))
+    trees.ltcc(both / "ltcc")
+    [dataset] = folders.open_all(both, ALL)
+    assert dataset.task == "cc"
+    assert any("skipped, read as Market-1501" in note for note in dataset.notes)
+    trees.market(both / "again")  # no second copy of what cannot be read
+    [dataset] = folders.open_all(both, asked_tasks("trad"))
+    assert dataset.root == both / "again" and "skipped, read as Market" in dataset.notes[-1]
 
 
 # ---- all of them train and are tested ----

@@ -1,7 +1,13 @@
-"""What is there for a GPU, tried on the CPU: precision, what it is fed."""
+"""What is there for a GPU, tried on the CPU: precision, what it is fed; loader processes that have
+no room, are stopped, or die."""
 
+import multiprocessing
 import os
+import signal
+import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +15,7 @@ import torch
 import data
 import losses
 from reid import device, images
+from reid.cli import Interrupted, Stopped, Stops, on_signals, run
 
 GPU = torch.device("cuda")
 CPU = torch.device("cpu")
@@ -114,3 +121,85 @@ def test_a_batch_is_read_while_the_one_before_is_worked_on(monkeypatch, tmp_path
             assert started[first_of_next].wait(10), "nothing is read while a batch is worked on"
         results.append(batch.tolist())
     assert results == [[0, 1], [2, 3], [4]]
+
+
+# ---- loader processes, signals ----
+
+def test_workers_are_as_many_as_shared_memory_holds(monkeypatch, capsys):
+    usage = SimpleNamespace(free=64 * 2**20)
+    monkeypatch.setattr(device.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(device, "SHARED", "/")
+    assert device.loader_workers(8, CPU, 10**5) == 8 and not capsys.readouterr().out
+    assert device.loader_workers(8, CPU, 10**7) == 2
+    assert "room for 2 of 8 loader workers" in capsys.readouterr().out
+    usage.free = 10**5
+    assert device.loader_workers(3, CPU, 10**6) == 0
+    assert "--shm-size" in capsys.readouterr().out
+
+
+class Zeros:
+    def __getitem__(self, step):
+        return torch.zeros(3)
+
+
+def test_a_signal_ends_the_wait_for_a_worker_that_was_stopped(usual_signals):
+    """Also in the middle of a batch that it hands over, and if the signal came before the wait."""
+    before = set(multiprocessing.active_children())
+    stops = Stops()
+    with on_signals(stops):
+        loaded = data.loader(Zeros(), 0, 5, workers=1, stops=stops)
+        next(loaded)
+        [worker] = set(multiprocessing.active_children()) - before
+        os.kill(worker.pid, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert len(list(loaded)) < 4 and stops == [signal.SIGTERM]
+    assert list(data.loader(Zeros(), 0, 5, workers=1, stops=stops)) == []
+    assert set(multiprocessing.active_children()) <= before
+    stops = Stops()
+    stops.is_waiting = True
+    with pytest.raises(Stopped):
+        stops(2, None)
+    stops(15, None)  # which a launcher sends next, does not interrupt what follows
+    assert stops == [2, 15]
+
+
+@pytest.mark.parametrize("seconds", [0, 1])  # the wait for a batch meets the end, or torch says it
+def test_a_loader_process_that_is_killed_is_one_line(seconds, usual_signals, monkeypatch, capsys):
+    before = set(multiprocessing.active_children())
+
+    def main(_):
+        loaded = data.loader(Zeros(), 0, 9, workers=1)
+        next(loaded)
+        [worker] = set(multiprocessing.active_children()) - before
+        worker.kill()
+        time.sleep(seconds)
+        list(loaded)
+
+    monkeypatch.setattr(sys, "argv", ["data.py", "toy"])
+    with pytest.raises(SystemExit) as ended:
+        run(main, data.Config)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and error.startswith("error: a loader process was killed")
+
+
+def test_a_second_signal_ends_at_once(monkeypatch):
+    stops = Stops("at once")
+    for moment in (0, 0.5):  # a launcher may pass the same signal on
+        monkeypatch.setattr(time, "monotonic", lambda moment=moment: moment)
+        stops(2, None)
+    assert stops == [2, 2]
+    monkeypatch.setattr(time, "monotonic", lambda: 2)
+    with pytest.raises(Interrupted) as ended:
+        stops(15, None)
+    assert ended.value.args == (15, "at once")
+
+
+def test_a_resume_where_fewer_gpus_are_visible(monkeypatch):
+    """Each process takes back the random numbers of the GPU of its number, where there was one."""
+    restored = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: restored.append(arguments))
+    for saved in ([], ["first"], ["first", "second"]):
+        state = {"cpu": torch.get_rng_state(), "cuda": saved}
+        device.restore_rng(state, torch.device("cuda:1"))
+        device.restore_rng(state, torch.device("cuda"))
+    assert restored == [("first", GPU), ("second", torch.device("cuda:1")), ("first", GPU)]
