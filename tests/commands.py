@@ -53,8 +53,8 @@ class Payload:
         return os.system, ("touch executed",)
 
 
-def recipe(title):
-    """The Python block of that section of docs/recipes.md."""
+def recipe(title, language="python"):
+    """The block of code in that section of docs/recipes.md."""
     page = (ROOT / "docs/recipes.md").read_text()
     _, _, section = page.partition(f"\n## {title}\n")
-    return section.split("```python\n")[1].split("```")[0]
+    return section.split(f"```{language}\n")[1].split("```")[0]

@@ -26,7 +26,6 @@ from tests.commands import one_line
 from tests.test_model import TINY
 
 SMALL = ("--steps", "2", "--ids", "4", "--images", "2", "--warmup", "1")
-VARY = ("--vary", "", "--loss triplet")
 FOUR = ["default-seed_0", "default-seed_1", "loss_triplet-seed_0", "loss_triplet-seed_1"]
 
 
@@ -71,14 +70,10 @@ def tables_of(name):
     return json.loads(Path(f"runs/{name}/table.json").read_text())["tables"]
 
 
-def without_minutes(tables):
-    return [table | {"minutes": 0} for table in tables]
-
-
 # ---- the table ----
 
 def test_the_table_says_what_the_logs_say(cc, trained):
-    code, out, err = cc(*VARY)
+    code, out, err = cc("--vary", "", "--loss triplet")
     assert code == 0, err
     assert trained == FOUR
     logs = [read_log(f"runs/cc/{name}") for name in FOUR]
@@ -144,7 +139,7 @@ def test_only_what_is_missing_is_trained(cc, trained):
     assert cc("--vary", "", "/", "--loss triplet", "")[0] == 0
     assert trained == FOUR and "kept" in log.read_text()  # that run was resumed
     first, second = tables_of("cc")
-    assert without_minutes([first]) == without_minutes([before])
+    assert first["rows"] == before["rows"]
     for row in second["rows"]:
         triplet, default = row["cells"]
         assert "difference" in default and "difference" not in triplet

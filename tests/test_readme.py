@@ -19,6 +19,7 @@ from PIL import Image
 
 from extras import figure
 from reid import checkpoints, cli
+from tests.commands import recipe
 from tests.trees import put, text
 
 ROOT = Path(__file__).parents[1]
@@ -178,12 +179,6 @@ def test_the_walkthrough_prints_and_draws_what_it_shows(drawn, tmp_path, monkeyp
 
 # ---- the diffs of docs/recipes.md apply, and run ----
 
-def recipe(heading):
-    section = RECIPES.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    [diff] = re.findall(r"^```diff\n(.*?)^```$", section, re.M | re.S)
-    return diff
-
-
 def forget_modules():
     """Takes this code's modules out of sys.modules, and returns them."""
     ours = (*SCRIPTS, "reid", "toydata", "extras")
@@ -210,7 +205,8 @@ def patched(tmp_path, monkeypatch, capsys, drawn, bert):
     text(tmp_path, "mine/captions.json", captions)
 
     def run(heading, program):
-        done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=recipe(heading), text=True,
+        diff = recipe(heading, "diff")
+        done = subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True,
                               capture_output=True)
         assert done.returncode == 0, done.stderr
         capsys.readouterr()

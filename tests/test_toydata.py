@@ -288,9 +288,6 @@ def test_a_caption_is_true_of_the_figure_that_is_drawn(data_set, monkeypatch, tm
         assert said(caption) == set.union(*to_be_said(pictures[image])[:parts]), caption
 
 
-TRIMMINGS = ("accent", "dark", "metal", "linen")
-
-
 def area(part, yaw, hair="short", **attributes):
     """The pixels in which a part shows on somebody who wears `attributes` and turns by `yaw`."""
     plain = {key: next(iter(weights)) for key, weights in people.THINGS.items()}
@@ -315,7 +312,8 @@ def test_what_a_caption_names_shows_in_pixels(yaw):
     coats = {area("coat", yaw, coat_style=style) for style in people.COAT_LENGTHS}
     assert len(shoes) == 4 and len(coats) >= 5
     if math.cos(yaw) > 0.25:  # from the front, coats differ by what is on them
-        trimmed = {tuple(area(part, yaw, coat_style=style) for part in TRIMMINGS)
+        trimmings = ("accent", "dark", "metal", "linen")
+        trimmed = {tuple(area(part, yaw, coat_style=style) for part in trimmings)
                    for style in people.COAT_LENGTHS}
         assert len(trimmed) == len(people.COAT_LENGTHS)
     for part, key in (("hat", "cap style"), ("things", "glove"), ("things", "umbrella")):
