@@ -1,19 +1,15 @@
-"""Data sets, and photos and weights of one's own, are found, opened, counted and checked, and all
-of them train."""
+"""Data sets, and photos and weights of one's own, are found, opened, counted and checked."""
 
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
 
 import data
-import evaluate
-import toydata
 from instructions import TASKS, asked_tasks
 from reid import checkpoints, folders
 from reid.cli import UserError
@@ -287,47 +283,9 @@ def test_a_data_set_that_cannot_be_read_is_passed_over_beside_others(tmp_path):
     assert dataset.root == both / "again" and "skipped, read as Market" in dataset.notes[-1]
 
 
-# ---- all of them train and are tested ----
-
-@pytest.fixture(scope="module")
-def every_set(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("layouts") / "toy"
-    toydata.make_toy(folder, people=8, sets="all")
-    return folder
-
-
-def test_all_layouts_train_and_are_tested_under_every_protocol(every_set, train_tiny, command):
-    datasets = folders.open_all(every_set, ALL)
-    assert TREES.keys() == LAYOUTS.keys() - {"own"}
-    served = {(name, task) for name in TREES for task in LAYOUTS[name].protocols if task in ALL}
-    lists = {("omnireid", task) for task in ALL} | {("cocas", "t2i")}
-    assert served <= {(d.layout, d.task) for d in datasets} <= served | lists
-    assert folders.check(datasets) == [] and not any(d.notes for d in datasets)
-    streams = sum(bool(d.split("train")) for d in datasets)
-    code, out, err = train_tiny("--data", every_set, "--steps", streams, "--name", "all")
-    assert code == 0, err
-    last = read_log("runs/all")[-1]
-    got = {(row["data"], row["task"], row["protocol"].split(" + ")[0]) for row in last["rows"]}
-    assert got == {(d.title, d.task, protocol.name) for d in datasets if d.tested
-                   for protocol in d.protocols if not protocol.named}
-    assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in last["rows"])
-    model = ("--checkpoint", "runs/all/last.pt")
-    for folder, protocol in (("LLCM", "vis-to-ir-deen"), ("prcc", "cross single-shot")):
-        flags = ("--data", every_set / folder, "--protocol", protocol)
-        code, out, err = command(evaluate, *model, *flags)
-        assert code == 0 and protocol in out, err
-    one_line(command(evaluate, *model, "--data", every_set / "SYNTH-PEDES"), "no test split")
-    one_line(train_tiny("--data", every_set / "COCAS-Real2"), "no training images")
-
-
-def test_images_and_captions_of_ones_own(toy):
-    captions = {"my_gallery/p2_0001.jpg": "a man in red", "my_gallery/p10_0001.jpg": ["a", "b"]}
-    put(toy, *captions)
-    text(toy, "captions.json", captions)
-    read = partial(read_images, toy, None, "mine", {"my_gallery": "gallery"},
-                   r"p(?P<pid>\d+)_", "p12_0001.jpg", captions="captions.json")
-    assert [(r.pid, r.captions) for r in read()] == [(10, ("a", "b")), (2, ("a man in red",))]
-    del captions["my_gallery/p2_0001.jpg"]
-    text(toy, "captions.json", captions)
+def test_a_photo_of_ones_own_without_a_caption(toy):
+    put(toy, "my_gallery/p2_0001.jpg")
+    text(toy, "captions.json", {"my_gallery/p3_0001.jpg": "a man in red"})
     with pytest.raises(UserError, match="captions.json: no captions of my_gallery/p2_0001.jpg"):
-        read()
+        read_images(toy, None, "mine", {"my_gallery": "gallery"}, r"p(?P<pid>\d+)_", "p12_0001.jpg",
+                    captions="captions.json")

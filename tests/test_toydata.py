@@ -21,11 +21,13 @@ import evaluate
 import toydata
 from instructions import ATTRIBUTES, TASKS, asked_tasks
 from reid import checkpoints, cli
-from reid.folders import open_all
+from reid.folders import check, open_all
 from reid.layouts import LAYOUTS
 from reid.protocols import columns, masks, trials
-from tests.commands import start
+from reid.runs import read_log
+from tests.commands import one_line, start
 from tests.trees import JOINED
+from tests.trees import TREES as BY_HAND
 from toydata import cameras, drawing, people, sheet
 from toydata.figure import Pose
 from toydata.trees import FIVE, TREES, Job
@@ -101,7 +103,6 @@ def test_contact_sheet():
 @pytest.mark.parametrize("tasks", ["all", *JOINED])
 def test_each_query_has_a_hit_and_where_clothes_are_asked_for_a_trap(root, tasks):
     datasets = open_all(root, asked_tasks(tasks))
-    assert tasks != "all" or {each.layout for each in datasets} == LAYOUTS.keys() - {"own"}
     for dataset in datasets:
         train = list(dataset.split("train"))
         if TASKS[dataset.task].pictures:
@@ -170,6 +171,31 @@ def test_cocas_describes_and_shows_the_same_wanted_outfits(root):
     assert min(map(len, captions.values())) > 1, "one caption of an outfit: a search for sentences"
     for record in described.split("query"):
         assert record.captions[0] not in set.union(*captions.values())
+
+
+def test_all_layouts_train_and_are_tested_under_every_protocol(root, train_tiny, command):
+    tasks = asked_tasks("all")
+    datasets = open_all(root, tasks)
+    assert BY_HAND.keys() == LAYOUTS.keys() - {"own"}
+    served = {(name, task) for name in BY_HAND for task in LAYOUTS[name].protocols if task in tasks}
+    lists = {("omnireid", task) for task in tasks} | {("cocas", "t2i")}
+    assert served <= {(d.layout, d.task) for d in datasets} <= served | lists
+    assert check(datasets) == [] and not any(d.notes for d in datasets)
+    streams = sum(bool(d.split("train")) for d in datasets)
+    code, out, err = train_tiny("--data", root, "--steps", streams, "--name", "all")
+    assert code == 0, err
+    last = read_log("runs/all")[-1]
+    got = {(row["data"], row["task"], row["protocol"].split(" + ")[0]) for row in last["rows"]}
+    assert got == {(d.title, d.task, protocol.name) for d in datasets if d.tested
+                   for protocol in d.protocols if not protocol.named}
+    assert all(row["trials"] in (1, 10) and row["queries"] > 0 for row in last["rows"])
+    model = ("--checkpoint", "runs/all/last.pt")
+    for folder, protocol in (("LLCM", "vis-to-ir-deen"), ("prcc", "cross single-shot")):
+        flags = ("--data", root / folder, "--protocol", protocol)
+        code, out, err = command(evaluate, *model, *flags)
+        assert code == 0 and protocol in out, err
+    one_line(command(evaluate, *model, "--data", root / "SYNTH-PEDES"), "no test split")
+    one_line(train_tiny("--data", root / "COCAS-Real2"), "no training images")
 
 
 # ---- the people ----
