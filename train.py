@@ -124,12 +124,13 @@ class Config:
 
 TOY = dict(
     size="tiny", mining="even", margin=5 / 128, steps=1600, ids=16, images=4, optimiser="muon",
-    lr=1.5e-3, warmup=100, weight_decay=0.05, gate_lr=10.0, new_lr=1.0, erase=0.0,
+    lr=1.5e-3, warmup=100, weight_decay=0.2, gate_lr=10.0, new_lr=1.0, erase=0.0,
     ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task.share),
     workers=0, evaluate_every=0,
 )
 SCRATCH = TOY | dict(
-    size="tiny-128", steps=1500, optimiser="adamw", erase=0.2, workers=None, evaluate_every=300,
+    size="tiny-128", steps=1500, optimiser="adamw", weight_decay=0.05, erase=0.2, workers=None,
+    evaluate_every=300,
 )
 PAPER = SCRATCH | dict(  # Sec. 5.1, but for margin (see loss_terms), gate_lr and new_lr
     size="base", mining="all", steps=24000, ids=32, lr=1e-5, warmup=1000, weight_decay=5e-4,
