@@ -8,16 +8,9 @@ import statistics
 import numpy as np
 import pytest
 
+from reid import compare
 from reid.cli import UserError
-from reid.compare import (
-    FIGURES,
-    HEADING,
-    comparison,
-    differences,
-    move_queries,
-    paired_bootstrap,
-    read_queries,
-)
+from reid.compare import HEADING, differences, paired_bootstrap, read_queries
 
 
 def test_a_query_counts_with_its_mean_over_the_trials_and_only_with_a_hit():
@@ -26,7 +19,7 @@ def test_a_query_counts_with_its_mean_over_the_trials_and_only_with_a_hit():
     second = [{"mAP": np.array([0.5, np.nan, 0.6]), "R1": np.array([1.0, np.nan, 1.0])}]
     mAP, R1 = differences(first, second)
 
-    assert [mAP["figure"], R1["figure"]] == [*FIGURES]
+    assert [mAP["figure"], R1["figure"]] == [*compare.FIGURES]
     assert mAP["queries"] == R1["queries"] == 2
     assert mAP["first"] == pytest.approx(0.35) and mAP["second"] == pytest.approx(0.55)
     assert mAP["difference"] == mAP["low"] == mAP["high"] == pytest.approx(0.2)  # of both queries
@@ -69,7 +62,7 @@ def test_the_interval_equals_a_literal_one(seeds):
 def test_rows_that_only_one_run_has_are_not_compared():
     row = dict.fromkeys(HEADING, "x") | {"each": []}
     with pytest.raises(UserError, match="no row"):
-        comparison([row], [row | {"feature": "F_out"}])
+        compare.comparison([row], [row | {"feature": "F_out"}])
 
 
 # ---- queries.json ----
@@ -81,7 +74,7 @@ RIGHT = {"mAP": [0.5, None], "R1": [1.0, None]}
 def test_what_is_written_is_read_again(tmp_path):
     each = [{"mAP": np.array([1 / 3, np.nan]), "R1": np.array([0.0, np.nan])}] * 2
     row = dict(zip(HEADING, ROW)) | {"each": each, "mAP": 1 / 3}
-    move_queries([row], tmp_path / "q.json")
+    compare.move_queries([row], tmp_path / "q.json")
     assert "each" not in row and row["mAP"] == 1 / 3
     [(key, trials)] = read_queries(tmp_path / "q.json").items()
     assert key == ROW and len(trials) == 2

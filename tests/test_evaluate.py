@@ -26,6 +26,7 @@ from tests.commands import one_line, recipe
 PAINT = {
     "red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)
 }
+UNFUSED = [part for part in PARTS if part != "fused"]
 OF_THEIR_OWN = [name for name, row in TASKS.items() if row.targets and not row.sentences]
 
 
@@ -45,12 +46,12 @@ class ColourModel(torch.nn.Module):
 
     size, picture_size = (16, 8), (8, 8)
 
-    def __init__(self, listen=0.0, editing=True, parts=PARTS):
+    def __init__(self, listen=0.0, editing=True, parts=UNFUSED):
         super().__init__()
         self.neck = torch.nn.Linear(1, 1)  # says on which device the model is
         self.listen = listen
         self.editing = editing
-        self.parts = [part for part in parts if part != "fused"]
+        self.parts = parts
         self.seen = []
 
     def instruct(self, sentences=None, pictures=None):
@@ -63,7 +64,9 @@ class ColourModel(torch.nn.Module):
         return Instruction(colour[:, None], mask, colour, colour[:, None])
 
     def forward(self, images, instr):
-        return Output(None, self.embed(images, instr), None, None, None)
+        neck = self.embed(images, instr)
+        fused = neck[:, :1] if "fused" in self.parts else None  # F_out is the red of F
+        return Output(None, neck, fused, fused, None)
 
     def embed(self, images, instr=None):
         self.seen += [("image", is_half_inference())] * len(images)
@@ -86,18 +89,6 @@ class ColourModel(torch.nn.Module):
         self.seen.append(("pair", is_half_inference()))
         score = -(tokens[:, 0] - instr.pooled).norm(dim=1)
         return torch.stack([torch.zeros_like(score), score], 1)
-
-
-class WithFused(ColourModel):
-    """F_out is the red of F."""
-
-    def __init__(self):
-        super().__init__()
-        self.parts = PARTS
-
-    def forward(self, images, instr):
-        neck = self.embed(images, instr)
-        return Output(neck, neck, neck, neck[:, :1], None)
 
 
 @pytest.fixture
@@ -235,12 +226,12 @@ def test_each_of_the_sentences_is_ranked_and_their_figures_summarised(root):
 def test_precision_reaches_every_pass_and_the_feature_every_table(root):
     """Tables rank by F and by F_out, the matrix and the 20 sentences by the feature of the flag;
     t2i has F alone."""
-    run = Run(WithFused(), amp="bf16")
+    run = Run(ColourModel(parts=PARTS), amp="bf16")
     rows = evaluate_all(run, [ltcc(root), pedes(root)])
     assert set(run.model.seen) == {("image", True), ("pair", True)}
     assert [row["feature"] for row in rows] == ["F", "F_out"] * 3 + ["F", "F"]
     for feature, name in FEATURES.items():
-        run = Run(WithFused(), feature, protocol="cc")
+        run = Run(ColourModel(parts=PARTS), feature, protocol="cc")
         both = {row["feature"]: row for row in evaluate_all(run, [ltcc(root)])}
         assert both["F"]["mAP"] != both["F_out"]["mAP"]
         assert instruction_matrix(run, ltcc(root))[0]["mAP"] == both[name]["mAP"]
@@ -249,7 +240,7 @@ def test_precision_reaches_every_pass_and_the_feature_every_table(root):
 
 
 def test_a_part_that_was_not_trained_is_refused_or_left_out(root, capsys):
-    run = Run(ColourModel(parts=TASKS["li"].parts))
+    run = Run(ColourModel(parts=("words", "editing")))
     assert {row["feature"] for row in evaluate_all(run, [cocas(root, "li")])} == {"F"}
     said = {row["instruction"] for row in instruction_matrix(run, cocas(root, "li"))}
     assert "wanted, without a photo" in said
@@ -376,7 +367,7 @@ def test_saved_features_serve_other_metrics_and_comparisons(root, command, monke
     records = records[:4] + records[:3:-1]  # queries are not the gallery
     dataset = dataset_of(root, "market", "trad", records)
     trained = {"data": "x", "task": "trad", "feature": "edit", "amp": "off"}
-    monkeypatch.setattr(evaluate, "load_model", lambda path: (WithFused(), trained))
+    monkeypatch.setattr(evaluate, "load_model", lambda path: (ColourModel(parts=PARTS), trained))
     monkeypatch.setattr(evaluate, "tested_datasets", lambda *_: [dataset])
 
     def said(checkpoint, *flags):

@@ -15,6 +15,7 @@ from reid import checkpoints, processes
 from reid.cli import UserError
 from reid.runs import read_log
 from tests.test_model import TINY
+from tests.test_train import assert_same
 from tests.watched_processes import INTERRUPTED, RANKS
 
 WATCHED = Path(__file__).with_name("watched_processes.py")
@@ -59,28 +60,23 @@ def test_every_process_has_a_batch_and_an_augmentation_of_its_own(slow):
 
 # ---- the losses of two processes against those of one ----
 
-@pytest.fixture
-def gradients_alone(watched, slow, monkeypatch):
-    """For each rank, what one process makes of its first batch: ({parameter: gradient}, the state
-    of the model)."""
+def test_a_step_learns_from_both_batches_as_one_process_would_from_each(
+        watched, slow, monkeypatch):
     monkeypatch.setitem(train.SIZES, "tiny", TINY)
     path = watched.folder / "runs/slow/last.pt"
     checkpoint = checkpoints.load(path)
     config = train.Config(**checkpoint["config"])
-    results = []
-    for rank in RANKS:
-        before, *arguments = slow[rank]["steps"][0]
+    own = []
+    statistics = []
+    for seen in slow:
+        before, *arguments = seen["steps"][0]
         model = evaluate.rebuild(checkpoint, path).train().to(memory_format=torch.channels_last)
         model.load_state_dict(before)
         terms = train.loss_terms(model, *arguments, config, FULL)
         sum(terms.values()).backward()
-        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        results.append((grads, model.state_dict()))
-    return results
+        own.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        statistics.append(model.state_dict())
 
-
-def test_a_step_learns_from_both_batches_as_one_process_would_from_each(slow, gradients_alone):
-    own, statistics = zip(*gradients_alone)
     for seen in slow:
         found = seen["gradients"][0]
         assert found.keys() == own[0].keys(), "other parameters learn"
@@ -95,17 +91,11 @@ def test_a_step_learns_from_both_batches_as_one_process_would_from_each(slow, gr
                 torch.testing.assert_close(after[name], both, msg=f"{name} is not the mean")
 
 
-def assert_same_weights(first, second, words):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), f"{words}: {name}"
-
-
 def test_both_begin_and_end_with_the_same_weights_and_statistics(slow, watched):
     begin = [seen["steps"][0][0] for seen in slow]
     end = slow[0]["last"]
-    assert_same_weights(*begin, "the processes begin with different weights")
-    assert_same_weights(end, slow[1]["last"], "the processes end with different weights")
+    assert_same(*begin, "the processes begin with different weights:")
+    assert_same(end, slow[1]["last"], "the processes end with different weights:")
     changed = [name for name, value in begin[0].items() if not torch.equal(value, end[name])]
     assert any("running_var" in name for name in changed) and any("gate" in n for n in changed)
     lines = read_log(watched.folder / "runs/slow")
@@ -119,16 +109,14 @@ def test_ctrl_c_in_one_process_saves_and_ends_both_and_the_run_goes_on(watched, 
 
     seen, said = watched("resumed")
     assert "code" not in seen[0] and len(seen[0]["steps"]) == STEPS - INTERRUPTED, said
-    assert_same_weights(seen[0]["last"], seen[1]["last"], "the resumed processes differ")
+    assert_same(seen[0]["last"], seen[1]["last"], "the resumed processes differ:")
     path = watched.folder / "runs/interrupted/last.pt"
     whole = checkpoints.MODEL | checkpoints.RUN
     resumed = checkpoints.load(path, whole)
     expected = checkpoints.load(watched.folder / "runs/slow/last.pt", whole)
     assert resumed["step"] == expected["step"] == STEPS
-    assert_same_weights(expected["model"], resumed["model"], "other weights after an interruption")
-    for ours, theirs in zip(resumed["optimisers"], expected["optimisers"], strict=True):
-        for number, moments in theirs["state"].items():
-            assert_same_weights(moments, ours["state"][number], "other moments")
+    for part in ("model", "optimisers"):
+        assert_same(expected[part], resumed[part], f"other after an interruption: {part}")
 
 
 @pytest.mark.parametrize("environment, words", [
