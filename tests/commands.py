@@ -37,6 +37,13 @@ def start(folder, *words):
     )
 
 
+def output(result):
+    """stdout of (exit code, stdout, stderr) of a command that succeeded."""
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
 def one_line(result, *words):
     """(exit code, stdout, stderr) of a command that ended in one line with these words."""
     code, _, err = result

@@ -103,6 +103,12 @@ def test_a_config_from_a_file_obeys_the_same_limits(change, sentence):
         cli.restore(Config, less, "c.json")
 
 
+def test_a_name_that_is_no_folder_name():
+    for name in ("..", ".", "../../x", "a/../b", "a//b", "a/", "/absolute", "n" * 300, "a\nb"):
+        with pytest.raises(UserError, match="--name "):
+            cli.folder_name(name)
+
+
 @pytest.mark.parametrize("out", ["x.jpg", "nowhere/x.png"])
 def test_no_command_begins_with_an_output_that_would_fail_at_its_end(out, command, tmp_path):
     (tmp_path / "photos").mkdir()
@@ -111,7 +117,8 @@ def test_no_command_begins_with_an_output_that_would_fail_at_its_end(out, comman
             (search, "--out", "--photos", "photos", "--instruction", "red")):
         result = command(module, *flags, flag, out)
         one_line(result, f"{flag} {out}: name a .png in a folder that exists")
-    one_line(command(evaluate, "--save-features", out), "name a .safetensors in a folder that")
+    result = command(evaluate, "--checkpoint", "x.pt", "--save-features", out)
+    one_line(result, "name a .safetensors in a folder that")
     one_line(command(plots, "--out", out), f"--out {out}: there are several plots")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

@@ -46,11 +46,10 @@ class ColourModel(torch.nn.Module):
 
     size, picture_size = (16, 8), (8, 8)
 
-    def __init__(self, listen=0.0, editing=True, parts=UNFUSED):
+    def __init__(self, listen=0.0, parts=UNFUSED):
         super().__init__()
         self.neck = torch.nn.Linear(1, 1)  # says on which device the model is
         self.listen = listen
-        self.editing = editing
         self.parts = parts
         self.seen = []
 

@@ -256,19 +256,11 @@ def test_the_instruction_matters_only_through_open_gates():
         assert ((a - b).abs().max() > 1e-3) == matters, words
 
 
-def test_shapes_and_one_return_type_in_every_mode():
-    """What is shared is encoded once; the whole of a picture is the mean of its patches, or the CLS
-    token of a pre-trained encoder."""
+def test_what_is_shared_is_encoded_once_and_a_picture_is_its_mean_or_its_cls():
+    """The CLS token of a pre-trained encoder, else the mean of the patches."""
     model = tiny_model()
-    images = torch.randn(2, 3, 32, 16)
-    words, pictures = ["a b", "c"], torch.randn(2, 3, 16, 16)
     assert model.instruct() is None and len(model.instruct(["a b"] * 3).tokens) == 1
-    for parts in ((), (words,), (None, pictures), (words, pictures)):
-        out = model(images, model.instruct(*parts))
-        assert out.feat.shape == out.neck.shape == (2, 32)
-        assert out.tokens.shape == (2, 1 + 4 * 2, 32)
-        fused = [None if each is None else each.shape for each in (out.fused, out.fused_neck)]
-        assert fused == ([(2, 64)] * 2 if parts else [None] * 2)
+    pictures = torch.randn(2, 3, 16, 16)
     seen = model.encoder.picture(pictures)
     for pooling, whole in (("mean", seen[:, 1:].mean(1)), ("cls", seen[:, 0])):
         model.encoder.text.pooling = pooling

@@ -5,6 +5,7 @@ from instructions import TASKS, Task, asked_tasks
 from reid import checkpoints, folders
 from reid.protocols import GENERAL, ID_ONLY, STRICT
 from reid.runs import read_log
+from tests.commands import output
 from tests.trees import opened, put, text
 
 COAT = Task(
@@ -19,8 +20,7 @@ def test_a_task_with_its_own_sentences_on_known_data(drawn, train_tiny, undrawn,
     """Beside the task whose data it shares, with one classifier."""
     monkeypatch.setitem(TASKS, "coat", COAT)
     data = drawn / "LTCC_ReID"
-    code, _, err = train_tiny("--data", data, "--steps", 2, "--name", "all")
-    assert code == 0, err
+    output(train_tiny("--data", data, "--steps", 2, "--name", "all"))
     report = read_log("runs/all")[-1]
     assert [row["task"] for row in report["rows"]] == ["cc"] * 6 + ["coat"] * 6
     wrong = TASKS["trad"].sentences[0]

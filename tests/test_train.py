@@ -24,7 +24,7 @@ from instructions import TASKS, asked_tasks
 from reid import checkpoints, device, runs
 from reid.folders import open_all
 from reid.muon import Muon
-from tests.commands import one_line
+from tests.commands import one_line, output
 from tests.test_model import TINY, tiny_model
 
 TIMES = ("seconds", "images/s")
@@ -59,8 +59,7 @@ def assert_same(first, second, where):
 
 def test_it_learns_to_find_people_it_has_not_seen(train_tiny, command, undrawn):
     flags = ("--task", "trad", "--steps", 60, "--images", 4, "--warmup", 5)
-    code, out, err = train_tiny(*flags, "--name", "trad")
-    assert code == 0, err
+    out = output(train_tiny(*flags, "--name", "trad"))
     row, fused = runs.read_log("runs/trad")[-1]["rows"]
     assert (row["feature"], fused["feature"]) == ("F", "F_out")
     assert row["protocol"] == "general" and row["queries"] == 8
@@ -68,14 +67,13 @@ def test_it_learns_to_find_people_it_has_not_seen(train_tiny, command, undrawn):
     figure = f"{100 * row['mAP']:.1f}"
     assert figure in out and out.startswith("preset toy: drawn data") and "E_e" not in out
     assert evaluate.SENTENCES in out
-    code, out, err = command(evaluate, "--checkpoint", "runs/trad/last.pt")
-    assert code == 0 and figure in out, err  # the checkpoint gives the same figure
+    again = output(command(evaluate, "--checkpoint", "runs/trad/last.pt"))
+    assert figure in again, "the checkpoint gives another figure"
 
 
 def test_all_tasks_take_a_step_and_get_a_row_and_a_matrix(train_tiny, monkeypatch):
     monkeypatch.setattr(evaluate, "evaluate_sentences", lambda *_: [])
-    code, out, err = train_tiny("--steps", len(SHARED), "--name", "all", "--ratios", "trad:1")
-    assert code == 0, err
+    out = output(train_tiny("--steps", len(SHARED), "--name", "all", "--ratios", "trad:1"))
     *first, report = runs.read_log("runs/all")
     assert [line["step"] for line in first] == [*range(1, len(SHARED) + 1)]
     assert {line["task"] for line in first} == set(SHARED)
@@ -116,8 +114,7 @@ def test_flags_change_the_run_that_they_name(train_tiny, monkeypatch):
     changed = "--val --size small --no-editing --feature fused --train-text --no-plain --amp bf16"
     changed += " --grad-checkpointing --compile --workers 1 --ratios trad:3,li:2"
     for flags in ((), changed.split()):
-        code, _, err = train_tiny("--steps", 2, *flags)
-        assert code == 0, err
+        output(train_tiny("--steps", 2, *flags))
 
     usual, other = [run for run, _ in finished]
     assert (usual.feature, usual.amp) == ("edit", "auto")
@@ -172,11 +169,10 @@ def test_the_schedule_warms_up_and_falls_to_zero():
 def test_training_equals_its_slow_twin(train_tiny, drawn, undrawn):
     """Batch by batch, augmented as its step says, clipping, AdamW: matrices alone decay, the gates
     and what no file brought have rates of their own. The run evaluates in its middle."""
-    code, _, err = train_tiny(
+    output(train_tiny(
         "--task", "ctcc", "--name", "a", "--steps", 6, "--warmup", 2, "--lr", 1.5e-3,
         "--gate-lr", 7, "--new-lr", 3, "--weight-decay", 5, "--seed", 3, "--evaluate-every", 3,
-        "--erase", 0.3, "--optimiser", "adamw")
-    assert code == 0, err
+        "--erase", 0.3, "--optimiser", "adamw"))
     saved = last("a")
     assert [line["step"] for line in log_of("a") if "rows" in line] == [3, 6]
 
@@ -217,7 +213,7 @@ def test_scaled_gradients_of_fp16_are_unscaled_before_they_are_clipped(
         torch.nn.utils, "clip_grad_norm_", lambda *given: norms.append(clip(*given)) or norms[-1])
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=16.0))
     for amp in ("off", "fp16"):
-        assert train_tiny("--task", "li", "--steps", 1, "--margin", 0.3, "--amp", amp)[0] == 0
+        output(train_tiny("--task", "li", "--steps", 1, "--margin", 0.3, "--amp", amp))
     assert norms[1].item() == pytest.approx(norms[0].item(), rel=0.2)
 
 
@@ -292,7 +288,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
     evaluation."""
     monkeypatch.setattr(runs, "LOG_EVERY", 4)
     flags = ("--task", "ctcc", "--steps", 10, "--evaluate-every", 5)
-    assert train_tiny(*flags, "--name", "whole")[0] == 0
+    output(train_tiny(*flags, "--name", "whole"))
     whole = log_of("whole")
     assert [line["step"] for line in whole] == [1, 4, 5, 8, 10, 10]
     assert "rows" in whole[2] and "rows" in whole[5] and whole[5]["matrix"]
@@ -312,8 +308,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
         assert code == 128 + number and err.splitlines()[-1] == words
         assert last("parts")["step"] == step
 
-    code, out, err = resume()
-    assert code == 0 and "10 steps in" in out, err
+    assert "10 steps in" in output(resume())
     assert log_of("parts") == whole
     seconds = [line["seconds"] for line in runs.read_log("runs/parts")]
     assert seconds == sorted(seconds)
@@ -321,8 +316,8 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
 
     one_line(resume("--lr", 1), "--resume", "drop --lr")
     one_line(resume("--steps", 9), "--steps 9: the run has 10")
-    code, out, _ = resume("--device", "cpu", "--workers", 0, "--steps", 11)
-    assert code == 0 and "11 steps in" in out and "the cosine is stretched" in out
+    out = output(resume("--device", "cpu", "--workers", 0, "--steps", 11))
+    assert "11 steps in" in out and "the cosine is stretched" in out and "preset" not in out
     evaluated = [line["step"] for line in log_of("parts") if "rows" in line]
     assert evaluated == [5, 10, 11], "a step is evaluated again"
 
@@ -336,7 +331,7 @@ def test_a_signal_saves_and_the_resumed_run_is_that_without(
 def test_a_resumed_run_equals_one_without_interruption(
         number, call, flags, train_tiny, command, monkeypatch, usual_signals, unfinished):
     flags = (*flags, "--steps", 6)
-    assert train_tiny(*flags, "--name", "whole")[0] == 0
+    output(train_tiny(*flags, "--name", "whole"))
     with monkeypatch.context() as patch:
         interrupt(patch, number, data, "augment", call)
         parts = partial(train_tiny, *flags, "--name", "parts")
@@ -346,8 +341,7 @@ def test_a_resumed_run_equals_one_without_interruption(
         else:
             assert parts()[0] == 128 + number
     assert last("parts")["step"] == 4
-    code, _, err = command(train, "--resume", "runs/parts/last.pt")
-    assert code == 0, err
+    output(command(train, "--resume", "runs/parts/last.pt"))
     whole, parts = last("whole"), last("parts")
     for part in ("model", "optimisers", "scaler", "rng", "step", "data", "classes", "shape"):
         assert_same(whole[part], parts[part], part)
@@ -359,8 +353,7 @@ def test_a_resumed_run_equals_one_without_interruption(
 
 def test_a_run_has_a_folder_of_its_own_that_one_process_writes(train_tiny, command, unfinished):
     for expected in ("runs/trad", "runs/trad-2"):
-        code, out, err = train_tiny("--task", "trad", "--steps", 1, "--name", "trad")
-        assert code == 0, err
+        output(train_tiny("--task", "trad", "--steps", 1, "--name", "trad"))
         assert json.loads(Path(f"{expected}/config.json").read_text())["task"] == "trad"
     before = Path("runs/trad-2/last.pt").read_bytes()
     held = runs.Log("runs/trad-2")
@@ -437,16 +430,14 @@ def test_a_run_is_called_by_what_is_special_about_it(flags, name):
 @pytest.mark.parametrize("flags, words", [
     (("--data", "./nowhere"), ("nowhere: no such folder",)),
     (("--data", "holidays"), ("holidays: no known data set in it", "docs/data.md")),
-    *(((flag, "n" * 300), ("n" * 50,)) for flag in ("--data", "--resume", "--name")),
+    *(((flag, "n" * 300), ("n" * 50,)) for flag in ("--data", "--resume")),
     (("--ids", 64, "--task", "trad"), ("--ids 64", "12 identities")),
     *((("--device", name), (f"--device {name} cannot be used here; try cpu",))
       for name in ("abacus", "meta", "cuda:99")),
     (("--steps", 0), ("--steps 0",)),
     (("--lr", 1e30), ("--lr 1e+30: must be at most 10",)),
     (("--lr", "nan"), ("--lr nan: must be a finite number",)),
-    (("--stepps", 1), ("--stepps", "--steps")),
-    *((("--name", name), ("--name ",)) for name in
-      ("..", ".", "../../x", "a/../b", "a//b", "a/", "/absolute", "a\nb")),
+    (("--stepps", 1), ("--stepps", "--steps")), (("--name", "../x"), ("--name",)),
     (("--loss", "image", "--feature", "fused"), ("--feature fused: --loss image",)),
     *((("--ratios", ratios), (f"--ratios {ratios}",)) for ratios in
       ("trad:0", "foo:1", "t2i:x", "t2i", "t2i:1:2", "t2i:99999999999")),
