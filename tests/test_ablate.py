@@ -151,7 +151,6 @@ def test_only_what_is_missing_is_trained(cc, trained):
 
 DAMAGED = [  # (file of a run, {key: other value} or the text, words)
     ("config.json", "", "not valid JSON"),
-    ("config.json", "5", "expected a dict"),
     ("config.json", {"steps": 0}, "config.steps is 0, must be at least 1"),
     ("log.jsonl", '{"step": 2, "rows": [{}], "matrix": []}', "not from the log of a run"),
     ("queries.json", "[]", "its log is not valid"),
@@ -251,7 +250,7 @@ def test_runs_save_and_end_with_an_ablation(number, code, cc, usual_signals):
     process = multiprocessing.get_context("fork").Process(target=ablation, args=[cc])
     process.start()
     for text in ("ready\n", "ready\nsaved\n"):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while [path.exists() and path.read_text() for path in texts] != [text, text, False]:
             assert time.monotonic() < deadline, process.kill()
             time.sleep(0.05)

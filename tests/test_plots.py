@@ -326,10 +326,9 @@ LOSSES, ROWS = json.dumps(LOG[0]), json.dumps(LOG[4])
 
 
 @pytest.mark.parametrize("line", [
-    "", "5", "[]", "{}", '{"step": 1', "\udcff", "[" * 100_000, LOSSES.replace("90.0", '"x"'),
-    *(LOSSES.replace("90.0", number) for number in ("NaN", "1e999", "1" + "0" * 400)),
-    LOSSES.replace("task", "text"),
-    ROWS.replace("mAP", "R1"), json.dumps(LOG[4] | LOG[0] | {"rows": 5})])
+    '{"step": 1', "5", "{}", "\udcff", LOSSES.replace("90.0", '"x"'), LOSSES.replace("90.0", "NaN"),
+    LOSSES.replace("task", "text"), ROWS.replace("mAP", "R1"),
+    json.dumps(LOG[4] | LOG[0] | {"rows": 5})])
 def test_a_line_that_no_run_wrote_is_one_sentence(line, tmp_path):
     folder = write(tmp_path / "a", LOG[:2])
     assert read_log(folder) == LOG[:2]
