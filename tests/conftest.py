@@ -1,5 +1,6 @@
 """Tests run on the CPU, on one thread, from the repository's root."""
 
+import os
 import signal
 import string
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processes that tests fork could not use a GPU
 sys.path.insert(0, str(Path(__file__).parents[1]))
 torch.set_num_threads(1)  # several threads on busy cores wait for each other
 
