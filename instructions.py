@@ -88,18 +88,18 @@ class Task(NamedTuple):
 WANTED = ("wanted clothes",)
 
 TASKS = {
-    "trad": Task(SENTENCES["trad"], opposite="cc", tag="sc", share=3),
+    "trad": Task(SENTENCES["trad"], opposite="cc", tag="sc", share=4),
     "cc": Task(
         SENTENCES["cc"],
         opposite="trad",
         targets=("other clothes", "same clothes"),
         tag="cc",
-        share=13,
+        share=12,
     ),
     "ctcc": Task(pictures=True, targets=WANTED, tag="ctcc", share=3),
     "vi": Task(SENTENCES["vi"], opposite="trad", tag="cross", share=4),
-    "t2i": Task(described=True, text_only=True, tag="t2i", share=3),
-    "li": Task(described=True, targets=WANTED, tag="attr", share=6),
+    "t2i": Task(described=True, text_only=True, tag="t2i", share=4),
+    "li": Task(described=True, targets=WANTED, tag="attr", share=5),
     "both": Task(described=True, pictures=True, targets=WANTED, share=0),
 }
 
