@@ -1,6 +1,6 @@
 """The optimiser Muon (Jordan et al. 2024), computed in float32.
 
-torch.optim.Muon does the same in bf16, in which most processors multiply many times more slowly.
+torch.optim.Muon does the same in bf16, in which many processors multiply more slowly.
 """
 
 import math
