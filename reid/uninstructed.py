@@ -42,7 +42,8 @@ def joined(person, parts):
 
 
 def as_clothes(images, size):
-    """Photos (b 3 H W) as float, cropped to clothes of the size (h, w) of pictures of clothes."""
+    """Normalised photos (b 3 H W), cropped to the clothes, in the size (h, w) of pictures of
+    clothes."""
     height, width = images.shape[2:]
     top, left, bottom, right = BODY
     rows = slice(round(top * height), round(bottom * height))
