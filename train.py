@@ -123,7 +123,7 @@ class Config:
 
 
 TOY = dict(
-    size="tiny", mining="even", margin=5 / 128, steps=1600, ids=16, images=4, optimiser="muon",
+    size="tiny", mining="even", margin=5 / 128, steps=1400, ids=16, images=4, optimiser="muon",
     lr=1.5e-3, warmup=100, weight_decay=0.2, gate_lr=10.0, new_lr=1.0, erase=0.0,
     ratios=",".join(f"{name}:{task.share}" for name, task in TASKS.items() if task.share),
     workers=0, evaluate_every=0,
@@ -601,7 +601,7 @@ def task_ratios(config, datasets):
     """Steps per round for each task of the data sets: 'trad:1,cc:2' -> {'trad': 1, 'cc': 2}; 1 for
     a task that is not named. UserError for another form."""
     given = {}
-    for part in filter(None, config.ratios.split(",")):
+    for part in config.ratios.split(",") if config.ratios else ():
         task, _, steps = part.partition(":")
         if task not in TASKS or not re.fullmatch("[1-9][0-9]{0,2}", steps):
             raise UserError(

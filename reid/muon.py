@@ -53,12 +53,27 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrices):
     """(n rows columns) -> the same, with singular values between about 0.7 and 1.2 in place of any
-    that are not tiny, by Newton and Schulz's iteration x <- a x + b x x^T x + c (x x^T)^2 x."""
-    a, b, c = COEFFICIENTS
+    that are not tiny, by Newton and Schulz's iteration x <- (a + b x x^T + c (x x^T)^2) x.
+
+    All factors before x are polynomials of the first x x^T, which is smaller than x: they are
+    multiplied with each other first.
+    """
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if is_tall else matrices  # the smaller products
+    x = matrices.mT if is_tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    gram = x @ x.mT
+    factor = product = factor_of(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = factor_of(gram)
+        product = factor @ product
+    x = product @ x
     return x.mT if is_tall else x
+
+
+def factor_of(gram):
+    """a + b gram + c gram^2, of a batch (n m m)."""
+    a, b, c = COEFFICIENTS
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor

@@ -63,7 +63,7 @@ def test_it_learns_to_find_people_it_has_not_seen(train_tiny, command, undrawn):
     row, fused = runs.read_log("runs/trad")[-1]["rows"]
     assert (row["feature"], fused["feature"]) == ("F", "F_out")
     assert row["protocol"] == "general" and row["queries"] == 8
-    assert row["mAP"] > 2 * row["chance mAP"]
+    assert row["mAP"] > 1.8 * row["chance mAP"]  # untrained 1.65, trained 2.1
     figure = f"{100 * row['mAP']:.1f}"
     assert figure in out and out.startswith("preset toy: drawn data") and "E_e" not in out
     assert evaluate.SENTENCES in out
@@ -440,7 +440,7 @@ def test_a_run_is_called_by_what_is_special_about_it(flags, name):
     (("--stepps", 1), ("--stepps", "--steps")), (("--name", "../x"), ("--name",)),
     (("--loss", "image", "--feature", "fused"), ("--feature fused: --loss image",)),
     *((("--ratios", ratios), (f"--ratios {ratios}",)) for ratios in
-      ("trad:0", "foo:1", "t2i:x", "t2i", "t2i:1:2", "t2i:99999999999")),
+      ("trad:0", "foo:1", "t2i:x", "t2i", "t2i:1:2", "t2i:99999999999", ",")),
 ], ids=str)
 def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, train_tiny, tmp_path):
     (tmp_path / "holidays").mkdir()
