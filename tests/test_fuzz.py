@@ -6,7 +6,8 @@ from tests import fuzz
 from tests.test_model import TINY
 
 
-def test_damaged_files_end_in_a_result_or_in_one_line(tmp_path, monkeypatch, usual_signals):
+def test_damaged_files_end_in_a_result_or_in_one_line(
+        bundled, tmp_path, monkeypatch, usual_signals):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SIZES, "tiny", TINY)
     monkeypatch.setattr(plots, "save", lambda picture, path: picture.save(path))  # soon done

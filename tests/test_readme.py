@@ -155,7 +155,8 @@ def test_commands_and_python_are_understood(page):
         ast.parse(block)
 
 
-def test_the_walkthrough_prints_and_draws_what_it_shows(drawn, tmp_path, monkeypatch, capsys):
+def test_the_walkthrough_prints_and_draws_what_it_shows(
+        bundled, drawn, tmp_path, monkeypatch, capsys):
     page = (ROOT / "docs/walkthrough.md").read_text()
     shown = re.findall(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", page, re.M | re.S)
     assert "--people 16" in page, "the fixture `drawn` has that many"

@@ -407,7 +407,7 @@ def test_the_bundled_model_is_small_and_nothing_but_a_model():
         assert not name.startswith("encoder.text."), "the text tower comes from a package"
 
 
-def test_evaluate_takes_it_until_there_is_a_run(drawn, command, monkeypatch):
+def test_evaluate_takes_it_until_there_is_a_run(bundled, drawn, command, monkeypatch):
     provided = []
     monkeypatch.setattr(toydata, "provide", provided.append)
     Path("toy").symlink_to(drawn)
