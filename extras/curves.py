@@ -18,13 +18,13 @@ matplotlib.rcParams["text.parse_math"] = False  # names of folders may contain d
 
 COLOURS = 10  # of matplotlib's cycle
 MARKERS = "os^Dv<>PX*"  # one for every ten runs
-STYLES = ("-", "--", ":", "-.")  # of the data sets and protocols of a task
+STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))  # of measures
 
 
 def draw(runs):
     """A Figure of runs {name: lines of its log}: a row for each task, with loss and mAP.
 
-    Runs differ in colour and marker, data sets and protocols in line style. A Figure made without
+    Runs differ in colour and marker; data sets, protocols and features in line style. A Figure made without
     pyplot is drawn by Agg and needs no screen.
     """
     tasks = list(dict.fromkeys(task for log in runs.values() for task in tasks_of(log)))
@@ -68,12 +68,12 @@ def losses_of(log, task):
 
 
 def scores_of(log, task):
-    """{data set and protocol: (steps, mAP in percent)} of a task."""
+    """{data set, protocol and feature: (steps, mAP in percent)} of a task."""
     scores = {}
     for line in log:
         for row in line.get("rows", ()):
             if row["task"] == task:
-                measure = f"{row['data']} {row['protocol']}"
+                measure = f"{row['data']} {row['protocol']} {row['feature']}"
                 steps, values = scores.setdefault(measure, ([], []))
                 steps.append(line["step"])
                 values.append(100 * row["mAP"])

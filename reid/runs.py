@@ -23,9 +23,11 @@ from reid.files import lock, parse_json, read_text, write_text, writing
 LOG_EVERY = 50  # steps between the lines of a task
 
 # What readers of a log need, as a form for `misfit`; a line may contain more.
-ROWS = [{"task": str, "data": str, "protocol": str, "mAP": Real}]
+ROW = {"task": str, "data": str, "protocol": str, "mAP": Real}
 LOSSES = {"step": Real, "task": str, "losses": {str: Real}, "seconds": Real}
-EVALUATION = {"step": Real, "rows": ROWS, "matrix": ROWS, "seconds": Real}
+EVALUATION = {
+    "step": Real, "rows": [ROW | {"feature": str}], "matrix": [ROW], "seconds": Real,
+}
 
 
 # ---- the folder ----

@@ -170,7 +170,7 @@ def test_instruction_attention_is_the_gated_second_softmax(model):  # noqa: F811
     instr = model.instruct(["a red coat"])
     inputs = []
     with ExitStack() as hooks:
-        for block in model.editor.blocks:
+        for block in filter(lambda block: hasattr(block.attn, "gate"), model.editor.blocks):
             block.attn.gate.data[0] = -0.25
             hook = block.attn.register_forward_pre_hook(lambda *args: inputs.append(args))
             hooks.enter_context(hook)
@@ -257,8 +257,8 @@ def losses(step, task="cc", **terms):
     return {"step": step, "task": task, "losses": terms, "seconds": 1.0}
 
 
-def result(task, protocol, mAP):
-    return {"task": task, "data": "LTCC", "protocol": protocol, "mAP": mAP}
+def result(task, protocol, mAP, feature="F"):
+    return {"task": task, "data": "LTCC", "protocol": protocol, "feature": feature, "mAP": mAP}
 
 
 def evaluation(step, *rows):
@@ -268,7 +268,8 @@ def evaluation(step, *rows):
 LOG = [
     losses(1, tri=90.0, id=5.0), losses(50, tri=1.5, id=2.0), losses(50, "li", tri=7.0),
     losses(100, tri=1.0, id=0.5),
-    evaluation(100, result("cc", "general", 0.25), result("cc", "cc", 0.1)),
+    evaluation(100, result("cc", "general", 0.25), result("cc", "general", 0.2, "F_out"),
+               result("cc", "cc", 0.1)),
     evaluation(200, result("cc", "general", 0.5), result("li", "strict", 1)),
 ]
 
@@ -293,10 +294,10 @@ def test_the_points_of_a_log_by_hand():
     cc_loss, cc_score, li_loss, li_score = figure.axes
     assert [axes.get_title().split(":")[0] for axes in figure.axes] == ["cc", "cc", "li", "li"]
     assert points(cc_loss) == [[[50, 3.5], [100, 1.5]], [[50, 3.5]]]
-    assert points(cc_score) == [[[100, 25], [200, 50]], [[100, 10]]]
+    assert points(cc_score) == [[[100, 25], [200, 50]], [[100, 20]], [[100, 10]]]
     assert points(li_loss) == [[[50, 7]], []] and points(li_score) == [[[200, 100]]]
-    assert texts(cc_score.get_legend()) == ["LTCC general", "LTCC cc"]
-    assert len({line.get_linestyle() for line in cc_score.lines}) == 2
+    assert texts(cc_score.get_legend()) == ["LTCC general F", "LTCC general F_out", "LTCC cc F"]
+    assert len({line.get_linestyle() for line in cc_score.lines}) == 3
 
 
 def test_28_runs_are_28_curves_that_differ():

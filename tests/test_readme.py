@@ -284,4 +284,4 @@ def test_an_encoder_of_ones_own(heading, flags, name, is_there, patched):
     assert Path("runs/a/attention_cocas_li.png").exists()
     weights = checkpoints.load("runs/a/last.pt", checkpoints.MODEL)["model"]
     assert (name in weights) == is_there
-    assert weights["editor.blocks.0.attn.gate"].abs().sum() > 0
+    assert any(weights[key].abs().sum() > 0 for key in weights if key.endswith("attn.gate"))

@@ -103,6 +103,7 @@ def watch(mode, rank, port, flags):
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     fork = multiprocessing.get_context("fork")  # what is imported need not be once more
     for mode, own in FLAGS.items():
         with socket.create_server(("localhost", 0)) as free:
