@@ -24,8 +24,8 @@ STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))  # of meas
 def draw(runs):
     """A Figure of runs {name: lines of its log}: a row for each task, with loss and mAP.
 
-    Runs differ in colour and marker; data sets, protocols and features in line style. A Figure made without
-    pyplot is drawn by Agg and needs no screen.
+    Runs differ in colour and marker; data sets, protocols and features in line style. A Figure made
+    without pyplot is drawn by Agg and needs no screen.
     """
     tasks = list(dict.fromkeys(task for log in runs.values() for task in tasks_of(log)))
     figure = Figure((10, 3 * len(tasks) + 0.25 * len(runs)), layout="constrained")
