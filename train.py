@@ -194,6 +194,8 @@ def main(config):
             machine.restore_rng(saved["rng"], device)
 
     # report, and encode every sentence once
+    if step:
+        print(f"resumes after step {step}")
     print(
         f"{config.steps} steps of {config.ids} identities x {config.images} images, lr "
         f"{config.lr:g}, size {config.size} from {config.vit_weights or 'scratch'}"
@@ -205,7 +207,8 @@ def main(config):
     for line in model.encoder.text.unread(sentences):
         print(f"note: {line}")
     progress = partial(cli.progress, disable=rank > 0)
-    model.encoder.text.remember(sentences, partial(progress, title="sentences"))
+    title = f"encoding {len(sentences)} sentences"
+    model.encoder.text.remember(sentences, partial(progress, title=title))
 
     # the run's folder
     if saved:

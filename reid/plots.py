@@ -328,9 +328,10 @@ def _table(title, cells):
 # ---- images, text, files ----
 
 def save(picture, path):
-    """Writes a .png with 256 colours; UserError if it cannot."""
+    """Writes a .png with 256 colours, rare ones among them; UserError if it cannot."""
+    few = picture.quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1)
     with replacing(path) as file:
-        picture.quantize().save(file, "PNG", optimize=True)
+        few.save(file, "PNG", optimize=True)
 
 
 def _picture(pixels):

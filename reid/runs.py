@@ -81,6 +81,8 @@ class Log:
         self.pending = {}  # task -> its steps since the last line: [step, {name: value}]
         self.latest = {}  # task -> its latest loss
         self.began = time.time()
+        self.images = 0  # since the last lines
+        self.recent = 0.0  # the speed before them
         self.restart_clock()
         if state:
             self.lines = [line for line in read_log(folder) if line["step"] <= step]
@@ -91,6 +93,8 @@ class Log:
                 self.state()
 
     def restart_clock(self):
+        if self.images:
+            self.recent = self.speed
         self.images = 0
         self.since = time.time()
 
@@ -107,7 +111,8 @@ class Log:
     def status(self):
         """The latest loss of each task and the speed, for the progress bar."""
         latest = [f"{task} {float(loss):.2f}" for task, loss in self.latest.items()]
-        return f"{' '.join(latest)} {self.speed:.0f} images/s"
+        speed = self.speed if self.images else self.recent
+        return f"{' '.join(latest)} {speed:.0f} images/s"
 
     def note(self, step, task, values, images, lr):
         """Notes a step: values {name: scalar}, its loss terms and perhaps "gradient". Writes the

@@ -148,6 +148,14 @@ def test_no_sentence_is_cut(dataset):
         assert (pixels[:, -GAP:] == 255).all() and (pixels[-2:] == 255).all()  # the border
 
 
+def test_a_rare_colour_is_saved_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(60, 140, (300, 300, 3), np.uint8)  # all colours vary
+    pixels[:6, :6] = PAINT["red"]
+    plots.save(Image.fromarray(pixels), tmp_path / "a.png")
+    saved = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"), int)
+    assert np.abs(saved - pixels)[:6, :6].max() < 30
+
+
 # ---- gates and words ----
 
 def test_gates_show_every_value():

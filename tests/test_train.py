@@ -412,6 +412,7 @@ def test_a_line_of_the_log_is_a_mean_worked_out_by_hand(tmp_path, monkeypatch):
     assert {(line["lr"], line["images/s"]) for line in lines} == {(0.1, 4.0)}
     assert row == {"step": 5, "rows": [], "matrix": [], "seconds": 10.0}
     assert last["losses"] == {"tri": 5.0} and last["images/s"] == 0  # since the evaluation
+    assert log.status() == "cc 5.00 li 9.00 4 images/s"  # before it
 
 
 @pytest.mark.parametrize("flags, name", [

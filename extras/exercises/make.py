@@ -26,8 +26,8 @@ def main(config):
         raise UserError(f"--out {out} exists already: name another folder or remove it first")
     with files.creating(out) as folder:
         write(folder, exercises)
-    print(f"wrote {out}/: {len(exercises)} exercises, {most(exercises)} points; "
-          "students begin with README.md")
+    names = ", ".join(exercise.name for exercise in exercises)
+    print(f"wrote {out}/: {names}; {most(exercises)} points; students begin with README.md")
 
 
 def chosen(names):
