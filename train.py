@@ -129,12 +129,11 @@ TOY = dict(
     workers=0, evaluate_every=0,
 )
 SCRATCH = TOY | dict(
-    size="tiny-128", steps=1500, optimiser="adamw", weight_decay=0.05, erase=0.2, workers=None,
-    evaluate_every=300,
+    size="tiny-128", steps=1000, warmup=60, erase=0.2, workers=None, evaluate_every=250,
 )
 PAPER = SCRATCH | dict(  # Sec. 5.1, but for margin (see loss_terms), gate_lr and new_lr
-    size="base", mining="all", steps=24000, ids=32, lr=1e-5, warmup=1000, weight_decay=5e-4,
-    new_lr=10.0, erase=0.5, ratios="", evaluate_every=4000,
+    size="base", mining="all", steps=24000, ids=32, optimiser="adamw", lr=1e-5, warmup=1000,
+    weight_decay=5e-4, new_lr=10.0, erase=0.5, ratios="", evaluate_every=4000,
 )
 Config.presets = PRESETS = {"toy": TOY, "scratch": SCRATCH, "paper": PAPER}
 UNNAMED = (  # flags that are not part of a run's name
