@@ -281,6 +281,7 @@ def loader(batches, first, last, workers=0, pin=False, stops=None):
             batch = next(loaded)
         except cli.Stopped:
             cli.kill_workers()
+            loaded._shutdown = True  # torch's own would wait for a lock that one of them may hold
             return
         except UserError as error:  # a worker's comes with a traceback, and the error as last line
             stops.is_waiting = False

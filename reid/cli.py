@@ -251,6 +251,7 @@ def kill_workers():
         if hasattr(signal, "SIGCHLD"):  # not on Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports dead workers
         child.kill()
+        child.join()
 
 
 def printable(text):
