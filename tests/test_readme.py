@@ -284,4 +284,5 @@ def test_an_encoder_of_ones_own(heading, flags, name, is_there, patched):
     assert Path("runs/a/attention_cocas_li.png").exists()
     weights = checkpoints.load("runs/a/last.pt", checkpoints.MODEL)["model"]
     assert (name in weights) == is_there
-    assert any(weights[key].abs().sum() > 0 for key in weights if key.endswith("attn.gate"))
+    gates = [weights[key] for key in weights if key.startswith("editor.") and "gate" in key]
+    assert gates and all(gate.abs().sum() > 0 for gate in gates)

@@ -63,7 +63,7 @@ def test_it_learns_to_find_people_it_has_not_seen(train_tiny, command, undrawn):
     row, fused = runs.read_log("runs/trad")[-1]["rows"]
     assert (row["feature"], fused["feature"]) == ("F", "F_out")
     assert row["protocol"] == "general" and row["queries"] == 8
-    assert row["mAP"] > 1.8 * row["chance mAP"]  # untrained 1.65, trained 2.1
+    assert row["mAP"] > 2 * row["chance mAP"]
     figure = f"{100 * row['mAP']:.1f}"
     assert figure in out and out.startswith("preset toy: drawn data") and "E_e" not in out
     assert evaluate.SENTENCES in out
